@@ -1,0 +1,1 @@
+"""Training: matching, denoising, losses and what runs them."""
