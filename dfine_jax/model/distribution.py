@@ -5,13 +5,13 @@ offsets W(0)..W(bins). Its mean moves that edge of the reference box, in units o
 `reg_scale`. All of it is computed in float32, whatever the network computes in.
 """
 
-from typing import NamedTuple
-
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float
 
 from dfine_jax.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
+
+SMALLEST_UNIT = 1e-16  # keeps distances from a reference without size finite
 
 
 def inverse_sigmoid(x: Float[Array, "*shape"], eps: float = 1e-5) -> Float[Array, "*shape"]:
@@ -59,7 +59,7 @@ def distance_to_box(
     """
     scale = jnp.reshape(reg_scale, ()).astype(jnp.float32)
     centre, size = jnp.split(reference.astype(jnp.float32), 2, axis=-1)
-    low, high = jnp.split((0.5 * scale + distance.astype(jnp.float32)), 2, axis=-1)
+    low, high = jnp.split(0.5 * scale + distance.astype(jnp.float32), 2, axis=-1)
     unit = size / scale
     return xyxy_to_cxcywh(jnp.concatenate([centre - low * unit, centre + high * unit], axis=-1))
 
@@ -71,26 +71,23 @@ def box_to_distance(
     scale = jnp.reshape(reg_scale, ()).astype(jnp.float32)
     centre, size = jnp.split(reference.astype(jnp.float32), 2, axis=-1)
     low, high = jnp.split(cxcywh_to_xyxy(box.astype(jnp.float32)), 2, axis=-1)
-    unit = jnp.maximum(size / scale, jnp.finfo(jnp.float32).tiny)
+    unit = jnp.maximum(size / scale, SMALLEST_UNIT)
     return jnp.concatenate([centre - low, high - centre], axis=-1) / jnp.tile(unit, 2) - 0.5 * scale
 
 
-class BinPlacement(NamedTuple):
-    """A distance as a mix of two neighbouring bins, `left` and `left + 1`."""
-
-    left: Int[Array, "*shape"]
-    left_weight: Float[Array, "*shape"]
-    right_weight: Float[Array, "*shape"]
-
-
-def place_in_bins(distance: Float[Array, "*shape"], project: Float[Array, "bins+1"]) -> BinPlacement:
-    """Puts each distance between the two values of W(n) around it, with linear weights that add up to 1.
+def two_hot(
+    distance: Float[Array, "*shape"], project: Float[Array, "bins+1"]
+) -> Float[Array, "*shape bins+1"]:
+    """Each distance as a distribution over the bins whose mean it is: all on the two values of W(n) around it.
 
     A distance outside W's range has all its weight on the end bin.
     """
     bins = project.shape[-1] - 1
-    inside = jnp.clip(distance, project[0], project[-1])
-    left = jnp.clip(jnp.searchsorted(project, inside, side="right") - 1, 0, bins - 1)
+    inside = jnp.clip(distance, project[0], project[-1])[..., None]
+    left = jnp.clip(jnp.sum(project <= inside, axis=-1, keepdims=True) - 1, 0, bins - 1)
     low, high = project[left], project[left + 1]
     right_weight = (inside - low) / (high - low)
-    return BinPlacement(left, 1.0 - right_weight, right_weight)
+    bin_index = jnp.arange(bins + 1)
+    return jnp.where(bin_index == left, 1.0 - right_weight, 0.0) + jnp.where(
+        bin_index == left + 1, right_weight, 0.0
+    )
