@@ -1,0 +1,103 @@
+"""Which query answers for which true box: Hungarian matching and the union over layers (GO-LSD, section 4.2).
+
+Everything runs on the device with static shapes: padded boxes take part in the assignment at no cost and are
+dropped from its result.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float
+
+from dfine_jax.boxes import cxcywh_to_xyxy, pairwise_giou
+from dfine_jax.training.targets import Assignment, Targets
+
+# Real costs lie within some tens. The bound keeps the solver finite when a network has diverged.
+COST_LIMIT = 1e3
+LOG_EPS = 1e-8
+
+
+@dataclass(frozen=True)
+class MatchWeights:
+    """What the parts of the matching cost weigh, and the focal loss's two constants."""
+
+    label: float = 2.0
+    l1: float = 5.0
+    giou: float = 2.0
+    alpha: float = 0.25
+    gamma: float = 2.0
+
+
+def match_cost(
+    logits: Float[Array, "Q K"],
+    boxes: Float[Array, "Q 4"],
+    target_boxes: Float[Array, "N 4"],
+    target_labels: Float[Array, "N"],
+    weights: MatchWeights = MatchWeights(),
+) -> Float[Array, "Q N"]:
+    """What it costs to let each query answer for each true box of one picture; a NaN becomes 1."""
+    probability = jax.nn.sigmoid(logits.astype(jnp.float32))[:, target_labels]
+    positive = weights.alpha * (1 - probability) ** weights.gamma * -jnp.log(probability + LOG_EPS)
+    negative = (1 - weights.alpha) * probability**weights.gamma * -jnp.log(1 - probability + LOG_EPS)
+    l1 = jnp.abs(boxes[:, None] - target_boxes[None]).sum(-1)
+    giou = pairwise_giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
+    cost = weights.label * (positive - negative) + weights.l1 * l1 - weights.giou * giou
+    return jnp.clip(jnp.nan_to_num(cost, nan=1.0), -COST_LIMIT, COST_LIMIT)
+
+
+def assign(cost: Float[Array, "Q N"], mask: Bool[Array, "N"]) -> Assignment:
+    """The one-to-one assignment of one picture's boxes to queries with the least total cost.
+
+    Every real box gets a query. If there are more real boxes than queries, every query gets a box, so that the
+    total is the least of all such choices, and the boxes left over have none.
+    """
+    queries, boxes = cost.shape
+    # All queries cost a padded box the same, so it takes one that is left over and changes nothing.
+    cost = jnp.where(mask, cost, 0.0)
+    # With more places for boxes than queries, the surplus goes to queries that don't exist; the price of those
+    # is above all real ones, so that a real box takes one only when no real query is left.
+    cost = jnp.pad(cost, ((0, max(0, boxes - queries)), (0, 0)), constant_values=4 * COST_LIMIT)
+    query_index, box_index = optax.assignment.hungarian_algorithm(cost)
+    box_of_query = jnp.full(len(cost), -1).at[query_index].set(jnp.where(mask[box_index], box_index, -1))
+    box_of_query = box_of_query[:queries]
+    return Assignment(box=jnp.maximum(box_of_query, 0), matched=box_of_query >= 0)
+
+
+def match(
+    logits: Float[Array, "P B Q K"],
+    boxes: Float[Array, "P B Q 4"],
+    targets: Targets,
+    weights: MatchWeights = MatchWeights(),
+) -> Assignment:
+    """Hungarian matching of `P` places (layers and heads) at once; `boxes` are cx, cy, w, h. No gradient flows."""
+    if targets.mask.shape[-1] == 0:
+        raise ValueError("Targets have no place for a box (N is 0): pad them to at least 1, with mask False.")
+    logits, boxes = jax.lax.stop_gradient((logits, boxes))
+    labels = jnp.where(targets.mask, targets.labels, 0)
+
+    def match_picture(logits, boxes, target_boxes, target_labels, mask):
+        return assign(match_cost(logits, boxes, target_boxes, target_labels, weights), mask)
+
+    match_pictures = jax.vmap(match_picture)
+    match_places = jax.vmap(match_pictures, in_axes=(0, 0, None, None, None))
+    return match_places(logits, boxes, targets.boxes, labels, targets.mask)
+
+
+def union(assignments: Assignment, num_boxes: int) -> Assignment:
+    """The union of all places' pairs: each query keeps the box it was matched with most often.
+
+    Going through the pairs from most to least frequent while each query keeps its first box, as the paper has
+    it, comes to just that. Of boxes matched equally often the lower index wins.
+
+    Args:
+        assignments: of shape (P, B, Q).
+        num_boxes: places for boxes in a picture, `N`.
+
+    Returns:
+        An assignment of shape (B, Q).
+    """
+    one_hot = jax.nn.one_hot(assignments.box, num_boxes, dtype=jnp.int32)
+    counts = jnp.sum(one_hot * assignments.matched[..., None], axis=0)
+    return Assignment(box=jnp.argmax(counts, axis=-1), matched=jnp.any(assignments.matched, axis=0))
