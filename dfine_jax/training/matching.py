@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.boxes import cxcywh_to_xyxy, pairwise_giou
 from dfine_jax.training.targets import Assignment, Targets
@@ -34,7 +34,7 @@ def match_cost(
     logits: Float[Array, "Q K"],
     boxes: Float[Array, "Q 4"],
     target_boxes: Float[Array, "N 4"],
-    target_labels: Float[Array, "N"],
+    target_labels: Int[Array, "N"],
     weights: MatchWeights = MatchWeights(),
 ) -> Float[Array, "Q N"]:
     """What it costs to let each query answer for each true box of one picture; a NaN becomes 1."""
