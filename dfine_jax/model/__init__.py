@@ -1,0 +1,1 @@
+"""The network: pure computation on NHWC arrays, no files, no data, no training."""

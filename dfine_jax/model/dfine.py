@@ -1,0 +1,128 @@
+"""The whole model, backbone to boxes, and the pure functions that research wants."""
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Float
+
+from dfine_jax.config import DFineConfig
+from dfine_jax.model.decoder import Decoder
+from dfine_jax.model.hgnetv2 import HGNetV2
+from dfine_jax.model.hybrid_encoder import HybridEncoder
+from dfine_jax.model.layers import Compute
+from dfine_jax.model.outputs import DenoisingQueries, Detected, TrainingOutput
+
+Variables = Mapping[str, Array]
+
+
+class DFine(nnx.Module):
+    """D-FINE (arXiv 2410.13842).
+
+    With ``rng`` it has fresh, untrained weights; without, only their shapes, for ``load`` to fill.
+    ``dfine_jax.pretrained`` gives trained models. ``compute`` says in which type and how exactly products are made.
+    """
+
+    def __init__(self, config: DFineConfig, *, compute: Compute = Compute(), rng: np.random.Generator | None = None):
+        self.backbone = HGNetV2(config.backbone, compute=compute, rng=rng)
+        self.encoder = HybridEncoder(config, compute=compute, rng=rng)
+        self.decoder = Decoder(config, compute=compute, rng=rng)
+        self.config = config
+
+    def __call__(
+        self,
+        images: Float[Array, "B H W 3"],
+        denoising: DenoisingQueries | None = None,
+        train: bool = False,
+    ) -> Detected | TrainingOutput:
+        """``images`` are RGB in 0..1, height and width divisible by 32, or ``ValueError``.
+
+        Returns ``Detected`` at inference. In training (batch norms on the batch's statistics, every layer's
+        predictions, ``denoising`` queries in front of the ordinary ones) returns ``TrainingOutput``.
+        """
+        if images.ndim != 4 or images.shape[-1] != self.config.backbone.stem_channels[0]:
+            raise ValueError(f"images have shape {images.shape}: give a batch as (B, H, W, 3)")
+        if images.shape[1] % 32 or images.shape[2] % 32:
+            raise ValueError(
+                f"pictures of {images.shape[1]}x{images.shape[2]} (height x width): both must be divisible by 32"
+            )
+        maps = self.encoder(self.backbone(images, train), train)
+        return self.decoder(maps, denoising, train)
+
+
+class Apply(Protocol):
+    """``apply(params, batch_stats, images)`` returns the model's output.
+
+    With ``train=True`` it returns a pair, the output and the new batch statistics.
+    """
+
+    def __call__(
+        self,
+        params: Variables,
+        batch_stats: Variables,
+        images: Float[Array, "B H W 3"],
+        denoising: DenoisingQueries | None = None,
+        train: bool = False,
+    ) -> Detected | tuple[TrainingOutput, dict[str, Array]]: ...
+
+
+class Functional(NamedTuple):
+    """A model as a pure function and its variables, flat dictionaries from dotted names to arrays."""
+
+    apply: Apply
+    params: dict[str, Array]
+    batch_stats: dict[str, Array]
+
+
+def functional(model: DFine) -> Functional:
+    """``(apply, params, batch_stats)``: ready for ``jax.jit``, ``jax.grad``, ``jax.vmap`` over parameters or pixels.
+
+    The model is not changed and not referred to. Names, such as ``"decoder.class_heads.0.kernel"``, are those of the
+    attributes. ``apply`` raises ``ValueError`` where it is given other names or shapes than the model's.
+    """
+    graph, abstract = nnx.split(nnx.clone(model))
+    params, batch_stats = variables(model)
+    abstract = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), abstract)
+
+    def apply(params, batch_stats, images, denoising=None, train=False):
+        merged = nnx.merge(graph, _filled(abstract, {**params, **batch_stats}))
+        output = merged(images, denoising, train)
+        return (output, variables(merged)[1]) if train else output
+
+    return Functional(apply, params, batch_stats)
+
+
+def variables(model: nnx.Module) -> tuple[dict[str, Array], dict[str, Array]]:
+    """Parameters and batch statistics (with all else that is not trained) by dotted name."""
+    params, stats = {}, {}
+    for path, variable in nnx.to_flat_state(nnx.state(model)):
+        kind = params if isinstance(variable, nnx.Param) else stats
+        kind[dotted(path)] = variable.get_value()
+    return params, stats
+
+
+def load(model: DFine, values: Variables) -> None:
+    """Gives every variable of ``model`` its value by dotted name; ``ValueError`` names all that do not fit."""
+    nnx.update(model, _filled(nnx.state(model), values))
+
+
+def dotted(path: tuple[str | int, ...]) -> str:
+    """The name of the variable at a path of attributes and list indices."""
+    return ".".join(map(str, path))
+
+
+def _filled(state: nnx.State, values: Variables) -> nnx.State:
+    """``state`` with other values, after comparing names and shapes: merging would go by position."""
+    flat = dict(nnx.to_flat_state(state))
+    names = {dotted(path): path for path in flat}
+    report = [f"missing {name}" for name in sorted(names.keys() - values.keys())]
+    report += [f"unexpected {name}" for name in sorted(values.keys() - names.keys())]
+    for name in sorted(names.keys() & values.keys()):
+        wanted, given = flat[names[name]].shape, values[name].shape
+        if wanted != given:
+            report.append(f"{name} has shape {given}, the model's is {wanted}")
+    if report:
+        raise ValueError("these variables do not fit the model: " + "; ".join(report))
+    return nnx.from_flat_state([(path, flat[path].replace(values[name])) for name, path in names.items()])

@@ -1,0 +1,307 @@
+"""The layers that backbone, encoder and decoder share.
+
+Variables come in two kinds: ``nnx.Param`` is trained, ``nnx.BatchStat`` is not (running statistics, and the two numbers
+that shape W(n)). Kernels are HWIO and (in, out).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
+
+Activation = Callable[[Array], Array]
+
+ACTIVATIONS: dict[str | None, Activation] = {
+    None: lambda x: x,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "swish": jax.nn.silu,
+    "gelu": partial(jax.nn.gelu, approximate=False),
+    "gelu_new": partial(jax.nn.gelu, approximate=True),
+    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
+    "sigmoid": jax.nn.sigmoid,
+    "tanh": jnp.tanh,
+}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How products are calculated.
+
+    Parameters are float32 always; ``dtype`` is what operands of convolutions and matrix products are rounded to. Sums,
+    softmax, normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent
+    GPUs do not multiply float32 exactly by default.
+    """
+
+    dtype: jnp.dtype = jnp.dtype("float32")
+    precision: lax.Precision | None = lax.Precision.HIGHEST
+
+    @classmethod
+    def named(cls, name: str) -> "Compute":
+        """``"float32"`` (exact products) or ``"bfloat16"``; anything else is a ``ValueError``."""
+        if name == "float32":
+            return cls()
+        if name == "bfloat16":
+            return cls(jnp.dtype("bfloat16"), None)
+        raise ValueError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
+
+    def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
+        """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
+        rounded = [operand.astype(self.dtype) for operand in operands]
+        return jnp.einsum(equation, *rounded, precision=self.precision, preferred_element_type=jnp.float32)
+
+
+class Linear(nnx.Module):
+    """``x @ kernel + bias``; the result is float32."""
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        kernel: Initial | None = None,
+        bias: Initial | None = None,
+        compute: Compute,
+        rng: np.random.Generator | None,
+    ):
+        default = fan_in(inputs)
+        self.kernel = parameter(kernel or default, (inputs, outputs), rng)
+        self.bias = parameter(bias or default, (outputs,), rng)
+        self.compute = compute
+
+    def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
+        return self.compute.einsum("...i,io->...o", x, self.kernel[...]) + self.bias[...]
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the last axis, in float32."""
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5, rng: np.random.Generator | None):
+        self.scale = parameter(constant(1), (features,), rng)
+        self.bias = parameter(constant(0), (features,), rng)
+        self.epsilon = epsilon
+
+    def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+
+
+class BatchNorm(nnx.Module):
+    """Batch normalisation over all axes but the last, in float32.
+
+    In training it normalises by the batch's biased variance and moves the running statistics a tenth of the way to the
+    batch's (the variance unbiased), as PyTorch does. A frozen one uses and keeps the stored statistics always.
+    """
+
+    def __init__(self, features: int, *, epsilon: float = 1e-5, frozen: bool = False, rng: np.random.Generator | None):
+        self.scale = parameter(constant(1), (features,), rng)
+        self.bias = parameter(constant(0), (features,), rng)
+        self.mean = statistic(0, (features,), rng)
+        self.var = statistic(1, (features,), rng)
+        self.epsilon = epsilon
+        self.frozen = frozen
+
+    def affine(self) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
+        """The stored statistics as one multiplication and one addition."""
+        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+        return scale, self.bias[...] - self.mean[...] * scale
+
+    def __call__(self, x: Float[Array, "*B C"], train: bool = False) -> Float[Array, "*B C"]:
+        x = x.astype(jnp.float32)
+        if not train or self.frozen:
+            scale, bias = self.affine()
+            return x * scale + bias
+        axes = tuple(range(x.ndim - 1))
+        count = x.size // x.shape[-1]
+        mean = x.mean(axes)
+        centred = x - mean
+        variance = jnp.square(centred).mean(axes)
+        self.mean[...] = 0.9 * self.mean[...] + 0.1 * lax.stop_gradient(mean)
+        self.var[...] = 0.9 * self.var[...] + 0.1 * lax.stop_gradient(variance) * (count / max(count - 1, 1))
+        return centred * (lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
+
+
+class Affine(nnx.Module):
+    """HGNetV2's learnable affine block: one scale and one shift for the whole map."""
+
+    def __init__(self, rng: np.random.Generator | None):
+        self.scale = parameter(constant(1), (1,), rng)
+        self.bias = parameter(constant(0), (1,), rng)
+
+    def __call__(self, x: Float[Array, "*B C"]) -> Float[Array, "*B C"]:
+        return x * self.scale[...] + self.bias[...]
+
+
+class ConvNorm(nnx.Module):
+    """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
+
+    ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd kernels.
+    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel_size: int = 1,
+        stride: int = 1,
+        *,
+        depthwise: bool = False,
+        padding: tuple[int, int] | None = None,
+        activation: str | None = None,
+        affine: bool = False,
+        epsilon: float = 1e-5,
+        frozen: bool = False,
+        kernel: Initial | None = None,
+        compute: Compute,
+        rng: np.random.Generator | None,
+    ):
+        per_group = 1 if depthwise else inputs
+        shape = (kernel_size, kernel_size, per_group, outputs)
+        self.kernel = parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
+        self.bias: nnx.Param | None = nnx.data(None)
+        self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
+        self.affine = Affine(rng) if affine else None
+        self.stride = stride
+        self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
+        self.activation = ACTIVATIONS[activation]
+        self.compute = compute
+
+    def folded(self) -> tuple[Float[Array, "kh kw I O"], Float[Array, " O"]]:
+        """Kernel and bias that do what the kernel and the stored statistics do."""
+        if self.norm is None:
+            return self.kernel[...], self.bias[...]
+        scale, bias = self.norm.affine()
+        return self.kernel[...] * scale, bias
+
+    def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
+        x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
+        x = x + self.bias[...] if self.norm is None else self.norm(x, train)
+        x = self.activation(x)
+        if self.affine is not None:
+            x = self.affine(x)
+        return x.astype(self.compute.dtype)
+
+
+def convolve(
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "kh kw G O"],
+    stride: int,
+    padding: tuple[int, int],
+    compute: Compute,
+) -> Float[Array, "B h w O"]:
+    """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
+
+    A pointwise convolution is written as the matrix product that it is. A depthwise one is, on a CPU, a sum of shifted
+    maps: XLA fuses that into one loop, where its own depthwise convolution is many times slower.
+    """
+    size, _, per_group, _ = kernel.shape
+    x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
+    if size == 1 and stride == 1 and per_group == x.shape[-1]:
+        return compute.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+    direct = partial(
+        lax.conv_general_dilated,
+        window_strides=(stride, stride),
+        padding=(padding, padding),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1] // per_group,
+        precision=compute.precision,
+    )
+    if per_group == x.shape[-1]:
+        return direct(x, kernel)
+    return lax.platform_dependent(
+        x, kernel, cpu=partial(_depthwise_by_shifts, stride=stride, padding=padding), default=direct
+    )
+
+
+def _depthwise_by_shifts(
+    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 C"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "B h w C"]:
+    size = kernel.shape[0]
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
+    total = 0.0
+    for row in range(size):
+        for column in range(size):
+            rows = slice(row, row + stride * (height - 1) + 1, stride)
+            columns = slice(column, column + stride * (width - 1) + 1, stride)
+            total += x[:, rows, columns].astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
+    return total.astype(x.dtype)
+
+
+class MLP(nnx.Module):
+    """Linear layers with an activation between them.
+
+    ``kernel`` gives a layer's initial weights from its widths; ``zero_last`` starts the last layer at zero.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        outputs: int,
+        layers: int,
+        *,
+        activation: str | None = "relu",
+        kernel: Callable[[int, int], Initial] = lambda inputs, outputs: fan_in(inputs),
+        zero_last: bool = False,
+        compute: Compute,
+        rng: np.random.Generator | None,
+    ):
+        widths = [inputs, *[hidden] * (layers - 1), outputs]
+        common = dict(compute=compute, rng=rng)
+        self.layers = nnx.List()
+        for i, (a, b) in enumerate(pairwise(widths)):
+            zero = dict(kernel=constant(0), bias=constant(0)) if zero_last and i == layers - 1 else {}
+            self.layers.append(Linear(a, b, **{"kernel": kernel(a, b), **zero}, **common))
+        self.activation = ACTIVATIONS[activation]
+
+    def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
+        for layer in self.layers[:-1]:
+            x = self.activation(layer(x))
+        return self.layers[-1](x)
+
+
+class SelfAttention(nnx.Module):
+    """Multi-head self-attention whose queries and keys, but not values, see the position."""
+
+    def __init__(self, width: int, heads: int, *, compute: Compute, rng: np.random.Generator | None):
+        common = dict(bias=constant(0), compute=compute, rng=rng)
+        inward = dict(kernel=xavier(width, 3 * width), **common)  # as if the three were one matrix
+        self.query = Linear(width, width, **inward)
+        self.key = Linear(width, width, **inward)
+        self.value = Linear(width, width, **inward)
+        self.out = Linear(width, width, **common)
+        self.heads = heads
+        self.compute = compute
+
+    def __call__(
+        self,
+        x: Float[Array, "B Q D"],
+        position: Float[Array, "*B Q D"],
+        blocked: Bool[Array, "*B Q Q"] | None = None,
+    ) -> Float[Array, "B Q D"]:
+        """``blocked[..., i, j]``: i may not look at j."""
+        batch, count, width = x.shape
+        heads = (batch, count, self.heads, width // self.heads)
+        placed = x + position
+        query = self.query(placed).reshape(heads) * heads[-1] ** -0.5
+        key = self.key(placed).reshape(heads)
+        value = self.value(x).reshape(heads)
+        scores = self.compute.einsum("bqhd,bkhd->bhqk", query, key)
+        if blocked is not None:
+            scores = jnp.where(blocked if blocked.ndim == 2 else blocked[:, None], -jnp.inf, scores)
+        weights = jax.nn.softmax(scores, axis=-1)
+        mixed = self.compute.einsum("bhqk,bkhd->bqhd", weights, value)
+        return self.out(mixed.reshape(batch, count, width))
