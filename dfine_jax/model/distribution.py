@@ -35,9 +35,7 @@ def weighting_function(up: ArrayLike, reg_scale: ArrayLike, bins: int) -> Float[
     return jnp.concatenate([-end, -right[::-1], middle, right, end])
 
 
-def integral(
-    corners: Float[Array, "... 4*(bins+1)"], project: Float[Array, "bins+1"]
-) -> Float[Array, "... 4"]:
+def integral(corners: Float[Array, "... 4*(bins+1)"], project: Float[Array, "bins+1"]) -> Float[Array, "... 4"]:
     """Mean offset of each edge: the softmax over its bins, times W(n) (`project`)."""
     edges = corners.reshape(*corners.shape[:-1], 4, project.shape[-1]).astype(jnp.float32)
     probabilities = jax.nn.softmax(edges, axis=-1)
@@ -75,9 +73,7 @@ def box_to_distance(
     return jnp.concatenate([centre - low, high - centre], axis=-1) / jnp.tile(unit, 2) - 0.5 * scale
 
 
-def two_hot(
-    distance: Float[Array, "*shape"], project: Float[Array, "bins+1"]
-) -> Float[Array, "*shape bins+1"]:
+def two_hot(distance: Float[Array, "*shape"], project: Float[Array, "bins+1"]) -> Float[Array, "*shape bins+1"]:
     """Each distance as a distribution over the bins whose mean it is: all on the two values of W(n) around it.
 
     A distance outside W's range has all its weight on the end bin.
@@ -88,6 +84,4 @@ def two_hot(
     low, high = project[left], project[left + 1]
     right_weight = (inside - low) / (high - low)
     bin_index = jnp.arange(bins + 1)
-    return jnp.where(bin_index == left, 1.0 - right_weight, 0.0) + jnp.where(
-        bin_index == left + 1, right_weight, 0.0
-    )
+    return jnp.where(bin_index == left, 1.0 - right_weight, 0.0) + jnp.where(bin_index == left + 1, right_weight, 0.0)

@@ -112,16 +112,11 @@ class BatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.frozen = frozen
 
-    def affine(self) -> tuple[Float[Array, " C"], Float[Array, " C"]]:
-        """The stored statistics as one multiplication and one addition."""
-        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
-        return scale, self.bias[...] - self.mean[...] * scale
-
     def __call__(self, x: Float[Array, "*B C"], train: bool = False) -> Float[Array, "*B C"]:
         x = x.astype(jnp.float32)
         if not train or self.frozen:
-            scale, bias = self.affine()
-            return x * scale + bias
+            scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+            return x * scale + (self.bias[...] - self.mean[...] * scale)
         axes = tuple(range(x.ndim - 1))
         count = x.size // x.shape[-1]
         mean = x.mean(axes)
@@ -177,13 +172,6 @@ class ConvNorm(nnx.Module):
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
         self.activation = ACTIVATIONS[activation]
         self.compute = compute
-
-    def folded(self) -> tuple[Float[Array, "kh kw I O"], Float[Array, " O"]]:
-        """Kernel and bias that do what the kernel and the stored statistics do."""
-        if self.norm is None:
-            return self.kernel[...], self.bias[...]
-        scale, bias = self.norm.affine()
-        return self.kernel[...] * scale, bias
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
         x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
