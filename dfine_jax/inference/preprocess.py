@@ -1,0 +1,191 @@
+"""From a picture to the model's input: stretched to one size and scaled to 0..1.
+
+The numbers are those of transformers' RTDetrImageProcessor on Pillow, to the last bit. All but the end
+works on bytes, so the host may stop after `resize` and leave the rest to `normalise` on the device: a quarter
+of the memory to move.
+"""
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, UInt8
+from PIL import Image
+
+# Whatever their backend, processors of this name are told apart by their settings only.
+_PROCESSORS = ("RTDetrImageProcessor", "RTDetrImageProcessorFast", "RTDetrImageProcessorPil")
+# Switches of a processor's settings that are honoured here, or that only concern annotations.
+_KNOWN_SWITCHES = frozenset(
+    {"do_resize", "do_rescale", "do_normalize", "do_pad", "do_convert_rgb", "do_convert_annotations"}
+)
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class PreprocessingError(ValueError):
+    """Preprocessing settings that aren't supported. One line: the field, its value, what is."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Preprocessing:
+    """How a picture becomes the model's input. Hashable, so it can be a static argument of `jax.jit`."""
+
+    height: int = 640
+    width: int = 640
+    resample: Image.Resampling = Image.Resampling.BILINEAR
+    """Pillow's filter, which always averages when it shrinks (antialias)."""
+    rescale_factor: float = 1 / 255
+    mean: tuple[float, float, float] | None = None
+    """Subtracted after rescaling, a number a channel; None, as published, for no normalisation."""
+    std: tuple[float, float, float] | None = None
+    """Divided by after `mean`; given exactly if `mean` is."""
+
+    def __post_init__(self):
+        for field in ("height", "width"):
+            value = getattr(self, field)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise PreprocessingError(f"{field}={value!r}: expected a positive whole number of pixels")
+        if not (isinstance(self.rescale_factor, int | float) and 0 < self.rescale_factor < np.inf):
+            raise PreprocessingError(
+                f"rescale_factor={self.rescale_factor!r}: expected a positive number such as 1/255"
+            )
+        if (self.mean is None) != (self.std is None):
+            raise PreprocessingError(f"mean={self.mean}, std={self.std}: give both or neither")
+        if self.std is not None and 0.0 in self.std:
+            raise PreprocessingError(f"std={self.std}: can't divide by 0")
+
+    @classmethod
+    def from_json(cls, source: str | os.PathLike | Mapping[str, Any]) -> "Preprocessing":
+        """Reads a `preprocessor_config.json`, or the dict in it; fields left out have transformers' defaults.
+
+        Raises PreprocessingError naming the field and its value where the settings ask for something else
+        than a stretch to one size, a rescaling and a normalisation.
+        """
+        fields = source if isinstance(source, Mapping) else _read(source)
+        fields = {name: value for name, value in fields.items() if value is not None}
+        processor = fields.get("image_processor_type", _PROCESSORS[0])
+        if processor not in _PROCESSORS:
+            raise PreprocessingError(
+                f"image_processor_type={processor!r} isn't supported; expected {_PROCESSORS[0]}"
+            )
+        if not fields.get("do_resize", True):
+            raise PreprocessingError(
+                "do_resize=False isn't supported: the model runs at one size; set it to true"
+            )
+        for name, value in fields.items():
+            if name.startswith("do_") and name not in _KNOWN_SWITCHES and value:
+                raise PreprocessingError(f"{name}={value!r} isn't supported; set it to false")
+
+        size = fields.get("size", {"height": 640, "width": 640})
+        if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
+            raise PreprocessingError(
+                f"size={size!r} isn't supported; expected a height and a width to stretch to"
+            )
+        # All pictures have the same size once stretched, so padding to the largest changes nothing.
+        if fields.get("do_pad", False) and fields.get("pad_size", size) != size:
+            raise PreprocessingError(
+                f"pad_size={fields['pad_size']!r} isn't supported; leave it out or set do_pad=false"
+            )
+
+        factor = fields.get("rescale_factor", 1 / 255) if fields.get("do_rescale", True) else 1.0
+        normalises = fields.get("do_normalize", False)
+        return cls(
+            height=size["height"],
+            width=size["width"],
+            resample=_resampling(fields.get("resample", Image.Resampling.BILINEAR)),
+            rescale_factor=_number("rescale_factor", factor),
+            mean=_channels("image_mean", fields.get("image_mean", _IMAGENET_MEAN)) if normalises else None,
+            std=_channels("image_std", fields.get("image_std", _IMAGENET_STD)) if normalises else None,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The settings as transformers reads them from `preprocessor_config.json`."""
+        return {
+            "image_processor_type": _PROCESSORS[0],
+            "do_resize": True,
+            "size": {"height": self.height, "width": self.width},
+            "resample": int(self.resample),
+            "do_rescale": True,
+            "rescale_factor": self.rescale_factor,
+            "do_normalize": self.mean is not None,
+            "image_mean": list(self.mean or _IMAGENET_MEAN),
+            "image_std": list(self.std or _IMAGENET_STD),
+            "do_pad": False,
+            "do_convert_annotations": True,
+            "format": "coco_detection",
+        }
+
+
+def resize(image: Image.Image, settings: Preprocessing) -> UInt8[np.ndarray, "H W 3"]:
+    """Stretches an RGB picture, as `load_picture` gives it, to the model's size. Bytes in, bytes out."""
+    if image.mode != "RGB":
+        raise ValueError(f"a picture of mode {image.mode!r}; expected RGB: read it with load_picture")
+    return np.asarray(image.resize((settings.width, settings.height), settings.resample))
+
+
+def preprocess(image: Image.Image, settings: Preprocessing) -> Float[np.ndarray, "H W 3"]:
+    """The model's input for one RGB picture, on the host: `resize`, then the numbers of `normalise`."""
+    return _scaled(resize(image, settings), settings)
+
+
+def normalise(images: UInt8[Array, "... H W 3"], settings: Preprocessing) -> Float[Array, "... H W 3"]:
+    """What `preprocess` does after `resize`, on the device: the same float32 numbers to the bit.
+
+    Multiplying by 1/255 in float32 gives other numbers for half of the levels, and dividing by 255 does too,
+    because XLA makes it a multiplication.
+    """
+    if settings.mean is not None:
+        levels = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 3, axis=1)
+        return jnp.asarray(_scaled(levels, settings))[images, jnp.arange(3)]
+    # A byte times the factor's 16 leading bits is exact in float32 and the rest is 2**-16 of it, so only the
+    # sum's rounding shows, whether or not the compiler fuses it with a product.
+    mantissa, exponent = np.frexp(settings.rescale_factor)
+    leading = np.ldexp(np.trunc(np.ldexp(mantissa, 16)), exponent - 16)
+    x = images.astype(jnp.float32)
+    return x * jnp.float32(leading) + x * jnp.float32(settings.rescale_factor - leading)
+
+
+def _scaled(image: UInt8[np.ndarray, "... 3"], settings: Preprocessing) -> Float[np.ndarray, "... 3"]:
+    """Rescaled and normalised in transformers' order of operations and of types."""
+    scaled = (image.astype(np.float64) * settings.rescale_factor).astype(np.float32)
+    if settings.mean is not None:
+        scaled = (scaled - np.asarray(settings.mean, np.float32)) / np.asarray(settings.std, np.float32)
+    return scaled
+
+
+def _read(path: str | os.PathLike) -> dict[str, Any]:
+    try:
+        fields = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise PreprocessingError(f"{os.fspath(path)}: can't be read as JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise PreprocessingError(f"{os.fspath(path)}: expected an object of settings, found {fields!r:.60}")
+    return fields
+
+
+def _resampling(value: Any) -> Image.Resampling:
+    try:
+        return Image.Resampling(value)
+    except ValueError:
+        known = ", ".join(f"{r.value} ({r.name.lower()})" for r in Image.Resampling)
+        raise PreprocessingError(f"resample={value!r} isn't supported; expected one of {known}") from None
+
+
+def _number(field: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise PreprocessingError(f"{field}={value!r} isn't supported; expected a number")
+    return float(value)
+
+
+def _channels(field: str, value: Any) -> tuple[float, float, float]:
+    values = [value] * 3 if isinstance(value, int | float) else value
+    if not isinstance(values, list | tuple) or len(values) != 3:
+        raise PreprocessingError(
+            f"{field}={value!r} isn't supported; expected a number for each of the 3 channels"
+        )
+    return tuple(_number(field, v) for v in values)
