@@ -1,0 +1,146 @@
+"""``dfine detect``: what is where in pictures, as a table, as JSON and drawn."""
+
+import json as json_format
+import os
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.inference.detections import Detections, class_ids
+from dfine_jax.inference.detector import Detector, Found
+from dfine_jax.inference.draw import draw
+from dfine_jax.inference.pictures import PictureError, find_pictures
+
+FEW = 5
+"""Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
+
+
+def run(
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")],
+    /,
+    model: str = DEFAULT_MODEL,
+    threshold: float = 0.5,
+    save: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
+    json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
+    batch_size: int = 1,
+    size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    classes: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME")] = None,
+) -> int:
+    """Find things in pictures.
+
+    Prints what was found, as a table a picture; from six pictures on, as a line a picture. The exit code is 0 if all
+    went well, 1 if some pictures couldn't be read (they are named and skipped), 2 if nothing could be done.
+
+    Examples:
+
+      dfine detect cats.jpg
+
+      dfine detect holiday/ 'scans/*.png' --save drawn --json found.json
+
+      dfine detect cats.jpg --model small-obj2coco --classes cat,dog --threshold 0.3
+
+    Args:
+        paths: Picture files, folders (searched with their subfolders), patterns such as 'a/*.jpg', or URLs.
+        model: A short name (nano-coco), a Hub id, a folder, or a .pth of the original release.
+        threshold: Show what scores more than this, from 0 to 1.
+        save: Write the pictures with boxes drawn on them to this folder.
+        json: Write all detections to this file ("-" for standard output): a list, one object a picture.
+        batch_size: Pictures computed at a time.
+        size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
+        dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact.
+        classes: Show these classes only, by name or number.
+    """
+    pictures = find_pictures(paths)
+    detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    wanted = None if classes is None else class_ids(classes.split(","), detector.config.class_names)
+    targets = _targets(pictures, save) if save is not None else {}
+
+    notes = Console(stderr=True)
+    tables = notes if json == "-" else Console()
+    results, skipped = [], 0
+    with _progress(notes, len(pictures)) as progress:
+        task = progress.add_task("detecting", total=len(pictures))
+        for found in detector.stream(pictures, threshold, keep_pictures=save is not None):
+            if isinstance(found.outcome, PictureError):
+                skipped += 1
+                notes.print(f"skipped {found.outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
+            else:
+                detections = found.outcome.filter(classes=wanted)
+                results.append(detections)
+                tables.print(_line(detections) if len(pictures) > FEW else _table(detections), soft_wrap=True)
+                if save is not None:
+                    _save(found, detections, targets[found.source])
+            progress.advance(task)
+
+    if json is not None:
+        _write_json([detections.to_dict() for detections in results], json)
+    if save is not None:
+        notes.print(f"{len(results)} pictures drawn in {save}", markup=False, highlight=False)
+    if skipped:
+        notes.print(f"{skipped} of {len(pictures)} pictures could not be read", style="red", highlight=False)
+    return 1 if skipped else 0
+
+
+def _progress(console: Console, count: int) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, disable=count <= FEW or not console.is_terminal, transient=True)
+
+
+def _table(detections: Detections) -> Table:
+    width, height = detections.size
+    table = Table(title=f"{detections.image}  {width}x{height}", title_justify="left", title_style="bold")
+    table.add_column("label")
+    for name in ("score", "x0", "y0", "x1", "y1"):
+        table.add_column(name, justify="right")
+    for detection in detections:
+        table.add_row(detection.label, f"{detection.score:.3f}", *(f"{edge:.1f}" for edge in detection.box))
+    if not len(detections):
+        table.add_row("nothing found", "", "", "", "", "", style="dim")
+    return table
+
+
+def _line(detections: Detections) -> str:
+    counts = ", ".join(f"{count} {name}" for name, count in Counter(detections.names).most_common())
+    width, height = detections.size
+    return f"{detections.image}  {width}x{height}  {counts or 'nothing found'}"
+
+
+def _targets(pictures: list[str], folder: Path) -> dict[str, Path]:
+    """A file for each picture: its own name, numbered where two pictures share one."""
+    targets, taken = {}, set()
+    for picture in pictures:
+        stem = Path(picture.split("?")[0]).stem or "picture"
+        suffix = ".png" if picture.lower().endswith(".png") else ".jpg"
+        name, number = f"{stem}{suffix}", 1
+        while name in taken:
+            number += 1
+            name = f"{stem}-{number}{suffix}"
+        taken.add(name)
+        targets[picture] = folder / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return targets
+
+
+def _save(found: Found, detections: Detections, target: Path) -> None:
+    if os.path.exists(found.source) and target.exists() and os.path.samefile(found.source, target):
+        raise ValueError(f"{target} would overwrite the picture itself: choose another folder to save to")
+    drawn = draw(found.picture, detections)
+    drawn.save(target, **({"quality": 92} if target.suffix == ".jpg" else {}))
+
+
+def _write_json(results: list[dict], target: str) -> None:
+    text = json_format.dumps(results, indent=1, ensure_ascii=False)
+    if target == "-":
+        print(text)
+        return
+    partial = f"{target}.part"
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text + "\n")
+    os.replace(partial, target)

@@ -1,0 +1,117 @@
+"""``dfine info``: sizes, cost, levels, classes, and the tree of modules with shapes."""
+
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+from rich.tree import Tree
+
+from dfine_jax.cli.options import parse_size
+from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.inference.detector import Detector
+from dfine_jax.model.dfine import DFine, variables
+
+
+def run(
+    model: str | None = None,
+    size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
+    depth: int = 2,
+) -> int:
+    """Show what a model is made of.
+
+    Without --model: the five published sizes. With it: parameters, operations (counted from the compiled program, for
+    one picture), the decoder's levels, the classes, and the tree of modules with the shapes of their variables.
+
+    Examples:
+
+      dfine info
+
+      dfine info --model nano-coco --depth 4
+
+    Args:
+        model: A size (n, s, m, l, x), a short name (nano-coco), a Hub id, a folder, or a .pth.
+        size: Height and width of the picture, each divisible by 32; the model's own if not given.
+        depth: How deep the tree of modules goes.
+    """
+    console = Console()
+    if model is None:
+        console.print(_sizes())
+        console.print("dfine info --model NAME counts operations and shows classes and modules", style="dim")
+        return 0
+    shape = parse_size(size)
+    if model in SIZES:
+        from dfine_jax.inference.preprocess import Preprocessing
+
+        network = DFine(DFineConfig.from_size(model), rng=np.random.default_rng(0))
+        settings = Preprocessing(*shape) if shape else Preprocessing()
+    else:
+        from dfine_jax.pretrained import load_pretrained
+
+        loaded = load_pretrained(model)
+        network, settings = loaded.model, loaded.preprocessing
+    with console.status("compiling to count operations"):
+        operations = Detector(network, settings).compiled.cost_analysis()["flops"]
+    console.print(_summary(model, network, operations, settings.height, settings.width))
+    console.print(_tree(network, depth))
+    return 0
+
+
+def _sizes() -> Table:
+    table = Table(title="D-FINE's sizes", title_justify="left")
+    for name in ("size", "parameters", "decoder layers", "width", "levels", "queries"):
+        table.add_column(name, justify="right")
+    for size in SIZES:
+        config = DFineConfig.from_size(size)
+        decoder = config.decoder
+        numbers = (decoder.layers, decoder.width, decoder.levels, decoder.queries)
+        table.add_row(size, f"{_count(DFine(config)):,}", *map(str, numbers))
+    return table
+
+
+def _summary(name: str, network: DFine, operations: float, height: int, width: int) -> Table:
+    config = network.config
+    backbone, encoder, decoder = (_count(part) for part in (network.backbone, network.encoder, network.decoder))
+    strides = [2 ** (stage + 1) for stage in config.backbone.out_stages]
+    names = ", ".join(config.class_names[:8]) + (", ..." if config.num_classes > 8 else "")
+    table = Table(title=name, title_justify="left", show_header=False)
+    table.add_row("parameters", f"{_count(network):,}")
+    table.add_row("", f"backbone {backbone:,}, encoder {encoder:,}, decoder {decoder:,}")
+    table.add_row("operations", f"{operations / 1e9:.1f} GFLOPs for one picture of {height}x{width}")
+    table.add_row("maps", f"strides {strides}, {config.encoder.width} channels")
+    table.add_row("decoder", f"{decoder_layers(network)}, {config.decoder.queries} queries")
+    table.add_row("points a head", ", ".join(map(str, config.decoder.points)) + " (level by level)")
+    table.add_row("classes", f"{config.num_classes}: {names}")
+    return table
+
+
+def decoder_layers(network: DFine) -> str:
+    """How many layers the decoder has, and which one counts where it isn't the last."""
+    decoder = network.config.decoder
+    text = f"{decoder.layers} layers of width {decoder.width}"
+    return text if decoder.last_layer == decoder.layers - 1 else f"{text}, evaluated at layer {decoder.last_layer}"
+
+
+def _count(module: object) -> int:
+    params, _ = variables(module)
+    return sum(int(np.prod(value.shape)) for value in params.values())
+
+
+def _tree(network: DFine, depth: int) -> Tree:
+    params, batch_stats = variables(network)
+    tree = Tree(f"DFine  {_count(network):,}")
+    branches = {(): tree}
+    totals: dict[tuple[str, ...], int] = {}
+    everything = {**params, **batch_stats}
+    for name, value in everything.items():
+        path = tuple(name.split("."))
+        for end in range(1, len(path) + 1):
+            totals[path[:end]] = totals.get(path[:end], 0) + int(np.prod(value.shape))
+    for path, total in sorted(totals.items(), key=lambda item: [(part.isdigit(), part.zfill(4)) for part in item[0]]):
+        if len(path) > depth:
+            continue
+        value = everything.get(".".join(path))
+        text = f"{path[-1]}  {list(value.shape)}" if value is not None else f"{path[-1]}  {total:,}"
+        branches[path] = branches[path[:-1]].add(text, highlight=False)
+    return tree

@@ -1,0 +1,49 @@
+"""``dfine VERB ...``: finds the verb's file, and turns errors into one line and exit code 2."""
+
+import sys
+from importlib import import_module
+
+# Looked up by name so that a verb loads only what it needs.
+VERBS = {
+    "detect": "find things in pictures",
+    "convert": "turn PyTorch weights into a folder for JAX, or back",
+    "info": "show what a model is made of",
+}
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb with the given arguments (the process's own if None) and returns the exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    verb, *rest = arguments
+    if verb not in VERBS:
+        print(f"dfine: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
+        return 2
+    import tyro
+
+    run = import_module(f"dfine_jax.cli.{verb}").run
+    try:
+        return tyro.cli(run, prog=f"dfine {verb}", args=rest) or 0
+    except (ValueError, OSError, ImportError) as error:
+        print(f"dfine {verb}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"dfine {verb}: stopped", file=sys.stderr)
+        return 130
+
+
+def _usage() -> str:
+    verbs = "\n".join(f"  {verb:<10}{purpose}" for verb, purpose in VERBS.items())
+    return f"""usage: dfine VERB ...
+
+D-FINE, a real-time object detector, in JAX.
+
+{verbs}
+
+dfine VERB --help teaches a verb."""
+
+
+if __name__ == "__main__":
+    sys.exit(main())

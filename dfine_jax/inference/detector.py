@@ -1,0 +1,180 @@
+"""Pictures in, detections out: load once, compile once, call."""
+
+import os
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jaxtyping import UInt8
+from PIL import Image
+
+from dfine_jax.inference.compiled import compile_lowered, lower_detection
+from dfine_jax.inference.detections import Detections
+from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
+from dfine_jax.inference.postprocess import TopDetections
+from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.model.dfine import DFine, functional
+from dfine_jax.model.fuse import fuse
+from dfine_jax.model.layers import Compute
+
+
+class Found(NamedTuple):
+    """What came of one source: its detections, or the error that says why there are none."""
+
+    source: Any
+    outcome: Detections | PictureError
+    picture: Image.Image | None
+    """The upright RGB picture, where it was asked for."""
+
+
+class _Prepared(NamedTuple):
+    source: Any
+    picture: Image.Image | None
+    size: tuple[int, int]
+    """Width and height."""
+    pixels: UInt8[np.ndarray, "H W 3"]
+
+
+class Detector:
+    """Finds things in pictures with a trained model.
+
+    The program is compiled at the first use, for ``batch_size`` pictures of the size in ``preprocessing``: pictures of
+    any size are stretched to it, a last batch that isn't full is filled up, so nothing is compiled twice.
+    """
+
+    def __init__(self, model: DFine, preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
+        """``ValueError`` for a batch size below 1 or a picture size that isn't divisible by 32."""
+        preprocessing = preprocessing or Preprocessing()
+        if batch_size < 1:
+            raise ValueError(f"batch size {batch_size}: give 1 or more")
+        if preprocessing.height % 32 or preprocessing.width % 32:
+            raise ValueError(
+                f"size {preprocessing.height}x{preprocessing.width} (height x width): both must be divisible by 32"
+            )
+        self.config = model.config
+        self.preprocessing = preprocessing
+        self.batch_size = batch_size
+        self._functional = functional(fuse(model))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | os.PathLike,
+        *,
+        size: tuple[int, int] | None = None,
+        dtype: str = "float32",
+        batch_size: int = 1,
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> "Detector":
+        """Loads a model by name, see ``load_pretrained``.
+
+        ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16.
+        """
+        from dfine_jax.pretrained import load_pretrained  # brings the converter, which a Detector doesn't need
+
+        loaded = load_pretrained(name, revision=revision, token=token, compute=Compute.named(dtype))
+        preprocessing = loaded.preprocessing
+        if size is not None:
+            preprocessing = replace(preprocessing, height=size[0], width=size[1])
+        return cls(loaded.model, preprocessing, batch_size=batch_size)
+
+    @cached_property
+    def compiled(self) -> jax.stages.Compiled:
+        """The compiled program, from resized pictures to their best detections."""
+        _, params, batch_stats = self._functional
+        return compile_lowered(
+            lower_detection(self._functional.apply, params, batch_stats, self.preprocessing, self.batch_size)
+        )
+
+    def __call__(self, pictures: Any, threshold: float = 0.5) -> Detections | list[Detections]:
+        """Detections that score more than ``threshold`` (0 to 1), best first; a list of them for a list of pictures.
+
+        A picture is a path, an address, a PIL image or an array (see ``load_picture``). Raises ``PictureError`` for
+        the first that can't be read.
+        """
+        if not isinstance(pictures, list | tuple):
+            return self([pictures], threshold)[0]
+        results = []
+        for found in self.stream(pictures, threshold):
+            if isinstance(found.outcome, PictureError):
+                raise found.outcome
+            results.append(found.outcome)
+        return results
+
+    def stream(self, sources: Iterable[Any], threshold: float = 0.5, *, keep_pictures: bool = False) -> Iterator[Found]:
+        """Detections of many pictures, in their order, as they come; unreadable ones don't stop the others.
+
+        Pictures are decoded and stretched in other threads while the model computes; only a few are held at a time.
+        """
+        if not 0 <= threshold <= 1:
+            raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")
+        waiting: list[_Prepared | Found] = []
+        running: deque[tuple[list[_Prepared | Found], TopDetections]] = deque()
+        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+            for prepared in self._prepared(pool, sources, keep_pictures):
+                waiting.append(prepared)
+                if sum(isinstance(entry, _Prepared) for entry in waiting) == self.batch_size:
+                    running.append((waiting, self._run(waiting)))
+                    waiting = []
+                if len(running) > 1:  # one batch computes while the next is prepared
+                    yield from self._finish(*running.popleft(), threshold)
+            running.append((waiting, self._run(waiting)))
+            for batch in running:
+                yield from self._finish(*batch, threshold)
+
+    def _prepared(
+        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool
+    ) -> Iterator[_Prepared | Found]:
+        """Decoded and stretched pictures in order, no more than a batch or two ahead."""
+        ahead: deque[Future] = deque()
+        for source in sources:
+            ahead.append(pool.submit(self._prepare, source, keep_pictures))
+            if len(ahead) > self.batch_size + 4:
+                yield ahead.popleft().result()
+        while ahead:
+            yield ahead.popleft().result()
+
+    def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
+        try:
+            picture = load_picture(source)
+        except PictureError as error:
+            return Found(source, error, None)
+        pixels = resize(picture, self.preprocessing)
+        return _Prepared(source, picture if keep_picture else None, picture.size, pixels)
+
+    def _run(self, entries: list[_Prepared | Found]) -> TopDetections | None:
+        """Starts the computation for the readable ones among ``entries``, without waiting for it."""
+        pictures = [entry for entry in entries if isinstance(entry, _Prepared)]
+        if not pictures:
+            return None
+        height, width = self.preprocessing.height, self.preprocessing.width
+        images = np.zeros((self.batch_size, height, width, 3), np.uint8)
+        sizes = np.ones((self.batch_size, 2), np.int32)
+        for i, picture in enumerate(pictures):
+            images[i] = picture.pixels
+            sizes[i] = picture.size[::-1]
+        return self.compiled(self._functional.params, self._functional.batch_stats, images, sizes)
+
+    def _finish(self, entries: list[_Prepared | Found], top: TopDetections | None, threshold: float) -> Iterator[Found]:
+        rows = iter(zip(*map(np.asarray, top), strict=True)) if top is not None else iter(())
+        for entry in entries:
+            if isinstance(entry, Found):
+                yield entry
+                continue
+            scores, labels, boxes = next(rows)
+            detections = Detections.above(
+                threshold,
+                scores,
+                labels,
+                boxes,
+                class_names=self.config.class_names,
+                size=entry.size,
+                image=picture_name(entry.source),
+            )
+            yield Found(entry.source, detections, entry.picture)
