@@ -131,9 +131,7 @@ class Detections:
         try:
             import supervision
         except ImportError:
-            raise ImportError(
-                "to_supervision needs the package supervision: pip install supervision"
-            ) from None
+            raise ImportError("to_supervision needs the package supervision: pip install supervision") from None
         return supervision.Detections(
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
@@ -143,9 +141,7 @@ class Detections:
 
     def __repr__(self) -> str:
         width, height = self.size
-        shown = [
-            f"  {d.label} {d.score:.2f} [{', '.join(f'{edge:.1f}' for edge in d.box)}]" for d in self[:10]
-        ]
+        shown = [f"  {d.label} {d.score:.2f} [{', '.join(f'{edge:.1f}' for edge in d.box)}]" for d in self[:10]]
         if len(self) > len(shown):
             shown.append(f"  and {len(self) - len(shown)} more")
         head = f"Detections: {len(self)} in {self.image} ({width}x{height})"
@@ -180,10 +176,7 @@ def _advice(name: str, class_names: Sequence[str]) -> str:
         return f"ids go from 0 to {len(class_names) - 1}"
     spelt = {known.casefold(): known for known in class_names}
     # A part of a name ("light") is as good a hint as a slip of the keyboard ("trafic light").
-    close = (
-        difflib.get_close_matches(name, spelt, n=5, cutoff=0.6)
-        or [k for k in spelt if name and name in k][:5]
-    )
+    close = difflib.get_close_matches(name, spelt, n=5, cutoff=0.6) or [k for k in spelt if name and name in k][:5]
     if close:
         return f"did you mean {', '.join(spelt[k] for k in close)}?"
     first = ", ".join(class_names[:8])

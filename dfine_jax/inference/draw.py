@@ -1,5 +1,6 @@
 """Annotated pictures: a box and a tag for each detection, legible at any size of picture."""
 
+import contextlib
 import math
 from typing import NamedTuple
 
@@ -17,6 +18,14 @@ TAGS_SHARE = 0.15
 SMALLEST_SHARE = 0.6
 # Characters of a class name, beyond which it is cut.
 LONGEST_NAME = 40
+# Pillow's own font has no letters beyond ASCII. For those these are looked for on the system, widest first.
+WIDE_FONTS = (
+    "NotoSansCJK-Regular.ttc",
+    "Arial Unicode.ttf",
+    "msyh.ttc",
+    "DejaVuSans.ttf",
+    "NotoSans-Regular.ttf",
+)
 
 _LAB_TO_CONES = np.array([[0.39633778, 0.21580376], [-0.10556135, -0.06385417], [-0.08948418, -1.29148555]])
 _CONES_TO_RGB = np.array(
@@ -47,8 +56,8 @@ def draw(image: Image.Image, detections: Detections, *, font: str | None = None)
     """A copy of the picture with every detection's box, class name and score in the colour of its class.
 
     `image` is the picture the detections were made from, upright as `load_picture` gives it. `font` is the
-    path of a TrueType font, for class names in scripts that Pillow's own (Latin) lacks. Raises ValueError if
-    the picture's size isn't that of the detections.
+    path of a TrueType font; without one it is Pillow's, or for class names beyond ASCII a common one of the
+    system's. Raises ValueError if the picture's size isn't that of the detections.
     """
     if image.size != tuple(detections.size):
         raise ValueError(
@@ -57,9 +66,8 @@ def draw(image: Image.Image, detections: Detections, *, font: str | None = None)
         )
     drawn = image.convert("RGB").copy()
     texts = [_tag_text(detection) for detection in detections]
-    size = _text_size(drawn.size, texts)
-    face = ImageFont.load_default(size) if font is None else ImageFont.truetype(font, size)
-    line = max(1, round(size / 7))
+    face = _face(font, _text_size(drawn.size, texts), texts)
+    line = max(1, round(face.size / 7))
     canvas = ImageDraw.Draw(drawn, "RGBA")
     # The best come last, on top of the others, but choose the places of their tags first.
     for detection in reversed(list(detections)):
@@ -108,6 +116,16 @@ def _text_size(picture: tuple[int, int], texts: list[str]) -> int:
     return max(SMALLEST_TEXT, round(size * min(1.0, max(crowded, SMALLEST_SHARE))))
 
 
+def _face(font: str | None, size: int, texts: list[str]) -> ImageFont.FreeTypeFont:
+    if font is not None:
+        return ImageFont.truetype(font, size)
+    if not all(text.isascii() for text in texts):
+        for wide in WIDE_FONTS:
+            with contextlib.suppress(OSError):  # not on this system
+                return ImageFont.truetype(wide, size)
+    return ImageFont.load_default(size)  # shows a box for each letter it lacks
+
+
 def _inside(box: Box, picture: tuple[int, int]) -> Box:
     """The box in whole pixels, corners included, cut to the picture: edges beyond its border show on it."""
     right, bottom = picture[0] - 1, picture[1] - 1
@@ -119,9 +137,7 @@ def _inside(box: Box, picture: tuple[int, int]) -> Box:
 def _draw_box(canvas: ImageDraw.ImageDraw, box: Box, color: Color, line: int) -> None:
     # A faint dark rim keeps the line apart from a background of its own colour.
     rim = max(1, line // 3)
-    canvas.rectangle(
-        (box.x0 - rim, box.y0 - rim, box.x1 + rim, box.y1 + rim), outline=(0, 0, 0, 90), width=rim
-    )
+    canvas.rectangle((box.x0 - rim, box.y0 - rim, box.x1 + rim, box.y1 + rim), outline=(0, 0, 0, 90), width=rim)
     canvas.rectangle(box, outline=color, width=line)
 
 
@@ -139,7 +155,7 @@ def _padding(face: ImageFont.FreeTypeFont) -> int:
 def _tag_text(detection: Detection) -> str:
     # Line breaks and half characters (a lone surrogate) can't be drawn.
     name = " ".join(detection.label.encode("utf-8", "replace").decode().split())
-    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
     return f"{name} {detection.score:.2f}"
 
 

@@ -96,9 +96,7 @@ def _expand(path: str) -> list[str]:
         raise PictureError(f"{path}: no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
     if glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
-        pictures = [
-            p for match in matches for p in (_pictures_below(match) if os.path.isdir(match) else [match])
-        ]
+        pictures = [p for match in matches for p in (_pictures_below(match) if os.path.isdir(match) else [match])]
         if pictures:
             return pictures
         raise PictureError(f"{path}: no file matches this pattern; check the folder and the suffix")
@@ -109,17 +107,13 @@ def _expand(path: str) -> list[str]:
 
 def _pictures_below(folder: str) -> list[str]:
     def refuse(error: OSError):
-        raise PictureError(
-            f"{error.filename}: can't list this folder ({error.strerror}); check its permissions"
-        )
+        raise PictureError(f"{error.filename}: can't list this folder ({error.strerror}); check its permissions")
 
     pictures: list[Path] = []
     for here, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [f for f in folders if not f.startswith(".")]
         pictures += [
-            Path(here, f)
-            for f in files
-            if not f.startswith(".") and os.path.splitext(f)[1].lower() in SUFFIXES
+            Path(here, f) for f in files if not f.startswith(".") and os.path.splitext(f)[1].lower() in SUFFIXES
         ]
     return [str(p) for p in sorted(pictures)]
 
@@ -156,18 +150,14 @@ def _read(source: str | os.PathLike, name: str) -> Image.Image:
 def _download(address: str, name: str) -> bytes:
     """The bytes behind a http, https or data address."""
     # People paste addresses with spaces and accents in them; what is already escaped stays as it is.
-    quoted = (
-        address if address.startswith("data:") else urllib.parse.quote(address, safe=":/?#[]@!$&'()*+,;=%~")
-    )
+    quoted = address if address.startswith("data:") else urllib.parse.quote(address, safe=":/?#[]@!$&'()*+,;=%~")
     headers = {
         "User-Agent": "dfine-jax",
         "Accept": "image/*,*/*;q=0.5",
     }  # some servers refuse urllib's own name
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT
     try:
-        with urllib.request.urlopen(
-            urllib.request.Request(quoted, headers=headers), timeout=TIMEOUT
-        ) as response:
+        with urllib.request.urlopen(urllib.request.Request(quoted, headers=headers), timeout=TIMEOUT) as response:
             if response.headers.get_content_type() == "text/html":
                 raise PictureError(f"{name}: the address leads to a web page; use the picture's own address")
             data = bytearray()
@@ -178,21 +168,15 @@ def _download(address: str, name: str) -> bytes:
                     raise PictureError(f"{name}: more than {limit} MiB; download it and give the file's path")
                 if time.monotonic() > deadline:
                     limit = int(DOWNLOAD_TIMEOUT)
-                    raise PictureError(
-                        f"{name}: not here after {limit} seconds; download it and give the file's path"
-                    )
+                    raise PictureError(f"{name}: not here after {limit} seconds; download it and give the file's path")
     except urllib.error.HTTPError as error:
-        raise PictureError(
-            f"{name}: the server answered {error.code} {error.reason}; check the address"
-        ) from None
+        raise PictureError(f"{name}: the server answered {error.code} {error.reason}; check the address") from None
     except PictureError:
         raise
     except (OSError, ValueError, http.client.HTTPException) as error:
         if address.startswith("data:"):
             raise PictureError(f"{name}: a malformed data address ({_reason(error)})") from None
-        raise PictureError(
-            f"{name}: can't be reached ({_reason(error)}); check the address and the network"
-        ) from None
+        raise PictureError(f"{name}: can't be reached ({_reason(error)}); check the address and the network") from None
     if not data:
         raise PictureError(f"{name}: the server sent nothing; check the address")
     return bytes(data)
@@ -205,11 +189,8 @@ def _open(file: io.IOBase, name: str) -> Image.Image:
     except PictureError:
         raise
     except UnidentifiedImageError:
-        kind = (
-            "HEIC pictures aren't supported"
-            if name.lower().endswith(_HEIC)
-            else "not a picture, or a damaged one"
-        )
+        heic = name.lower().endswith((".heic", ".heif"))
+        kind = "HEIC pictures aren't supported" if heic else "not a picture, or a damaged one"
         raise PictureError(f"{name}: {kind}; convert it to JPEG or PNG") from None
     except Exception as error:
         raise _undecodable(error, name) from None
@@ -223,9 +204,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
     try:
         image.load()
         upright = _upright(image)
-        if upright.mode.startswith(
-            "I"
-        ):  # greys of more than 8 bits: "I" comes from PGM, "I;16" from PNG and TIFF
+        if upright.mode.startswith("I"):  # greys of more than 8 bits: "I" comes from PGM, "I;16" from PNG and TIFF
             return _from_array(_sixteen_bits(np.asarray(upright), name), name)
         if upright.mode == "F":
             return _from_array(np.asarray(upright), name)
@@ -253,9 +232,7 @@ def _undecodable(error: Exception, name: str) -> PictureError:
         return PictureError(
             f"{name}: too large, over {limit} million pixels; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
         )
-    return PictureError(
-        f"{name}: cut off, damaged or unsupported ({_reason(error)}); copy it again or convert it"
-    )
+    return PictureError(f"{name}: cut off, damaged or unsupported ({_reason(error)}); copy it again or convert it")
 
 
 def _reason(error: Exception) -> str:
@@ -267,9 +244,7 @@ def _reason(error: Exception) -> str:
 def _sixteen_bits(values: np.ndarray, name: str) -> np.ndarray:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise PictureError(
-            f"{name}: greys from {low} to {high}, of no known scale; convert it to 8 or 16 bits first"
-        )
+        raise PictureError(f"{name}: greys from {low} to {high}, of no known scale; convert it to 8 or 16 bits first")
     return values.astype(np.uint16)
 
 
@@ -304,13 +279,7 @@ def _eight_bits(array: np.ndarray, name: str) -> np.ndarray:
             "divide by its largest possible value",
         )
     else:
-        raise PictureError(
-            f"{name}: values of type {kind}; expected uint8, uint16, bool or floats from 0 to 1"
-        )
-    if not (
-        low >= -1e-3 and high <= most + 1e-3
-    ):  # not: a NaN is wrong too. Resizing floats overshoots a little.
-        raise PictureError(
-            f"{name}: {kind} values from {low:g} to {high:g}; expected 0 to {most:g}: {advice}"
-        )
+        raise PictureError(f"{name}: values of type {kind}; expected uint8, uint16, bool or floats from 0 to 1")
+    if not (low >= -1e-3 and high <= most + 1e-3):  # not: a NaN is wrong too. Resizing floats overshoots a little.
+        raise PictureError(f"{name}: {kind} values from {low:g} to {high:g}; expected 0 to {most:g}: {advice}")
     return np.round(np.clip(array, 0, most) * (255 / most)).astype(np.uint8)

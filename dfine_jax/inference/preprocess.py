@@ -70,22 +70,16 @@ class Preprocessing:
         fields = {name: value for name, value in fields.items() if value is not None}
         processor = fields.get("image_processor_type", _PROCESSORS[0])
         if processor not in _PROCESSORS:
-            raise PreprocessingError(
-                f"image_processor_type={processor!r} isn't supported; expected {_PROCESSORS[0]}"
-            )
+            raise PreprocessingError(f"image_processor_type={processor!r} isn't supported; expected {_PROCESSORS[0]}")
         if not fields.get("do_resize", True):
-            raise PreprocessingError(
-                "do_resize=False isn't supported: the model runs at one size; set it to true"
-            )
+            raise PreprocessingError("do_resize=False isn't supported: the model runs at one size; set it to true")
         for name, value in fields.items():
             if name.startswith("do_") and name not in _KNOWN_SWITCHES and value:
                 raise PreprocessingError(f"{name}={value!r} isn't supported; set it to false")
 
         size = fields.get("size", {"height": 640, "width": 640})
         if not isinstance(size, Mapping) or set(size) != {"height", "width"}:
-            raise PreprocessingError(
-                f"size={size!r} isn't supported; expected a height and a width to stretch to"
-            )
+            raise PreprocessingError(f"size={size!r} isn't supported; expected a height and a width to stretch to")
         # All pictures have the same size once stretched, so padding to the largest changes nothing.
         if fields.get("do_pad", False) and fields.get("pad_size", size) != size:
             raise PreprocessingError(
@@ -185,7 +179,5 @@ def _number(field: str, value: Any) -> float:
 def _channels(field: str, value: Any) -> tuple[float, float, float]:
     values = [value] * 3 if isinstance(value, int | float) else value
     if not isinstance(values, list | tuple) or len(values) != 3:
-        raise PreprocessingError(
-            f"{field}={value!r} isn't supported; expected a number for each of the 3 channels"
-        )
+        raise PreprocessingError(f"{field}={value!r} isn't supported; expected a number for each of the 3 channels")
     return tuple(_number(field, v) for v in values)
