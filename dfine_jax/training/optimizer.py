@@ -1,0 +1,149 @@
+"""AdamW with parameter groups by name, and the moving average of what it trains."""
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+
+from dfine_jax.training.recipe import Averaging, Kind, Optimization
+
+Values = dict[str, Array]
+"""A flat dictionary from dotted names to arrays, as ``dfine_jax.model.dfine.functional`` gives."""
+
+
+class Group(NamedTuple):
+    """Parameters that are trained alike. Frozen ones have a learning rate of zero."""
+
+    title: str
+    learning_rate: float
+    weight_decay: float
+    names: tuple[str, ...]
+
+    @property
+    def frozen(self) -> bool:
+        """Whether these parameters stay as they are."""
+        return self.learning_rate == 0
+
+
+def parameter_groups(names: Mapping[str, Array] | tuple[str, ...], recipe: Optimization) -> tuple[Group, ...]:
+    """Every parameter in exactly one group; groups without any are left out."""
+    groups: dict[tuple[str, float, float], list[str]] = {}
+    for name in names:
+        room = name.split(".")[0]
+        backbone = room == "backbone"
+        title, rate, decay = room, recipe.backbone_learning_rate if backbone else recipe.learning_rate, 0.0
+        kinds = kinds_of(name)
+        spared = kinds & set(recipe.backbone_no_decay if backbone else recipe.no_decay)
+        if _is_frozen(name, kinds, recipe):
+            title, rate = f"{room}, frozen", 0.0
+        elif spared:
+            title = f"{room}, {' and '.join(recipe.backbone_no_decay if backbone else recipe.no_decay)}"
+        else:
+            decay = recipe.weight_decay
+        groups.setdefault((title, rate, decay), []).append(name)
+    return tuple(Group(*key, tuple(members)) for key, members in groups.items())
+
+
+def kinds_of(name: str) -> set[Kind]:
+    """Which kinds of parameter, as far as weight decay tells them apart, a dotted name belongs to."""
+    *_, owner, leaf = ("", *name.split("."))
+    kinds: set[Kind] = set()
+    if "norm" in owner:
+        kinds.add("norms")
+    if owner == "affine":
+        kinds.add("affines")
+    if leaf == "bias":
+        kinds.add("biases")
+    return kinds
+
+
+def _is_frozen(name: str, kinds: set[Kind], recipe: Optimization) -> bool:
+    stem = recipe.freeze_stem and name.startswith("backbone.stem.")
+    return stem or (recipe.freeze_backbone_norms and name.startswith("backbone.") and "norms" in kinds)
+
+
+def group_table(groups: tuple[Group, ...], params: Mapping[str, Array]) -> str:
+    """One line for each group: its learning rate, weight decay, tensors and numbers in them."""
+    rows = [("group", "learning rate", "weight decay", "tensors", "parameters")]
+    for group in groups:
+        count = sum(params[name].size for name in group.names)
+        rate = "frozen" if group.frozen else f"{group.learning_rate:g}"
+        rows.append((group.title, rate, f"{group.weight_decay:g}", str(len(group.names)), f"{count:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = []
+    for title, *numbers in rows:
+        cells = [number.rjust(width) for number, width in zip(numbers, widths[1:], strict=True)]
+        lines.append("  ".join([title.ljust(widths[0]), *cells]))
+    return "\n".join(lines)
+
+
+def learning_rate_factor(recipe: Optimization, total_steps: int) -> optax.Schedule:
+    """What every group's learning rate is multiplied by at a step: warm-up, constant, and the cosine at the end."""
+    falling = round(recipe.cooldown * total_steps)
+
+    def factor(step: Int[Array, ""]) -> Float[Array, ""]:
+        rise = jnp.minimum(1.0, (step + 1) / max(recipe.warmup_steps, 1))
+        done = jnp.clip((step - (total_steps - falling)) / max(falling, 1), 0.0, 1.0)
+        return rise * (1 + jnp.cos(jnp.pi * done)) / 2
+
+    return factor
+
+
+def make_optimizer(
+    groups: tuple[Group, ...], recipe: Optimization, total_steps: int
+) -> optax.GradientTransformationExtraArgs:
+    """The transformation of gradients to updates, for the trained parameters only (``split_frozen``)."""
+    rates = {name: group.learning_rate for group in groups for name in group.names if not group.frozen}
+    decays = {name: group.weight_decay for group in groups for name in group.names if not group.frozen}
+
+    def decay_weights(updates: Values, params: Values) -> Values:
+        return {name: update + decays[name] * params[name] for name, update in updates.items()}
+
+    def scale_by_group(updates: Values, params: Values) -> Values:
+        return {name: -rates[name] * update for name, update in updates.items()}
+
+    return optax.chain(
+        optax.clip_by_global_norm(recipe.clip_norm),
+        optax.scale_by_adam(*recipe.betas),
+        optax.stateless(decay_weights),
+        optax.stateless(scale_by_group),
+        optax.scale_by_schedule(learning_rate_factor(recipe, total_steps)),
+    )
+
+
+def split_frozen(params: Values, groups: tuple[Group, ...]) -> tuple[Values, Values]:
+    """Parameters that are trained, and those that are frozen."""
+    frozen = {name for group in groups if group.frozen for name in group.names}
+    return (
+        {name: value for name, value in params.items() if name not in frozen},
+        {name: value for name, value in params.items() if name in frozen},
+    )
+
+
+class Ema(NamedTuple):
+    """The moving average of a model's variables."""
+
+    params: Values
+    batch_stats: Values
+    updates: Int[Array, ""]
+
+
+def start_ema(params: Values, batch_stats: Values) -> Ema:
+    """An average of one value. The arrays are copies, so that both can be donated."""
+    copy = jax.tree.map(jnp.copy, (params, batch_stats))
+    return Ema(*copy, jnp.zeros((), jnp.int32))
+
+
+def update_ema(ema: Ema, params: Values, batch_stats: Values, recipe: Averaging) -> Ema:
+    """One step of the average."""
+    updates = ema.updates + 1
+    decay = recipe.decay * (1 - jnp.exp(-updates / recipe.time_constant))
+
+    def mix(old: Array, new: Array) -> Array:
+        return old + (1 - decay) * (new - old)
+
+    averaged = jax.tree.map(mix, (ema.params, ema.batch_stats), (params, batch_stats))
+    return Ema(*averaged, updates)

@@ -1,0 +1,159 @@
+"""How a size is trained: the published settings of each, as frozen values of which every field can be replaced.
+
+Numbers are those of the original release for COCO, from an ImageNet backbone or from Objects365 (``fine_tune``).
+"""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.training.criterion import LossWeights
+from dfine_jax.training.denoising import COPIES
+from dfine_jax.training.matching import MatchWeights
+
+Size = Literal["n", "s", "m", "l", "x"]
+Kind = Literal["norms", "biases", "affines"]
+"""What may be spared from weight decay: everything of a normalisation; biases; HGNetV2's learnable affine blocks."""
+
+
+@dataclass(frozen=True)
+class Optimization:
+    """AdamW and what surrounds it."""
+
+    learning_rate: float = 2e-4
+    """Of encoder and decoder, for the recipe's batch size."""
+    backbone_learning_rate: float = 1e-4
+    """Of the backbone."""
+    weight_decay: float = 1e-4
+    """Decoupled: a step takes learning rate times this off each decayed weight."""
+    no_decay: tuple[Kind, ...] = ("norms", "biases")
+    """What does not decay in encoder and decoder."""
+    backbone_no_decay: tuple[Kind, ...] = ()
+    """What does not decay in the backbone. (The release's pattern for its norms matches none of them.)"""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of AdamW's two averages."""
+    clip_norm: float = 0.1
+    """The norm of all gradients together is brought down to this."""
+    warmup_steps: int = 500
+    """The learning rates rise linearly from zero over so many steps."""
+    cooldown: float = 0.0
+    """Share of all steps, at the end, in which they fall to zero along a cosine; 0, the release's way, never."""
+    accumulate: int = 1
+    """Each batch goes through the network in so many parts, to save memory."""
+    freeze_stem: bool = False
+    """Keep the backbone's stem as loaded."""
+    freeze_backbone_norms: bool = False
+    """Keep the backbone's batch norms, statistics included, as loaded."""
+
+
+@dataclass(frozen=True)
+class Averaging:
+    """The exponential moving average (EMA) of parameters and batch statistics, which is what gets evaluated and saved.
+
+    After t updates the decay is ``decay * (1 - exp(-t / time_constant))``.
+    """
+
+    decay: float = 0.9999
+    """Where it ends: the average looks back over about 1 / (1 - decay) steps. Short trainings need less, say 0.999."""
+    time_constant: float = 1000.0
+    """Updates in which it gets there."""
+
+
+@dataclass(frozen=True)
+class MultiScale:
+    """Square batches of changing size, each size compiled once."""
+
+    base_repeat: int | None = None
+    """How often the recipe's own size is in the list to choose from; None: always that size."""
+    reach: float = 0.25
+    """The list goes from 1 - reach to 1 + reach times the recipe's size, in steps of 32."""
+
+    def sizes(self, base: int) -> tuple[int, ...]:
+        """The list to choose from, evenly."""
+        if self.base_repeat is None:
+            return (base,)
+        steps = round(base * self.reach / 32)
+        others = [base + 32 * i for i in range(-steps, steps + 1) if i]
+        return (*others, *[base] * self.base_repeat)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a training does, besides model and data."""
+
+    epochs: int = 132
+    """How often every picture is seen."""
+    strong_epochs: int = 120
+    """How many of these have the strong augmentation; the rest only flip and stretch, at one size."""
+    batch_size: int = 32
+    """Pictures a step, over all devices."""
+    image_size: int = 640
+    """Height and width in pixels that pictures are stretched to; divisible by 32."""
+    multi_scale: MultiScale = field(default_factory=MultiScale)
+    optimization: Optimization = field(default_factory=Optimization)
+    averaging: Averaging = field(default_factory=Averaging)
+    denoising_copies: int = COPIES
+    """About how many noisy copies of a picture's boxes the decoder learns to repair; 0: none."""
+    loss: LossWeights = field(default_factory=LossWeights)
+    matching: MatchWeights = field(default_factory=MatchWeights)
+
+    def __post_init__(self) -> None:
+        opt = self.optimization
+        for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", opt.accumulate)):
+            if value < 1:
+                raise ValueError(f"{name} is {value}: it must be at least 1")
+        if self.image_size < 32 or self.image_size % 32:
+            raise ValueError(f"image_size is {self.image_size}: it must be a multiple of 32")
+        if self.batch_size % opt.accumulate:
+            raise ValueError(f"batch_size {self.batch_size} can't be split into accumulate = {opt.accumulate} parts")
+        if not 0 <= opt.cooldown <= 1:
+            raise ValueError(f"cooldown is {opt.cooldown}: it is a share of all steps, from 0 to 1")
+        if not 0 <= self.averaging.decay < 1 or self.averaging.time_constant <= 0:
+            raise ValueError(
+                f"averaging has decay {self.averaging.decay} and time_constant {self.averaging.time_constant}: "
+                "the decay must be in 0..1 (below 1), the time constant above 0"
+            )
+
+    @classmethod
+    def for_size(cls, size: Size, *, fine_tune: bool = False) -> "Recipe":
+        """The published recipe of a size; ``fine_tune``: from a trained detector instead of a trained backbone."""
+        if size not in _RECIPES:
+            raise ValueError(f"no recipe for size {size!r}: choose one of {', '.join(_RECIPES)}")
+        recipe = _RECIPES[size]
+        if fine_tune:
+            epochs, strong = _FINE_TUNING[size]
+            optimization = replace(recipe.optimization, warmup_steps=0)
+            recipe = replace(recipe, epochs=epochs, strong_epochs=strong, optimization=optimization)
+        return recipe
+
+    @classmethod
+    def for_config(cls, config: DFineConfig, *, fine_tune: bool = False) -> "Recipe":
+        """The recipe of the published size with the same backbone; size N's for any other."""
+        for size, make in SIZES.items():
+            if replace(make().backbone, frozen_norms=config.backbone.frozen_norms) == config.backbone:
+                return cls.for_size(size, fine_tune=fine_tune)
+        return cls.for_size("n", fine_tune=fine_tune)
+
+
+_RECIPES: dict[str, Recipe] = {
+    "n": Recipe(160, 148, 128, optimization=Optimization(8e-4, 4e-4)),
+    "s": Recipe(multi_scale=MultiScale(20)),
+    "m": Recipe(multi_scale=MultiScale(6), optimization=Optimization(2e-4, 2e-5)),
+    "l": Recipe(
+        80,
+        72,
+        multi_scale=MultiScale(4),
+        optimization=Optimization(
+            2.5e-4, 1.25e-5, 1.25e-4, no_decay=("norms",), freeze_stem=True, freeze_backbone_norms=True
+        ),
+    ),
+    "x": Recipe(
+        80,
+        72,
+        multi_scale=MultiScale(3),
+        optimization=Optimization(
+            2.5e-4, 2.5e-6, 1.25e-4, no_decay=("norms",), freeze_stem=True, freeze_backbone_norms=True
+        ),
+    ),
+}
+_FINE_TUNING = {"n": (64, 56), "s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)}
