@@ -64,7 +64,7 @@ def draw(image: Image.Image, detections: Detections, *, font: str | None = None)
             f"a picture of {image.width}x{image.height}, but detections on one of "
             f"{detections.size[0]}x{detections.size[1]}; read it with load_picture, which turns it upright"
         )
-    drawn = image.convert("RGB").copy()
+    drawn = image.convert("RGB")  # a copy, whatever the mode
     texts = [_tag_text(detection) for detection in detections]
     face = _face(font, _text_size(drawn.size, texts), texts)
     line = max(1, round(face.size / 7))

@@ -212,7 +212,7 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
             upright = upright.convert("LA")
         elif "transparency" in upright.info and upright.mode == "P":
             upright = upright.convert("RGBA")  # the same colours, without Pillow's warning
-        return upright.convert("RGB")
+        return upright if upright.mode == "RGB" else upright.convert("RGB")
     except PictureError:
         raise
     except Exception as error:
@@ -220,10 +220,11 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    """A copy, rotated and mirrored as its EXIF data says."""
     try:
         return ImageOps.exif_transpose(image)
     except Exception:  # damaged EXIF says nothing about the rotation, and the pixels are there
-        return image
+        return image.copy()
 
 
 def _undecodable(error: Exception, name: str) -> PictureError:
