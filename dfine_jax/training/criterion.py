@@ -22,7 +22,7 @@ from dfine_jax.model.outputs import (
     TrainingOutput,
 )
 from dfine_jax.training import losses
-from dfine_jax.training.losses import EdgeCounts
+from dfine_jax.training.losses import QueryCounts
 from dfine_jax.training.matching import MatchWeights, match, union
 from dfine_jax.training.targets import Assignment, Targets, pair
 
@@ -81,7 +81,7 @@ def criterion(
     own = match(places.logits, places.boxes, targets, match_weights)
     shared = union(own, targets.mask.shape[-1])
     num_matched = jnp.sum(shared.matched)
-    balance = EdgeCounts(
+    balance = QueryCounts(
         matched=num_matched.astype(jnp.float32),
         unmatched=(shared.matched.size - num_matched).astype(jnp.float32),
     )
@@ -92,9 +92,7 @@ def criterion(
 
     names = [*(f"_aux_{i}" for i in range(layers - 1)), "", "_pre", "_enc_0"]
     terms = _plain_terms(places, names, targets, own, shared, used, num_boxes, num_union)
-    terms |= _layer_terms(
-        queries, names, targets, shared, used, num_union, balance, project, output.reg_scale
-    )
+    terms |= _layer_terms(queries, names, targets, shared, used, num_union, balance, project, output.reg_scale)
 
     if denoising is not None:
         places = _stack([*output.denoising.layers, output.denoising.pre])
@@ -128,7 +126,7 @@ def _plain_terms(
     num_own: Float[Array, ""],
     num_shared: Float[Array, ""],
 ) -> dict[str, Float[Array, ""]]:
-    """vfl by each place's own matching, bbox and giou by the one they share."""
+    """The vfl term by each place's own matching, bbox and giou by the one they share."""
     shared_pairs = pair(targets, shared)
 
     def place_terms(logits, boxes, own):
@@ -146,23 +144,26 @@ def _layer_terms(
     shared: Assignment,
     used: Bool[Array, "B Q"],
     num_shared: Float[Array, ""],
-    balance: EdgeCounts,
+    balance: QueryCounts,
     project: Float[Array, "bins+1"],
     reg_scale: Float[Array, "..."],
 ) -> dict[str, Float[Array, ""]]:
-    """fgl of every layer, and ddf of every layer but the last, which is the teacher."""
+    """The fgl term of every layer, and ddf of every layer but the last, which is the teacher."""
     pairs = pair(targets, shared)
     wanted = losses.distance_targets(queries.initial_boxes, pairs, project, reg_scale)
-    terms = {}
-    *students, teacher = queries.layers
-    for layer, name in zip(queries.layers, names, strict=False):
-        fgl = losses.fine_grained_localization_loss(layer.corners, layer.boxes, pairs, wanted)
-        terms[f"loss_fgl{name}"] = fgl / num_shared
-    for layer, name in zip(students, names, strict=False):
-        terms[f"loss_ddf{name}"] = losses.distillation_loss(
-            layer.corners, layer.boxes, teacher.corners, teacher.logits, pairs, used, balance
+    layers = jax.tree.map(lambda *x: jnp.stack(x), *queries.layers)
+    students, teacher = jax.tree.map(lambda x: x[:-1], layers), queries.layers[-1]
+
+    def fgl(layer):
+        return losses.fine_grained_localization_loss(layer.corners, layer.boxes, pairs, wanted) / num_shared
+
+    def ddf(student):
+        return losses.distillation_loss(
+            student.corners, student.boxes, teacher.corners, teacher.logits, pairs, used, balance
         )
-    return terms
+
+    fgl_terms = _named({"fgl": jax.vmap(fgl)(layers)}, names[: len(queries.layers)])
+    return fgl_terms | _named({"ddf": jax.vmap(ddf)(students)}, names[: len(queries.layers) - 1])
 
 
 def _named(kinds: dict[str, Float[Array, "P"]], names: Sequence[str]) -> dict[str, Float[Array, ""]]:

@@ -81,7 +81,15 @@ def fine_grained_localization_loss(
     return jnp.sum(entropy * matched_iou(boxes, paired))
 
 
-class EdgeCounts(NamedTuple):
+def _softened(corners: Float[Array, "... bins+1"]) -> Float[Array, "... bins+1"]:
+    """Logarithm of the softmax at the distillation's temperature."""
+    # The largest becomes 0 before the division: fused with it, a subtraction after it is not exact enough for
+    # logits of 1e12, whose exponential would then overflow.
+    largest = jax.lax.stop_gradient(jnp.max(corners, axis=-1, keepdims=True))
+    return jax.nn.log_softmax((corners - largest) / TEMPERATURE, axis=-1)
+
+
+class QueryCounts(NamedTuple):
     """How many queries have a true box and how many have none."""
 
     matched: Float[Array, ""]
@@ -95,7 +103,7 @@ def distillation_loss(
     teacher_logits: Float[Array, "B Q K"],
     paired: PairedTargets,
     used: Bool[Array, "B Q"],
-    balance: EdgeCounts,
+    balance: QueryCounts,
 ) -> Float[Array, ""]:
     """DDF (equation 5, GO-LSD): the last layer's distributions teach an earlier layer's.
 
@@ -106,8 +114,7 @@ def distillation_loss(
     bins_of_edge = (*student.shape[:-1], 4, -1)
     student = student.reshape(bins_of_edge)
     teacher = jax.lax.stop_gradient(teacher.reshape(bins_of_edge))
-    log_student = jax.nn.log_softmax(student / TEMPERATURE, axis=-1)
-    log_teacher = jax.nn.log_softmax(teacher / TEMPERATURE, axis=-1)
+    log_student, log_teacher = _softened(student), _softened(teacher)
     divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
     # Rounding would leave a gradient of some 1e-9 here, which Adam is able to blow up.
     divergence = jnp.where(jnp.all(student == teacher, axis=-1), 0.0, divergence)

@@ -54,11 +54,11 @@ def assign(cost: Float[Array, "Q N"], mask: Bool[Array, "N"]) -> Assignment:
     total is the least of all such choices, and the boxes left over have none.
     """
     queries, boxes = cost.shape
+    # With more places for boxes than queries, the surplus goes to queries that don't exist. Their price is above
+    # all real ones, so a real box takes one only when no real query is left.
+    cost = jnp.pad(cost, ((0, max(0, boxes - queries)), (0, 0)), constant_values=4 * COST_LIMIT)
     # All queries cost a padded box the same, so it takes one that is left over and changes nothing.
     cost = jnp.where(mask, cost, 0.0)
-    # With more places for boxes than queries, the surplus goes to queries that don't exist; the price of those
-    # is above all real ones, so that a real box takes one only when no real query is left.
-    cost = jnp.pad(cost, ((0, max(0, boxes - queries)), (0, 0)), constant_values=4 * COST_LIMIT)
     query_index, box_index = optax.assignment.hungarian_algorithm(cost)
     box_of_query = jnp.full(len(cost), -1).at[query_index].set(jnp.where(mask[box_index], box_index, -1))
     box_of_query = box_of_query[:queries]
