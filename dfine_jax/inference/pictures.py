@@ -170,6 +170,7 @@ def _download(address: str, name: str) -> bytes:
                     limit = int(DOWNLOAD_TIMEOUT)
                     raise PictureError(f"{name}: not here after {limit} seconds; download it and give the file's path")
     except urllib.error.HTTPError as error:
+        error.close()  # it holds the connection
         raise PictureError(f"{name}: the server answered {error.code} {error.reason}; check the address") from None
     except PictureError:
         raise

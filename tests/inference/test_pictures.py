@@ -101,7 +101,8 @@ class TestPicturesAsPeopleHaveThem:
     def test_palette_with_transparency(self, tmp_path):
         image = Image.fromarray(noise(8, 8, 4)).quantize(16)
         path = file_of(image, tmp_path / "a.png")
-        assert "transparency" in Image.open(path).info
+        with Image.open(path) as opened:
+            assert "transparency" in opened.info
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             picture = load_picture(path)
