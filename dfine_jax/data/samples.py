@@ -1,0 +1,154 @@
+"""What a data set is made of, whatever format it was stored in.
+
+Boxes are `xyxy` in pixels: edges measured from the picture's top left corner, so a box over the whole of a picture is
+`[0, 0, width, height]`. Labels count from 0 in the order of the data set's `class_names`.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import numpy as np
+from jaxtyping import Float32, Int32, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+Split = Literal["train", "val", "test"]
+SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""What each split is called in the wild."""
+PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+
+
+class DataError(ValueError):
+    """A data set that can't be used; the message is one line: what is wrong, where, and what to do."""
+
+
+class UnreadablePictureError(DataError):
+    """A picture that is missing or can't be decoded."""
+
+    def __init__(self, picture: Path, reason: str):
+        super().__init__(f"can't decode {picture}: {reason}; replace the file or remove it")
+        self.picture = picture
+        self.reason = reason
+
+    def __reduce__(self):
+        return UnreadablePictureError, (self.picture, self.reason)
+
+
+class ProblemKind(StrEnum):
+    """What can be wrong with one picture or one box."""
+
+    MISSING_PICTURE = "missing picture"
+    UNREADABLE_PICTURE = "unreadable picture"
+    DUPLICATE_PICTURE = "duplicate picture"
+    WRONG_SIZE = "wrong size"
+    BROKEN_LABEL = "broken label"
+    UNKNOWN_CLASS = "unknown class"
+    ZERO_SIZE_BOX = "zero-size box"
+    OFF_IMAGE_BOX = "off-image box"
+    DUPLICATE_BOX = "duplicate box"
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong, where it is written, and what was done about it."""
+
+    kind: ProblemKind
+    file: Path
+    line: int | None
+    """Counted from 1; None where the file has no lines (a picture)."""
+    message: str
+
+    def __str__(self) -> str:
+        place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
+        return f"{place}: {self.kind}: {self.message}"
+
+
+def summarise(problems: Iterable[Problem]) -> str:
+    """How many problems of each kind, in one line: `2 zero-size box, 1 missing picture`; `no problems` if none."""
+    counts = Counter(problem.kind for problem in problems)
+    return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "no problems"
+
+
+class Sample(NamedTuple):
+    """One decoded picture with its boxes: what the transforms take and give."""
+
+    picture: UInt8[np.ndarray, "H W 3"]
+    boxes: Float32[np.ndarray, "N 4"]
+    labels: Int32[np.ndarray, " N"]
+
+
+def no_boxes() -> Float32[np.ndarray, "0 4"]:
+    """The boxes of a picture that has none."""
+    return np.zeros((0, 4), np.float32)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Record:
+    """One picture of a data set and what is labelled in it, not decoded yet."""
+
+    picture: Path | UInt8[np.ndarray, "H W 3"]
+    """The file to decode, or the pixels themselves where there is no file."""
+    image_id: int | str
+    """The picture's id in its data set, as predictions in COCO's format must repeat it."""
+    width: int
+    height: int
+    boxes: Float32[np.ndarray, "N 4"]
+    labels: Int32[np.ndarray, " N"]
+    areas: Float32[np.ndarray, " N"]
+    """Square pixels; COCO's own value (the area of its mask) where the file has one. The metric sorts boxes by it."""
+    crowd_boxes: Float32[np.ndarray, "M 4"] = field(default_factory=no_boxes)
+    """Regions the metric must not hold against a detector and training leaves alone: COCO's crowd, VOC's difficult."""
+    crowd_labels: Int32[np.ndarray, " M"] = field(default_factory=lambda: np.zeros(0, np.int32))
+    crowd_areas: Float32[np.ndarray, " M"] = field(default_factory=lambda: np.zeros(0, np.float32))
+    as_stored: bool = False
+    """The boxes are for the pixels as stored: the file's EXIF orientation must not be applied."""
+    file: Path | None = None
+    """Where the picture is listed, and in which line."""
+    line: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The picture's file, for messages."""
+        return str(self.picture) if isinstance(self.picture, Path) else f"drawn picture {self.image_id}"
+
+    def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
+        """Decodes the picture, upright unless `as_stored`.
+
+        Raises:
+            UnreadablePictureError: the file is missing or can't be decoded.
+        """
+        if not isinstance(self.picture, Path):
+            return self.picture
+        try:
+            with Image.open(self.picture) as image:
+                upright = image if self.as_stored else ImageOps.exif_transpose(image)
+                return np.asarray(upright.convert("RGB"))
+        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            raise UnreadablePictureError(self.picture, " ".join(str(error).split())) from error
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """The usable pictures and boxes of one split, and everything that was wrong with the others."""
+
+    class_names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    """The id each label has in the data set's own files; COCO's have gaps."""
+    records: Sequence[Record]
+    most_boxes: int
+    """No picture has more boxes than this."""
+    problems: tuple[Problem, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def sample(self, index: int) -> Sample:
+        """Decodes one picture.
+
+        Raises:
+            UnreadablePictureError: the file is missing or can't be decoded.
+        """
+        record = self.records[index]
+        return Sample(record.pixels(), record.boxes, record.labels)
