@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.model.distribution import weighting_function
 from dfine_jax.model.outputs import (
@@ -123,8 +123,8 @@ def _plain_terms(
     own: Assignment,
     shared: Assignment,
     used: Bool[Array, "B Q"],
-    num_own: Float[Array, ""],
-    num_shared: Float[Array, ""],
+    num_own: Int[Array, ""],
+    num_shared: Int[Array, ""],
 ) -> dict[str, Float[Array, ""]]:
     """The vfl term by each place's own matching, bbox and giou by the one they share."""
     shared_pairs = pair(targets, shared)
@@ -143,9 +143,9 @@ def _layer_terms(
     targets: Targets,
     shared: Assignment,
     used: Bool[Array, "B Q"],
-    num_shared: Float[Array, ""],
+    num_shared: Int[Array, ""],
     balance: QueryCounts,
-    project: Float[Array, "bins+1"],
+    project: Float[Array, "W"],
     reg_scale: Float[Array, "..."],
 ) -> dict[str, Float[Array, ""]]:
     """The fgl term of every layer, and ddf of every layer but the last, which is the teacher."""

@@ -58,9 +58,9 @@ def giou_loss(boxes: Float[Array, "B Q 4"], paired: PairedTargets) -> Float[Arra
 def distance_targets(
     initial_boxes: Float[Array, "B Q 4"],
     paired: PairedTargets,
-    project: Float[Array, "bins+1"],
+    project: Float[Array, "W"],
     reg_scale: ArrayLike,
-) -> Float[Array, "B Q 4 bins+1"]:
+) -> Float[Array, "B Q 4 W"]:
     """The distribution over W(n) that each edge should have: the true box seen from the initial one.
 
     The same for all layers. No gradient flows.
@@ -70,10 +70,10 @@ def distance_targets(
 
 
 def fine_grained_localization_loss(
-    corners: Float[Array, "B Q 4*(bins+1)"],
+    corners: Float[Array, "B Q corners"],
     boxes: Float[Array, "B Q 4"],
     paired: PairedTargets,
-    wanted: Float[Array, "B Q 4 bins+1"],
+    wanted: Float[Array, "B Q 4 W"],
 ) -> Float[Array, ""]:
     """FGL (equation 4): cross entropy of the four edges with the `wanted` distributions, times IoU, summed."""
     log_probability = jax.nn.log_softmax(corners.reshape(wanted.shape), axis=-1)
@@ -81,7 +81,7 @@ def fine_grained_localization_loss(
     return jnp.sum(entropy * matched_iou(boxes, paired))
 
 
-def _softened(corners: Float[Array, "... bins+1"]) -> Float[Array, "... bins+1"]:
+def _softened(corners: Float[Array, "... W"]) -> Float[Array, "... W"]:
     """Logarithm of the softmax at the distillation's temperature."""
     # The largest becomes 0 before the division: fused with it, a subtraction after it is not exact enough for
     # logits of 1e12, whose exponential would then overflow.
@@ -97,9 +97,9 @@ class QueryCounts(NamedTuple):
 
 
 def distillation_loss(
-    student: Float[Array, "B Q 4*(bins+1)"],
+    student: Float[Array, "B Q corners"],
     student_boxes: Float[Array, "B Q 4"],
-    teacher: Float[Array, "B Q 4*(bins+1)"],
+    teacher: Float[Array, "B Q corners"],
     teacher_logits: Float[Array, "B Q K"],
     paired: PairedTargets,
     used: Bool[Array, "B Q"],

@@ -29,7 +29,7 @@ def noise_behind(numbers: dict[str, np.ndarray], targets: Targets) -> DenoisingN
     noisy = 1 / (1 + np.exp(-numbers["dn_boxes_unact"].astype(np.float64)))
     low, high = np.split(noisy, 2, axis=-1)
     corners = np.concatenate([low - high / 2, low + high / 2], -1)
-    move = (corners - np.asarray(cxcywh_to_xyxy(box))) / np.tile(box[..., 2:] / 2, 2)
+    move = (corners - np.asarray(cxcywh_to_xyxy(jnp.asarray(box)))) / np.tile(box[..., 2:] / 2, 2)
     negative = slot % (2 * most) >= most
     return DenoisingNoise(
         flip=jnp.asarray(real),

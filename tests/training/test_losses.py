@@ -219,7 +219,7 @@ def test_one_layer_has_no_one_to_teach(one_layer_losses):
 
 
 def test_weights_multiply_terms(few_targets, one_layer_losses):
-    weights = LossWeights(vfl=2, bbox=0, giou=1, fgl=0.3)
+    weights = LossWeights(vfl=2.0, bbox=0.0, giou=1.0, fgl=0.3)
     changed = jax.jit(lambda *inputs: criterion(*inputs, weights=weights))(one_layer(), few_targets)
     ratio = {"vfl": 2, "bbox": 0, "giou": 0.5, "fgl": 2}
     for name, value in one_layer_losses.terms.items():
