@@ -38,13 +38,8 @@ def run(
     Prints what was found, as a table a picture; from six pictures on, as a line a picture. The exit code is 0 if all
     went well, 1 if some pictures couldn't be read (they are named and skipped), 2 if nothing could be done.
 
-    Examples:
-
-      dfine detect cats.jpg
-
-      dfine detect holiday/ 'scans/*.png' --save drawn --json found.json
-
-      dfine detect cats.jpg --model small-obj2coco --classes cat,dog --threshold 0.3
+    For example, "dfine detect holiday/ 'scans/*.png' --save drawn --json found.json" searches a folder and a pattern,
+    and "dfine detect cats.jpg --model small-obj2coco --classes cat,dog --threshold 0.3" looks for two classes only.
 
     Args:
         paths: Picture files, folders (searched with their subfolders), patterns such as 'a/*.jpg', or URLs.
@@ -57,7 +52,9 @@ def run(
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact.
         classes: Show these classes only, by name or number.
     """
-    pictures = find_pictures(paths)
+    if not paths:
+        raise ValueError("no picture given: name files, folders, patterns or URLs, or see dfine detect --help")
+    pictures = _outside(save, find_pictures(paths))
     detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     wanted = None if classes is None else class_ids(classes.split(","), detector.config.class_names)
     targets = _targets(pictures, save) if save is not None else {}
@@ -112,6 +109,17 @@ def _line(detections: Detections) -> str:
     return f"{detections.image}  {width}x{height}  {counts or 'nothing found'}"
 
 
+def _outside(folder: Path | None, pictures: list[str]) -> list[str]:
+    """Leaves out what an earlier run drew, where the folder to save to lies in a folder that is searched."""
+    if folder is None:
+        return pictures
+    drawn = folder.resolve()
+    found = [picture for picture in pictures if "://" in picture or drawn not in Path(picture).resolve().parents]
+    if not found:
+        raise ValueError(f"all {len(pictures)} pictures lie in {folder}, the folder to save to: choose another one")
+    return found
+
+
 def _targets(pictures: list[str], folder: Path) -> dict[str, Path]:
     """A file for each picture: its own name, numbered where two pictures share one."""
     targets, taken = {}, set()
@@ -129,8 +137,6 @@ def _targets(pictures: list[str], folder: Path) -> dict[str, Path]:
 
 
 def _save(found: Found, detections: Detections, target: Path) -> None:
-    if os.path.exists(found.source) and target.exists() and os.path.samefile(found.source, target):
-        raise ValueError(f"{target} would overwrite the picture itself: choose another folder to save to")
     drawn = draw(found.picture, detections)
     drawn.save(target, **({"quality": 92} if target.suffix == ".jpg" else {}))
 

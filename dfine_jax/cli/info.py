@@ -24,11 +24,7 @@ def run(
     Without --model: the five published sizes. With it: parameters, operations (counted from the compiled program, for
     one picture), the decoder's levels, the classes, and the tree of modules with the shapes of their variables.
 
-    Examples:
-
-      dfine info
-
-      dfine info --model nano-coco --depth 4
+    For example, "dfine info" compares the sizes, and "dfine info --model nano-coco --depth 4" shows one in detail.
 
     Args:
         model: A size (n, s, m, l, x), a short name (nano-coco), a Hub id, a folder, or a .pth.

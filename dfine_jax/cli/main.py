@@ -1,6 +1,7 @@
 """``dfine VERB ...``: finds the verb's file, and turns errors into one line and exit code 2."""
 
 import sys
+import warnings
 from importlib import import_module
 
 # Looked up by name so that a verb loads only what it needs.
@@ -23,6 +24,7 @@ def main(arguments: list[str] | None = None) -> int:
         return 2
     import tyro
 
+    warnings.filterwarnings("ignore", module="PIL")  # what matters of them comes as one line of ours
     run = import_module(f"dfine_jax.cli.{verb}").run
     try:
         return tyro.cli(run, prog=f"dfine {verb}", args=rest) or 0
