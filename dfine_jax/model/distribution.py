@@ -20,7 +20,7 @@ def inverse_sigmoid(x: Float[Array, "*shape"], eps: float = 1e-5) -> Float[Array
     return jnp.log(jnp.maximum(x, eps)) - jnp.log(jnp.maximum(1.0 - x, eps))
 
 
-def weighting_function(up: ArrayLike, reg_scale: ArrayLike, bins: int) -> Float[Array, "{bins}+1"]:
+def weighting_function(up: ArrayLike, reg_scale: ArrayLike, bins: int) -> Float[Array, " {bins}+1"]:
     """W(n), the offset each bin stands for: rising, fine around 0, coarse towards the ends (equation 3).
 
     Args:
@@ -35,7 +35,7 @@ def weighting_function(up: ArrayLike, reg_scale: ArrayLike, bins: int) -> Float[
     return jnp.concatenate([-end, -right[::-1], middle, right, end])
 
 
-def integral(corners: Float[Array, "... corners"], project: Float[Array, "W"]) -> Float[Array, "... 4"]:
+def integral(corners: Float[Array, "... corners"], project: Float[Array, " W"]) -> Float[Array, "... 4"]:
     """Mean offset of each edge: the softmax over its bins, times W(n) (`project`).
 
     `corners` are the logits of all four edges, one after another: 4 times as many as W(n) has values.
@@ -76,7 +76,7 @@ def box_to_distance(
     return jnp.concatenate([centre - low, high - centre], axis=-1) / jnp.tile(unit, 2) - 0.5 * scale
 
 
-def two_hot(distance: Float[Array, "*shape"], project: Float[Array, "W"]) -> Float[Array, "*shape W"]:
+def two_hot(distance: Float[Array, "*shape"], project: Float[Array, " W"]) -> Float[Array, "*shape W"]:
     """Each distance as a distribution over the bins whose mean it is: all on the two values of W(n) around it.
 
     A distance outside W's range has all its weight on the end bin.

@@ -68,7 +68,7 @@ class DenoisingQueries(NamedTuple):
     """The target box that a slot is a copy of; valid where `positive`."""
     positive: Bool[Array, "B D"]
     """True where the slot should predict its box: neither padding nor a negative."""
-    used: Bool[Array, "D"]
+    used: Bool[Array, " D"]
     """False for slots beyond the last group, which no loss counts."""
     groups: Int[Array, ""]
     """How many positive copies each target box has; 0 if the batch has no boxes."""

@@ -145,7 +145,7 @@ def _layer_terms(
     used: Bool[Array, "B Q"],
     num_shared: Int[Array, ""],
     balance: QueryCounts,
-    project: Float[Array, "W"],
+    project: Float[Array, " W"],
     reg_scale: Float[Array, "..."],
 ) -> dict[str, Float[Array, ""]]:
     """The fgl term of every layer, and ddf of every layer but the last, which is the teacher."""
@@ -166,5 +166,5 @@ def _layer_terms(
     return fgl_terms | _named({"ddf": jax.vmap(ddf)(students)}, names[: len(queries.layers) - 1])
 
 
-def _named(kinds: dict[str, Float[Array, "P"]], names: Sequence[str]) -> dict[str, Float[Array, ""]]:
+def _named(kinds: dict[str, Float[Array, " P"]], names: Sequence[str]) -> dict[str, Float[Array, ""]]:
     return {f"loss_{kind}{name}": value[i] for kind, value in kinds.items() for i, name in enumerate(names)}

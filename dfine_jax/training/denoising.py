@@ -98,7 +98,7 @@ def apply_noise(
     )
 
 
-def _blocked(group: Int[Array, "D"], num_queries: int) -> Bool[Array, "D+{num_queries} D+{num_queries}"]:
+def _blocked(group: Int[Array, " D"], num_queries: int) -> Bool[Array, "D+{num_queries} D+{num_queries}"]:
     """No query sees a denoising slot of another group, and ordinary queries see none; all see the ordinary ones."""
     group = jnp.concatenate([group, jnp.full(num_queries, -1)])
     return (group[:, None] != group[None, :]) & (group[None, :] >= 0)

@@ -58,7 +58,7 @@ def giou_loss(boxes: Float[Array, "B Q 4"], paired: PairedTargets) -> Float[Arra
 def distance_targets(
     initial_boxes: Float[Array, "B Q 4"],
     paired: PairedTargets,
-    project: Float[Array, "W"],
+    project: Float[Array, " W"],
     reg_scale: ArrayLike,
 ) -> Float[Array, "B Q 4 W"]:
     """The distribution over W(n) that each edge should have: the true box seen from the initial one.

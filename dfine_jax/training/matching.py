@@ -34,7 +34,7 @@ def match_cost(
     logits: Float[Array, "Q K"],
     boxes: Float[Array, "Q 4"],
     target_boxes: Float[Array, "N 4"],
-    target_labels: Int[Array, "N"],
+    target_labels: Int[Array, " N"],
     weights: MatchWeights = MatchWeights(),
 ) -> Float[Array, "Q N"]:
     """What it costs to let each query answer for each true box of one picture; a NaN becomes 1."""
@@ -47,21 +47,22 @@ def match_cost(
     return jnp.clip(jnp.nan_to_num(cost, nan=1.0), -COST_LIMIT, COST_LIMIT)
 
 
-def assign(cost: Float[Array, "Q N"], mask: Bool[Array, "N"]) -> Assignment:
+def assign(cost: Float[Array, "Q N"], mask: Bool[Array, " N"]) -> Assignment:
     """The one-to-one assignment of one picture's boxes to queries with the least total cost.
 
     Every real box gets a query. If there are more real boxes than queries, every query gets a box, so that the
     total is the least of all such choices, and the boxes left over have none.
     """
     queries, boxes = cost.shape
-    # With more places for boxes than queries, the surplus goes to queries that don't exist. Their price is above
-    # all real ones, so a real box takes one only when no real query is left.
-    cost = jnp.pad(cost, ((0, max(0, boxes - queries)), (0, 0)), constant_values=4 * COST_LIMIT)
-    # All queries cost a padded box the same, so it takes one that is left over and changes nothing.
-    cost = jnp.where(mask, cost, 0.0)
-    query_index, box_index = optax.assignment.hungarian_algorithm(cost)
-    box_of_query = jnp.full(len(cost), -1).at[query_index].set(jnp.where(mask[box_index], box_index, -1))
-    box_of_query = box_of_query[:queries]
+    # Besides the queries every box has a place of its own to go to. A padded box goes there at once, which keeps
+    # it out of the real ones' way and the solver fast. To a real box all places are dearer than any query, so it
+    # is left with one only when there are more boxes than queries.
+    dear = 4 * COST_LIMIT
+    to_query = jnp.where(mask[:, None], cost.T, dear)
+    to_own_place = jnp.where(jnp.eye(boxes, dtype=bool) & ~mask, 0.0, dear)
+    box_index, place = optax.assignment.hungarian_algorithm(jnp.concatenate([to_query, to_own_place], axis=1))
+    box_of_place = jnp.full(queries + boxes, -1).at[place].set(box_index)
+    box_of_query = box_of_place[:queries]
     return Assignment(box=jnp.maximum(box_of_query, 0), matched=box_of_query >= 0)
 
 
