@@ -31,10 +31,13 @@ class Category(NamedTuple):
     name: str
 
 
+Corners = tuple[float, float, float, float]
+
+
 class StatedBox(NamedTuple):
     """A box as written."""
 
-    xyxy: tuple[float, float, float, float]
+    xyxy: Corners
     """Pixels, or fractions of the picture where `fractions` is set on the picture."""
     category: Hashable
     line: int
@@ -142,14 +145,15 @@ def _record(
         stated = f"{picture.size[0]}x{picture.size[1]}"
         message = f"{picture.path} is {width}x{height}, its labels say {stated}; boxes taken as written"
         problems.append(Problem(ProblemKind.WRONG_SIZE, picture.file, picture.line, message))
-    boxes: list[tuple[np.ndarray, int, float, bool]] = []
+    boxes: list[tuple[Corners, int, float, bool]] = []
     seen: set[tuple] = set()
     for box in picture.boxes:
         checked = _checked_box(box, picture, (width, height), label_of, seen)
         if checked.problem is not None:
             problems.append(checked.problem)
         if checked.xyxy is not None:
-            area = box.area if box.area is not None else float(np.prod(checked.xyxy[2:] - checked.xyxy[:2]))
+            left, top, right, bottom = checked.xyxy
+            area = (right - left) * (bottom - top) if box.area is None else box.area
             boxes.append((checked.xyxy, label_of[box.category], area, box.crowd))
     objects = _columns([box for box in boxes if not box[3]])
     crowds = _columns([box for box in boxes if box[3]])
@@ -160,7 +164,7 @@ def _record(
 
 
 class _Checked(NamedTuple):
-    xyxy: np.ndarray | None
+    xyxy: Corners | None
     problem: Problem | None
 
 
@@ -172,36 +176,41 @@ def _checked_box(
     def problem(kind: ProblemKind, message: str) -> Problem:
         return Problem(kind, box.file, box.line, f"{message} ({picture.path.name})")
 
-    if not all(math.isfinite(value) for value in box.xyxy):
+    def shown() -> str:
+        return "box [" + ", ".join(f"{round(side, 2):g}" for side in (left, top, right, bottom)) + "]"
+
+    if not all(map(math.isfinite, box.xyxy)):
         return _Checked(None, problem(ProblemKind.BROKEN_LABEL, f"box {box.xyxy} is not four numbers; left out"))
     if box.category not in label_of:
         known = ", ".join(str(key) for key in list(label_of)[:8]) + (", ..." if len(label_of) > 8 else "")
         return _Checked(None, problem(ProblemKind.UNKNOWN_CLASS, f"{box.category!r} is none of {known}; left out"))
-    scale = np.array(size * 2, np.float64) if picture.fractions else 1.0
-    xyxy = np.array(box.xyxy, np.float64) * scale
-    shown = "[" + ", ".join(f"{value:g}" for value in np.round(xyxy, 2)) + "]"
-    if xyxy[2] <= xyxy[0] or xyxy[3] <= xyxy[1]:
-        return _Checked(None, problem(ProblemKind.ZERO_SIZE_BOX, f"box {shown} has no area; left out"))
-    clipped = np.clip(xyxy, 0.0, np.array(size * 2, np.float64))
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        message = f"box {shown} is outside of the {size[0]}x{size[1]} picture; left out"
+    width, height = size
+    left, top, right, bottom = box.xyxy
+    if picture.fractions:
+        left, top, right, bottom = left * width, top * height, right * width, bottom * height
+    if right <= left or bottom <= top:
+        return _Checked(None, problem(ProblemKind.ZERO_SIZE_BOX, f"{shown()} has no area; left out"))
+    if right <= 0 or bottom <= 0 or left >= width or top >= height:
+        message = f"{shown()} is outside of the {width}x{height} picture; left out"
         return _Checked(None, problem(ProblemKind.OFF_IMAGE_BOX, message))
     key = (box.category, box.crowd, *box.xyxy)
     if key in seen:
-        return _Checked(None, problem(ProblemKind.DUPLICATE_BOX, f"box {shown} is there twice; the second is left out"))
+        message = f"{shown()} is there twice; the second is left out"
+        return _Checked(None, problem(ProblemKind.DUPLICATE_BOX, message))
     seen.add(key)
-    if np.abs(xyxy - clipped).max() > TOLERANCE:
-        message = f"box {shown} reaches out of the {size[0]}x{size[1]} picture; clipped"
+    if max(-left, -top, right - width, bottom - height) > TOLERANCE:
+        clipped = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
+        message = f"{shown()} reaches out of the {width}x{height} picture; clipped"
         return _Checked(clipped, problem(ProblemKind.OFF_IMAGE_BOX, message))
-    return _Checked(xyxy, None)
+    return _Checked((left, top, right, bottom), None)
 
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))
 """One object for all pictures without crowds: workers are sent it once."""
 
 
-def _columns(boxes: Sequence[tuple[np.ndarray, int, float, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _columns(boxes: Sequence[tuple[Corners, int, float, bool]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     if not boxes:
         return NOTHING
     xyxy, labels, areas, _ = zip(*boxes, strict=True)
-    return np.stack(xyxy).astype(np.float32), np.array(labels, np.int32), np.array(areas, np.float32)
+    return np.array(xyxy, np.float32), np.array(labels, np.int32), np.array(areas, np.float32)
