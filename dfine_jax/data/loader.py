@@ -246,7 +246,11 @@ class Loader:
         """The next batch; raises StopIteration after the last, and DataError, naming the picture, if it fails."""
         if self._prefetch is None:
             self._prefetch = Prefetch(self.batches, self._next, self.workers)
-        loaded: Loaded = next(self._prefetch)
+        try:
+            loaded: Loaded = next(self._prefetch)
+        except DataError:
+            self.close()  # so that asking again tries again
+            raise
         self._next += 1
         self.problems += [problem for problem in loaded.problems if problem not in self.problems]
         self.boxes_left_out += int(loaded.batch.left_out.sum())

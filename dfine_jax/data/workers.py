@@ -126,7 +126,7 @@ class Prefetch(Iterator[Any]):
         self._finalizer = weakref.finalize(self, _close_all, self._workers)
 
     def __next__(self) -> Any:
-        """The next item; raises DataError, with one line, if it could not be computed."""
+        """The next item; raises DataError, with one line, if it could not be computed, and nothing comes after that."""
         if self._next >= len(self._source):
             self.close()
             raise StopIteration
@@ -136,6 +136,7 @@ class Prefetch(Iterator[Any]):
             item = _item(self._source, self._next)
         if isinstance(item, _Failure):
             self.close()
+            self._next = len(self._source)
             error = DataError(item.message)
             if item.trace:
                 error.add_note(item.trace)

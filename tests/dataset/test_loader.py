@@ -199,6 +199,8 @@ def test_a_failing_picture_is_named_in_one_line(workers):
     message = "drawn picture the-third can't be prepared: KeyError: 'colour'"
     with Loader(source, workers) as loader, pytest.raises(DataError, match=message) as caught:
         list(loader)
+    with pytest.raises(DataError, match=message):
+        list(loader)
     assert "\n" not in str(caught.value)
     assert "Traceback" in caught.value.__notes__[0]
 
