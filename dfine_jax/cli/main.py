@@ -9,6 +9,7 @@ VERBS = {
     "detect": "find things in pictures",
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "info": "show what a model is made of",
+    "data": "inspect labelled pictures",
 }
 
 
