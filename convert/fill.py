@@ -42,10 +42,10 @@ class Plan:
             *(f"wrong shape: {line}" for line in self.misshapen),
         ]
 
-    def check(self, source: str) -> None:
-        """Raises ``CheckpointError`` with every problem at once, if there is any."""
+    def check(self, source: str, hint: str = "") -> None:
+        """Raises ``CheckpointError`` with every problem at once, if there is any, after the ``hint`` at a cause."""
         if problems := self.problems():
-            lines = "\n  ".join(problems)
+            lines = "\n  ".join([hint, *problems] if hint else problems)
             raise CheckpointError(
                 f"{source} does not fit the model: {len(self.missing)} tensors missing, {len(self.unexpected)} "
                 f"unexpected, {len(self.misshapen)} of the wrong shape\n  {lines}"
@@ -53,7 +53,7 @@ class Plan:
 
 
 def plan(dialect: Dialect, shapes: Mapping[str, Shape], targets: Mapping[str, Shape]) -> Plan:
-    """Compares a checkpoint's names and shapes with the model's (``targets``); missing ones by the checkpoint's name."""
+    """Compares a checkpoint's names and shapes with the model's, ``targets``."""
     result = Plan()
     for name, shape in sorted(shapes.items()):
         matches = to_jax(dialect, name)
@@ -66,7 +66,7 @@ def plan(dialect: Dialect, shapes: Mapping[str, Shape], targets: Mapping[str, Sh
             if match.layout.shape(part_shape) == targets[match.name] and (count == 1 or shape[0] % count == 0):
                 result.origins[match.name] = (name, match)
             else:
-                expected = _torch_shape(match, targets[match.name])
+                expected = torch_shape(match, targets[match.name])
                 result.misshapen.append(f"{name} is {list(shape)}, the model needs {list(expected)}")
     missing = set()
     for target in targets:
@@ -90,18 +90,8 @@ def fill(result: Plan, source: Source) -> Iterator[tuple[str, np.ndarray]]:
         yield target, np.ascontiguousarray(match.layout.to_jax(part), dtype=np.float32)
 
 
-def reverse(dialect: Dialect, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Our arrays by the dialect's names and in PyTorch's layout. The dialect must not fuse tensors."""
-    result = {}
-    for target, array in values.items():
-        match = to_torch(dialect, target)
-        if match is None or match.part != (0, 1):
-            raise AssertionError(f"{dialect.name} has no tensor of its own for {target}")
-        result[match.name] = np.ascontiguousarray(match.layout.to_torch(np.asarray(array)))
-    return result
-
-
-def _torch_shape(match: Match, shape: Shape) -> Shape:
+def torch_shape(match: Match, shape: Shape) -> Shape:
+    """The shape of the PyTorch tensor that holds an array of ours of this shape."""
     axes = match.layout.axes
     if axes is not None:
         shape = tuple(shape[i] for i in np.argsort(axes))

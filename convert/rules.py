@@ -1,13 +1,13 @@
 """Which PyTorch tensor is which of ours: one table a dialect, read in both directions.
 
 A dialect lists modules (where a module of some kind lies there and here) and, for each kind, its tensors. In names,
-``#`` stands for a number and ``*`` for one part of a name; they correspond in order.
+``#`` stands for a number; the numbers correspond in order.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cached_property
 
 from convert.layouts import CONV, LINEAR, SAME, Layout
 
@@ -31,6 +31,10 @@ class Module:
     leaves: tuple[Leaf, ...]
 
 
+Rules = dict[str, list[tuple[re.Pattern[str], str, Leaf]]]
+"""Patterns of names with the counterpart and the tensor, found by the name without its numbers."""
+
+
 @dataclass(frozen=True)
 class Dialect:
     """All names of one PyTorch implementation. ``ignored``: patterns of tensors that hold nothing to learn."""
@@ -38,6 +42,19 @@ class Dialect:
     name: str
     modules: tuple[Module, ...]
     ignored: tuple[str, ...]
+
+    @cached_property
+    def forward(self) -> Rules:
+        """From PyTorch's names to ours."""
+        return _compiled((f"{m.source}.{leaf.source}", f"{m.target}.{leaf.target}", leaf) for m, leaf in self._leaves())
+
+    @cached_property
+    def backward(self) -> Rules:
+        """From our names to PyTorch's."""
+        return _compiled((f"{m.target}.{leaf.target}", f"{m.source}.{leaf.source}", leaf) for m, leaf in self._leaves())
+
+    def _leaves(self) -> Iterator[tuple[Module, Leaf]]:
+        return ((module, leaf) for module in self.modules for leaf in module.leaves)
 
 
 @dataclass(frozen=True)
@@ -63,6 +80,7 @@ def _conv_norm(conv: str, norm: str, affine: str | None = None) -> tuple[Leaf, .
     return (Leaf(f"{conv}.weight", "kernel", CONV), *_norm(norm), *learnable)
 
 
+STEM = ("stem1", "stem2a", "stem2b", "stem3", "stem4")
 LINEAR_LEAVES = (Leaf("weight", "kernel", LINEAR), Leaf("bias", "bias"))
 NORM_LEAVES = (Leaf("weight", "scale"), Leaf("bias", "bias"))
 ENCODER_CONV = _conv_norm("conv", "norm")
@@ -88,7 +106,7 @@ def _layer_norm(source: str, target: str) -> Module:
 def _backbone(stem: str, stages: str, leaves: tuple[Leaf, ...]) -> tuple[Module, ...]:
     block = f"{stages}.#.blocks.#"
     return (
-        Module(f"{stem}.*", "backbone.stem.*", leaves),
+        *(Module(f"{stem}.{conv}", f"backbone.stem.{conv}", leaves) for conv in STEM),
         Module(f"{stages}.#.downsample", "backbone.stages.#.downsample", leaves),
         Module(f"{block}.layers.#", "backbone.stages.#.blocks.#.layers.#", leaves),
         Module(f"{block}.layers.#.conv1", "backbone.stages.#.blocks.#.layers.#.pointwise", leaves),
@@ -242,12 +260,12 @@ ORIGINAL = Dialect(
 
 def to_jax(dialect: Dialect, name: str) -> tuple[Match, ...]:
     """Our tensors that a PyTorch tensor holds: one, or three where attention's projections are fused, or none."""
-    return _matches(_compiled(dialect), name)
+    return _matches(dialect.forward, name)
 
 
 def to_torch(dialect: Dialect, name: str) -> Match | None:
     """The PyTorch tensor that holds ours."""
-    return next(iter(_matches(_compiled(dialect, reverse=True), name)), None)
+    return next(iter(_matches(dialect.backward, name)), None)
 
 
 def is_ignored(dialect: Dialect, name: str) -> bool:
@@ -255,23 +273,21 @@ def is_ignored(dialect: Dialect, name: str) -> bool:
     return any(re.fullmatch(pattern, name) for pattern in dialect.ignored)
 
 
-def _matches(rules: Iterable[tuple[re.Pattern[str], str, Leaf]], name: str) -> tuple[Match, ...]:
+def _matches(rules: Rules, name: str) -> tuple[Match, ...]:
     found = []
-    for pattern, template, leaf in rules:
+    for pattern, counterpart, leaf in rules.get(_without_numbers(name), ()):
         if match := pattern.fullmatch(name):
-            parts = iter(match.groups())
-            counterpart = re.sub(r"[#*]", lambda _: next(parts), template)
-            found.append(Match(counterpart, leaf.layout, leaf.part))
+            found.append(Match(counterpart.format(*match.groups()), leaf.layout, leaf.part))
     return tuple(found)
 
 
-@cache
-def _compiled(dialect: Dialect, reverse: bool = False) -> tuple[tuple[re.Pattern[str], str, Leaf], ...]:
-    rules = []
-    for module in dialect.modules:
-        for leaf in module.leaves:
-            names = (f"{module.source}.{leaf.source}", f"{module.target}.{leaf.target}")
-            start, end = names[::-1] if reverse else names
-            pattern = re.escape(start).replace(r"\#", r"(\d+)").replace(r"\*", r"(\w+)")
-            rules.append((re.compile(pattern), end, leaf))
-    return tuple(rules)
+def _compiled(rules: Iterable[tuple[str, str, Leaf]]) -> Rules:
+    result: Rules = {}
+    for start, end, leaf in rules:
+        pattern = re.compile(re.escape(start).replace(r"\#", r"(\d+)"))
+        result.setdefault(_without_numbers(start), []).append((pattern, end.replace("#", "{}"), leaf))
+    return result
+
+
+def _without_numbers(name: str) -> str:
+    return ".".join("#" if part.isdigit() else part for part in name.split("."))

@@ -58,3 +58,9 @@ OBJECTS365_CLASSES: tuple[str, ...] = (
     "Cosmetics Brush/Eyeliner Pencil", "Chainsaw", "Eraser", "Lobster", "Durian", "Okra", "Lipstick",
     "Cosmetics Mirror", "Curling", "Table Tennis",
 )  # fmt: skip
+
+
+def class_names_for(count: int) -> tuple[str, ...]:
+    """The data set's names where the number of classes tells which it is, otherwise "class 0" and so on."""
+    known = {len(names): names for names in (COCO_CLASSES, OBJECTS365_CLASSES)}
+    return known.get(count) or tuple(f"class {i}" for i in range(count))

@@ -130,7 +130,7 @@ def to_hub(config: DFineConfig) -> dict[str, Any]:
         "batch_norm_eps": config.norm_epsilon,
         "encoder_hidden_dim": encoder.width,
         "encoder_in_channels": list(config.backbone.out_channels),
-        "feat_strides": _strides(config.backbone),
+        "feat_strides": map_strides(config.backbone),
         "encoder_layers": encoder.attention_layers,
         "encoder_ffn_dim": encoder.feedforward,
         "encoder_attention_heads": encoder.heads,
@@ -171,6 +171,21 @@ def evaluated(config: DFineConfig) -> DFineConfig:
     """The same model without decoder layers past the one that counts, which only training uses."""
     count = config.decoder.last_layer + 1
     return replace(config, decoder=replace(config.decoder, layers=count, eval_layer=-1, layer_scale=1.0))
+
+
+def surplus_layers(config: Mapping[str, Any]) -> range:
+    """Numbers of the decoder layers past ``eval_idx`` that a checkpoint with this ``config.json`` may hold.
+
+    transformers makes such layers, some of them twice, but fails when it comes to run them.
+    """
+    kept = from_hub(config).decoder.layers
+    layers = config.get("decoder_layers", _DEFAULTS["decoder_layers"])
+    return range(kept, 2 * layers - kept)
+
+
+def map_strides(backbone: BackboneConfig) -> list[int]:
+    """How many pixels a cell of each map handed to the encoder is high and wide."""
+    return [4 * 2 ** sum(stage.downsample for stage in backbone.stages[:end]) for end in backbone.out_stages]
 
 
 def _backbone(fields: Fields) -> BackboneConfig:
@@ -356,7 +371,3 @@ def _hub_backbone(backbone: BackboneConfig) -> dict[str, Any]:
         "stage_numb_of_layers": [stage.layers for stage in stages],
         "use_learnable_affine_block": backbone.learnable_affine,
     }
-
-
-def _strides(backbone: BackboneConfig) -> list[int]:
-    return [4 * 2 ** sum(stage.downsample for stage in backbone.stages[:end]) for end in backbone.out_stages]

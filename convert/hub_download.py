@@ -1,0 +1,35 @@
+"""Files of a model on the Hugging Face Hub, through its client: cache, ``HF_HUB_OFFLINE`` and progress bars are its."""
+
+from pathlib import Path
+
+from convert.fill import CheckpointError
+
+FILES = [
+    "config.json",
+    "preprocessor_config.json",
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "model-*-of-*.safetensors",
+]
+
+
+def download(repo: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """The folder in the cache with the model's files; ``CheckpointError`` in one line where it can't be had."""
+    from huggingface_hub import errors, snapshot_download  # not for those who have their model already
+
+    at = f" at revision {revision}" if revision else ""
+    try:
+        return Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=FILES))
+    except errors.HFValidationError:
+        problem = "that is no name of a Hub repository (owner/name)"
+    except errors.GatedRepoError:
+        problem = f"access has to be asked for at https://huggingface.co/{repo}, then log in or give a token"
+    except errors.RevisionNotFoundError:
+        problem = "the Hub knows the repository, but not the revision"
+    except errors.RepositoryNotFoundError:
+        problem = "the Hub has no such repository, or it is private and needs a token"
+    except errors.LocalEntryNotFoundError:
+        problem = "not in the local cache, and the Hub can't be reached (no network, or HF_HUB_OFFLINE is set)"
+    except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
+        problem = f"the download failed ({(str(error).splitlines() or [''])[0]:.200})"
+    raise CheckpointError(f"{repo}{at}: {problem}")

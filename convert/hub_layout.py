@@ -1,0 +1,102 @@
+"""A folder as transformers writes one: ``config.json``, ``model.safetensors`` and ``preprocessor_config.json``.
+
+Tensors are written one at a time, each at its place, so that no second copy of the weights is needed.
+"""
+
+import json
+import math
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from convert.atomic import new_folder
+from convert.fill import Shape, torch_shape
+from convert.folder import model_shapes, write_json
+from convert.rules import HUB, Match, to_torch
+from dfine_jax.config import DFineConfig
+from dfine_jax.hub_config import evaluated, to_hub
+from dfine_jax.inference.preprocess import Preprocessing
+
+_PAST_EVALUATED = re.compile(r"decoder\.(?:layers|class_heads|box_heads|quality)\.(\d+)\.")
+
+
+def save_hub_folder(
+    target: Path,
+    config: DFineConfig,
+    preprocessing: Preprocessing,
+    arrays: Iterable[tuple[str, np.ndarray]],
+    *,
+    replace: bool = False,
+) -> None:
+    """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
+
+    Decoder layers past the one that counts are left out. ``ValueError`` unless ``arrays`` are those of a model of this
+    configuration.
+    """
+    kept = evaluated(config)
+    with new_folder(target, replace=replace) as folder:
+        _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers))
+        write_json(folder / "config.json", to_hub(kept))
+        write_json(folder / "preprocessor_config.json", preprocessing.to_json())
+
+
+def _without_surplus(arrays: Iterable[tuple[str, np.ndarray]], layers: int) -> Iterator[tuple[str, np.ndarray]]:
+    for name, array in arrays:
+        layer = _PAST_EVALUATED.match(name)
+        if layer is None or int(layer[1]) < layers:
+            yield name, array
+
+
+def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    params, batch_stats = model_shapes(config)
+    matches = {name: to_torch(HUB, name) for name in (*params, *batch_stats)}
+    shapes = {**params, **batch_stats}
+    constants = dict(_constants(config, shapes, matches))
+    tensors = {name: (array.dtype, array.shape) for name, array in constants.items()}
+    tensors |= {match.name: (np.dtype("<f4"), torch_shape(match, shapes[ours])) for ours, match in matches.items()}
+    header, places = _header(tensors)
+    missing = set(shapes)
+    with path.open("wb") as file:
+        file.write(header)
+        for name, array in constants.items():
+            file.seek(places[name])
+            file.write(array.tobytes())
+        for ours, array in arrays:
+            if ours not in missing or tuple(array.shape) != shapes[ours]:
+                raise ValueError(f"{ours} of shape {array.shape} is not the model's, or is given twice")
+            missing.remove(ours)
+            file.seek(places[matches[ours].name])
+            file.write(matches[ours].layout.to_torch(np.asarray(array, "<f4")).tobytes())
+    if missing:
+        raise ValueError(f"arrays of the model are missing: {', '.join(sorted(missing))}")
+
+
+def _constants(
+    config: DFineConfig, shapes: dict[str, Shape], matches: dict[str, Match]
+) -> Iterator[tuple[str, np.ndarray]]:
+    """What transformers stores beside the weights: counts of batches, and each point's share of its level."""
+    for ours in shapes:
+        frozen = ours.startswith("backbone.") and config.backbone.frozen_norms
+        if ours.endswith(".norm.mean") and not frozen:
+            name = matches[ours].name.removesuffix("running_mean") + "num_batches_tracked"
+            yield name, np.zeros((), "<i8")
+    share = np.array([1 / count for count in config.decoder.points for _ in range(count)], "<f4")
+    for layer in range(config.decoder.layers):
+        yield f"model.decoder.layers.{layer}.encoder_attn.num_points_scale", share
+
+
+def _header(tensors: dict[str, tuple[np.dtype, Shape]]) -> tuple[bytes, dict[str, int]]:
+    """The head of a safetensors file, and where in the file each tensor starts: the widest types first, by name."""
+    entries: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    places, end = {}, 0
+    for name, (dtype, shape) in sorted(tensors.items(), key=lambda item: (-item[1][0].itemsize, item[0])):
+        start, end = end, end + dtype.itemsize * math.prod(shape)
+        kind = {"i": "I", "f": "F"}[dtype.kind] + str(8 * dtype.itemsize)
+        entries[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [start, end]}
+        places[name] = start
+    text = json.dumps(entries, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    head = len(text).to_bytes(8, "little") + text
+    return head, {name: len(head) + start for name, start in places.items()}

@@ -1,0 +1,115 @@
+"""Orbax checkpoints written and read a few arrays at a time: as a whole they take the memory of the weights twice."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+
+from convert.fill import CheckpointError, Shape
+
+WRITE_BYTES, READ_BYTES = 8 * 2**20, 32 * 2**20
+"""Arrays are committed to the disk, and read, in batches of about this size."""
+
+Shapes = Mapping[str, Mapping[str, Shape]]
+"""For each part of a checkpoint, the names and shapes of its arrays. Names are unique across parts."""
+
+
+def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    """Writes dictionaries of arrays as any Orbax handler of PyTrees reads them.
+
+    ``ValueError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
+    """
+    tree = {part: {name: _Place(name, shape) for name, shape in kind.items()} for part, kind in shapes.items()}
+    registry = ocp.type_handlers.create_type_handler_registry((_Place, _StreamHandler(arrays)))
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
+        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+
+
+def stored_shapes(path: Path) -> Shapes:
+    """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
+    try:
+        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+        return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
+    except Exception as error:  # whatever its storage raises
+        raise _damaged(path, error) from None
+
+
+def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
+    """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
+    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        for batch in _batches(shapes):
+            as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
+            wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
+            try:
+                tree = checkpointer.restore(path.absolute(), args=wanted)
+            except Exception as error:
+                raise _damaged(path, error) from None
+            for kind in tree.values():
+                yield from kind.items()
+
+
+def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:
+    batch: dict[str, dict[str, int]] = {}
+    size = 0
+    for part, kind in shapes.items():
+        for name, shape in kind.items():
+            batch.setdefault(part, {})[name] = 0
+            size += 4 * math.prod(shape)
+            if size >= READ_BYTES:
+                yield batch
+                batch, size = {}, 0
+    if batch:
+        yield batch
+
+
+def _damaged(path: Path, error: Exception) -> CheckpointError:
+    reason = next(iter(str(error).splitlines()), type(error).__name__)
+    return CheckpointError(f"{path} is damaged or no Orbax checkpoint ({reason:.200})")
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Stands in the tree for an array that is yet to come."""
+
+    name: str
+    shape: Shape
+
+
+class _StreamHandler(ocp.type_handlers.NumpyHandler):
+    """Takes the arrays from the stream instead of from the tree."""
+
+    def __init__(self, arrays: Iterable[tuple[str, np.ndarray]]):
+        super().__init__()
+        self.arrays = arrays
+
+    async def serialize(self, values: Sequence[_Place], infos: Sequence[Any], args: Sequence[Any] | None = None):
+        args = args or [ocp.type_handlers.SaveArgs()] * len(values)
+        waiting = {place.name: (place, *rest) for place, *rest in zip(values, infos, args, strict=True)}
+        batch, size = [], 0
+        for name, array in self.arrays:
+            place, info, arg = waiting.pop(name, (None, None, None))
+            if place is None or array.shape != place.shape:
+                raise ValueError(f"{name} of shape {array.shape} is not the model's, or is given twice")
+            batch.append((array, info, arg))
+            size += array.nbytes
+            if size >= WRITE_BYTES:
+                await self._commit(batch)
+                batch, size = [], 0
+        if waiting:
+            raise ValueError(f"arrays of the model are missing: {', '.join(sorted(waiting))}")
+        await self._commit(batch)
+        return []
+
+    async def _commit(self, batch: list[tuple[np.ndarray, Any, Any]]) -> None:
+        if batch:
+            for commit in await super().serialize(*map(list, zip(*batch, strict=True))):
+                commit.result()
+
+    def memory_size(self, values: Sequence[_Place]) -> Sequence[tuple[int, int]]:
+        return [(0, 0)] * len(values)

@@ -1,0 +1,94 @@
+"""What shapes tell about a checkpoint's model: its size, and for the original's ``.pth`` the whole configuration."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+
+from convert.fill import CheckpointError, Shape
+from convert.rules import ORIGINAL, Dialect, to_jax
+from dfine_jax.class_names import class_names_for
+from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.hub_config import map_strides
+
+
+def known_shapes(dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
+    """Our names and layouts of all tensors that the dialect knows (a fused tensor's parts with the whole's shape)."""
+    return {match.name: match.layout.shape(shape) for name, shape in shapes.items() for match in to_jax(dialect, name)}
+
+
+def size_of_shapes(known: Mapping[str, Shape]) -> str | None:
+    """The published size whose stem and encoder have these widths, or None."""
+    stem, encoder = known.get("backbone.stem.stem4.kernel"), known.get("encoder.lateral.0.kernel")
+    if stem is None or encoder is None:
+        return None
+    return next((size for size, make in SIZES.items() if _widths(make()) == (*stem[-2:], encoder[-1])), None)
+
+
+def size_of_config(config: DFineConfig) -> str | None:
+    """The published size whose stem and encoder have the configuration's widths, or None."""
+    return next((size for size, make in SIZES.items() if _widths(make()) == _widths(config)), None)
+
+
+def original_config(shapes: Mapping[str, Shape], source: str, size: str | None = None) -> DFineConfig:
+    """The configuration of a ``.pth``, told from its names and shapes; those of ``size`` count where it is given.
+
+    Told are the size, the classes, the decoder's layers (those past ``eval_idx`` by their width, where they have
+    another), whether queries are learned, denoised, and whether the backbone's norms are frozen. ``CheckpointError``
+    where no published size has such shapes.
+    """
+    known = known_shapes(ORIGINAL, shapes)
+    if not known:
+        raise CheckpointError(f"{source} holds no weights of D-FINE: no rule knows any of its tensors{_some(shapes)}")
+    size = size or size_of_shapes(known)
+    if size is None:
+        raise CheckpointError(f"{source} has the shapes of no published size: say which to take it for (n, s, m, l, x)")
+    config = DFineConfig.from_size(size)
+    classes = known.get("decoder.encoder_score.bias", (config.num_classes,))[0]
+    decoder = config.decoder
+    if layers := _layer_widths(known):
+        wide = [i for i, width in enumerate(layers) if width != layers[0]]
+        decoder = replace(
+            decoder,
+            layers=len(layers),
+            eval_layer=wide[0] - 1 if wide else -1,
+            layer_scale=layers[-1] / layers[0],
+        )
+    if "decoder.denoising_embed" not in known:
+        decoder = replace(decoder, denoising_queries=0)
+    if "decoder.learned_content" in known:
+        decoder = replace(decoder, learned_queries=True, queries=known["decoder.learned_content"][0])
+    counts_batches = any(re.fullmatch(r"backbone\..*\.num_batches_tracked", name) for name in shapes)
+    return replace(
+        config,
+        backbone=replace(config.backbone, frozen_norms=not counts_batches),
+        decoder=decoder,
+        class_names=class_names_for(classes),
+    )
+
+
+def original_picture_side(shapes: Mapping[str, Shape], config: DFineConfig) -> int | None:
+    """Height and width of the square pictures that the anchors stored in a ``.pth`` are for, or None."""
+    if len(anchors := shapes.get("decoder.anchors", ())) != 3:
+        return None
+    strides = map_strides(config.backbone)
+    side = math.isqrt(round(anchors[1] / sum(stride**-2 for stride in strides)))
+    cells = sum((side // stride) ** 2 for stride in strides)
+    return side if side > 0 and side % 32 == 0 and cells == anchors[1] else None
+
+
+def _widths(config: DFineConfig) -> tuple[int, ...]:
+    return (*config.backbone.stem_channels[1:], config.encoder.width)
+
+
+def _layer_widths(known: Mapping[str, Shape]) -> list[int]:
+    """The width of each decoder layer, up to the first that is not there."""
+    widths = []
+    while shape := known.get(f"decoder.layers.{len(widths)}.norm1.scale"):
+        widths.append(shape[0])
+    return widths
+
+
+def _some(shapes: Mapping[str, Shape]) -> str:
+    names = sorted(shapes)
+    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

@@ -1,0 +1,156 @@
+"""``dfine convert``: PyTorch weights to a folder for JAX, or back."""
+
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.table import Table
+
+from convert.atomic import check_target
+from convert.folder import StoredModel, model_shapes, save_folder
+from convert.hub_layout import save_hub_folder
+from dfine_jax.pretrained import load_pretrained, open_pretrained
+
+
+def run(
+    source: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="SOURCE")],
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")],
+    /,
+    to: Literal["jax", "hub"] = "jax",
+    class_names: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME")] = None,
+    classes_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    size: Literal["n", "s", "m", "l", "x"] | None = None,
+    revision: str | None = None,
+    token: str | None = None,
+    verify: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[PICTURE]")] = None,
+    force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
+) -> int:
+    """Turn PyTorch weights into a folder for JAX, or back.
+
+    Every tensor is accounted for, or all that are missing, unexpected or misshapen are listed, nothing is written and
+    the exit code is 2. The folder appears complete or not at all.
+
+    Examples:
+
+      dfine convert ustc-community/dfine-small-coco small
+
+      dfine convert nano-coco nano --verify cats.jpg
+
+      dfine convert dfine_l_obj365.pth large
+
+      dfine convert my_run/best.pth blood --class-names "red cell,white cell,platelet"
+
+      dfine convert blood for_transformers --to hub
+
+    Args:
+        source: A Hub repository (owner/name), a short name (nano-coco), a folder with config.json and
+            model.safetensors, a folder made by this command, or a .pth of the original release.
+        out: The folder to make.
+        to: "jax" for a folder to load here, "hub" for one that transformers loads.
+        class_names: Names of the classes, in the order of their labels, instead of those that come with the model.
+        classes_file: The same from a file, one name a line.
+        size: Size of a .pth, where its shapes don't tell.
+        revision: Branch, tag or commit of the Hub repository.
+        token: Access token for the Hub, where you aren't logged in.
+        verify: Afterwards, run a picture (a made-up one if none is given) through the result and through
+            transformers, and print the largest differences; the exit code is 1 if they are not small.
+        force: Replace OUT if it is there already.
+    """
+    began = time.perf_counter()
+    check_target(out, replace=force)
+    if verify is not None:
+        from convert.verify import require_transformers
+
+        require_transformers()
+        if len(verify) > 1:
+            raise ValueError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
+    names = _class_names(class_names, classes_file)
+    model = open_pretrained(source, revision=revision, token=token, size=size, class_names=names)
+    tally = _Tally(model_shapes(model.config)[0])
+    arrays = tally.watch(model.arrays())
+    if to == "jax":
+        save_folder(out, model.config, model.preprocessing, arrays, source=model.source, replace=force)
+    else:
+        save_hub_folder(out, model.config, model.preprocessing, arrays, replace=force)
+    console = Console()
+    console.print(tally.table(f"{model.source} -> {out}", _bytes(out), time.perf_counter() - began), soft_wrap=True)
+    return 0 if verify is None else _verify(console, model, out, to, verify)
+
+
+class _Tally:
+    """Counts tensors, parameters (what is trained) and bytes on their way."""
+
+    def __init__(self, parameters: Container[str]) -> None:
+        self.parameters = parameters
+        self.counts = {part: Counter() for part in ("backbone", "encoder", "decoder")}
+
+    def watch(self, arrays: Iterable[tuple[str, np.ndarray]]) -> Iterator[tuple[str, np.ndarray]]:
+        for name, array in arrays:
+            parameters = array.size if name in self.parameters else 0
+            self.counts[name.split(".")[0]].update(tensors=1, parameters=parameters, bytes=array.nbytes)
+            yield name, array
+
+    def table(self, title: str, size: int, seconds: float) -> Table:
+        table = Table(title=title, title_justify="left", show_footer=True)
+        table.add_column("", "all")
+        for column in ("tensors", "parameters", "bytes"):
+            total = sum(count[column] for count in self.counts.values())
+            table.add_column(column, f"{total:,}", justify="right")
+        for part, count in self.counts.items():
+            table.add_row(part, *(f"{count[column]:,}" for column in ("tensors", "parameters", "bytes")))
+        table.caption = f"{size:,} bytes on disk, {seconds:.1f} seconds"
+        table.caption_justify = "left"
+        return table
+
+
+def _verify(console: Console, model: StoredModel, out: Path, to: str, pictures: tuple[Path, ...]) -> int:
+    from convert.verify import compare, synthetic_picture
+    from dfine_jax.inference.pictures import load_picture
+
+    picture = load_picture(pictures[0]) if pictures else synthetic_picture()
+    with tempfile.TemporaryDirectory() as scratch:
+        if to == "hub":
+            hub_folder = out
+        elif model.hub_folder is not None:
+            hub_folder = model.hub_folder
+        else:
+            hub_folder = Path(scratch) / "hub"
+            save_hub_folder(hub_folder, model.config, model.preprocessing, model.arrays())
+        ours = load_pretrained(out)
+        found = compare(ours.model, hub_folder, ours.preprocessing, picture)
+    style = None if found.small else "red"
+    console.print(
+        f"against transformers: {found.shared} of {found.queries} queries chosen by both, "
+        f"logits within {found.logits:.2g}, boxes within {found.boxes:.2g}",
+        style=style,
+        highlight=False,
+        soft_wrap=True,
+    )
+    return 0 if found.small else 1
+
+
+def _class_names(text: str | None, file: Path | None) -> tuple[str, ...] | None:
+    if text is not None and file is not None:
+        raise ValueError("give --class-names or --classes-file, not both")
+    if file is not None:
+        names = file.read_text("utf-8").splitlines()
+    elif text is not None:
+        names = text.split(",")
+    else:
+        return None
+    names = [name.strip() for name in names]
+    while names and not names[-1]:
+        names.pop()
+    if not all(names) or not names:
+        raise ValueError("class names: expected one in each place, and at least one")
+    return tuple(names)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

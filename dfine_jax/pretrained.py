@@ -1,0 +1,117 @@
+"""From a name to a trained model."""
+
+import difflib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from convert.fill import CheckpointError
+from convert.folder import StoredModel, save_folder
+from convert.hub_download import download
+from convert.sources import open_model
+from dfine_jax.config import DFineConfig
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model.dfine import DFine, load, variables
+from dfine_jax.model.layers import Compute
+
+SHORT_NAMES: dict[str, str] = {
+    "nano-coco": "ustc-community/dfine-nano-coco",
+    "small-coco": "ustc-community/dfine-small-coco",
+    "medium-coco": "ustc-community/dfine-medium-coco",
+    "large-coco": "ustc-community/dfine-large-coco",
+    "xlarge-coco": "ustc-community/dfine-xlarge-coco",
+    "small-obj2coco": "ustc-community/dfine-small-obj2coco",
+    "medium-obj2coco": "ustc-community/dfine-medium-obj2coco",
+    "large-obj2coco": "ustc-community/dfine-large-obj2coco-e25",
+    "xlarge-obj2coco": "ustc-community/dfine-xlarge-obj2coco",
+    "small-obj365": "ustc-community/dfine-small-obj365",
+    "medium-obj365": "ustc-community/dfine-medium-obj365",
+    "large-obj365": "ustc-community/dfine-large-obj365",
+    "xlarge-obj365": "ustc-community/dfine-xlarge-obj365",
+}
+"""The published models: repositories on the Hub, or folders."""
+
+_SIZES = {"n": "nano", "s": "small", "m": "medium", "l": "large", "x": "xlarge"}
+_OLDER_SPELLING = re.compile(r"dfine[-_](n|s|m|l|x|nano|small|medium|large|xlarge)[-_](\w+?)([-_]e25)?")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+
+
+class Pretrained(NamedTuple):
+    """A trained model and what belongs to it."""
+
+    model: DFine
+    config: DFineConfig
+    preprocessing: Preprocessing
+    source: str
+    """Where it came from: a repository on the Hub or a path."""
+
+
+def load_pretrained(
+    name: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    class_names: Sequence[str] | None = None,
+    compute: Compute = Compute(),
+) -> Pretrained:
+    """Loads a trained model.
+
+    ``name`` is a short name (``nano-coco``, see ``SHORT_NAMES``; also spelt ``dfine_n_coco``), a repository on the Hub
+    (``owner/name``, ``revision`` and ``token`` are for it), a folder in the Hub's layout, a converted folder, or a
+    ``.pth`` of the original release (needs PyTorch). ``class_names`` replace those that come with the model.
+    ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the weights.
+    """
+    stored = open_pretrained(name, revision=revision, token=token, class_names=class_names)
+    model = DFine(stored.config, compute=compute)
+    load(model, {name: jnp.asarray(value) for name, value in stored.arrays()})
+    return Pretrained(model, stored.config, stored.preprocessing, stored.source)
+
+
+def save_pretrained(
+    folder: str | os.PathLike, model: DFine, preprocessing: Preprocessing = Preprocessing(), *, replace: bool = False
+) -> None:
+    """Writes a model as a folder that ``load_pretrained`` reads; ``replace`` allows it to take another one's place."""
+    params, batch_stats = variables(model)
+    arrays = {**params, **batch_stats}
+    save_folder(Path(folder), model.config, preprocessing, arrays.items(), replace=replace)
+
+
+def open_pretrained(
+    name: str | os.PathLike,
+    *,
+    revision: str | None = None,
+    token: str | None = None,
+    size: str | None = None,
+    class_names: Sequence[str] | None = None,
+) -> StoredModel:
+    """Finds a model by name and checks it, without reading its weights; see ``load_pretrained``."""
+    name = os.fspath(name)
+    path = Path(name).expanduser()
+    if path.exists():
+        return open_model(path, size=size, class_names=class_names)
+    place = SHORT_NAMES.get(_canonical(name), name)
+    if Path(place).exists():
+        return open_model(Path(place), source=name, size=size, class_names=class_names)
+    if not _HUB_ID.fullmatch(place) or place.endswith((".pth", ".pt", ".safetensors")):
+        raise CheckpointError(_unknown(name))
+    folder = download(place, revision=revision, token=token)
+    return open_model(folder, source=place, size=size, class_names=class_names)
+
+
+def _canonical(name: str) -> str:
+    """The short name for the spellings with ``dfine`` in front: ``dfine_x_coco``, ``dfine-xlarge-coco``."""
+    match = _OLDER_SPELLING.fullmatch(name)
+    return f"{_SIZES.get(match[1], match[1])}-{match[2]}" if match else name
+
+
+def _unknown(name: str) -> str:
+    close = difflib.get_close_matches(_canonical(name), SHORT_NAMES, n=3, cutoff=0.5)
+    names = [*close, *(other for other in SHORT_NAMES if other not in close)]
+    return (
+        f"no model {name!r}: give one of {', '.join(names)}, a Hub repository as owner/name, "
+        "a folder (with config.json and weights), or a .pth file"
+    )
