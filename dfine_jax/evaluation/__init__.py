@@ -1,0 +1,1 @@
+"""How good detections are: COCO's figures, a confusion matrix, and pictures of both."""
