@@ -279,7 +279,7 @@ def _encoder(fields: Fields, maps: int) -> EncoderConfig:
     layers = fields.integer("encoder_layers", least=0)
     levels = fields.integers("encode_proj_layers", least=-maps) if layers else ()
     fields.require(all(level < maps for level in levels), "encode_proj_layers", f"must be below {maps}")
-    return EncoderConfig(
+    encoder = EncoderConfig(
         width=width,
         heads=heads,
         feedforward=fields.integer("encoder_ffn_dim"),
@@ -291,6 +291,8 @@ def _encoder(fields: Fields, maps: int) -> EncoderConfig:
         expansion=fields.positive("hidden_expansion"),
         depth=fields.number("depth_mult"),
     )
+    fields.require(encoder.csp_channels >= 1, "hidden_expansion", f"leaves no channels of {width}")
+    return encoder
 
 
 def _decoder(fields: Fields, maps: int) -> DecoderConfig:
