@@ -41,22 +41,17 @@ def run(
     precision, from 0 to 1, over ten degrees of overlap and all classes. Classes are matched by name. The exit code is
     0 if all went well, 1 if some pictures couldn't be read (they are named and left out), 2 if nothing could be done.
 
-    Examples:
-
-      dfine eval --model runs/cells --data cells --output runs/cells/test --split test
-
-      dfine eval --model small-coco --data coco/annotations/instances_val2017.json
-
-      dfine eval --model runs/shapes --data shapes:count=1000
+    For example, "dfine eval --model runs/cells --data cells --split test --output runs/cells/test" measures a trained
+    model on pictures it has not seen and keeps numbers and figures, "dfine eval --model small-coco --data
+    annotations/instances_val2017.json" takes a COCO file, and "dfine eval --model runs/shapes --data
+    shapes:count=1000" draws what it needs.
 
     Args:
         data: A folder with pictures and labels (COCO, YOLO or VOC), a COCO .json, a YOLO .yaml, or "shapes".
         model: A short name (nano-coco), a Hub id, a folder, or a .pth of the original release.
         split: Which part of the data; val if not given, or all of it if it is in one piece.
-        output: Write metrics.json, predictions.json (COCO's result format), precision_recall.png, class_bars.png,
-            confusion_matrix.png and pictures.jpg (some pictures with what was found and missed) to this folder.
-        threshold: For precision, recall and the confusion matrix, what scores more than this counts as found. AP
-            looks at all scores.
+        output: Write metrics.json, predictions.json (as COCO has it) and pictures of curves and finds to this folder.
+        threshold: What scores more counts as found, for precision, recall and confusion. AP looks at all scores.
         batch_size: Pictures computed at a time.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact.

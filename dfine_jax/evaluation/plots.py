@@ -28,11 +28,11 @@ LONGEST_NAME = 24
 
 def precision_recall(evaluation: Evaluation) -> "Figure":
     """Precision over recall, a curve a class, at IoUs of 0.50 and 0.75; a dot is where the threshold puts it."""
-    figure = _figure(11.5, 4.6)
+    figure = new_figure(11.5, 4.6)
     panels = figure.subplots(1, 2, sharey=True)
     classes = [k for k, figures in enumerate(evaluation.classes) if figures.boxes]
     for axes, iou, name in zip(panels, (IOU_50, IOU_75), ("0.50", "0.75"), strict=True):
-        _plain(axes, f"Precision and recall at IoU {name}")
+        plain(axes, f"Precision and recall at IoU {name}")
         axes.set(xlim=(0, 1.01), ylim=(-0.005, 1.03), xlabel="recall")
         axes.grid(color=GRID, linewidth=0.8)
         for k in classes:
@@ -42,7 +42,7 @@ def precision_recall(evaluation: Evaluation) -> "Figure":
             values = f"{evaluation.figures.ap50:.3f}  {evaluation.figures.ap75:.3f}"
             axes.plot(RECALLS, mean, color=INK, linewidth=2.6, label=f"{values}  mean of {len(classes)} classes")
         if not classes:
-            _note(axes, "no boxes to be found")
+            note(axes, "no boxes to be found")
     panels[0].set_ylabel("precision")
     if classes:
         if len(classes) <= MOST_COLOURED:
@@ -59,9 +59,9 @@ def class_bars(evaluation: Evaluation) -> "Figure":
     defined = sorted((c for c in evaluation.classes if c.boxes), key=lambda c: -c.ap)
     undefined = [c for c in evaluation.classes if not c.boxes]
     rows = [*defined, *undefined]
-    figure = _figure(7.5, 1.3 + 0.32 * len(rows))
+    figure = new_figure(7.5, 1.3 + 0.32 * len(rows))
     axes = figure.subplots()
-    _plain(axes, "AP by class (number of boxes)")
+    plain(axes, "AP by class (number of boxes)")
     places = np.arange(len(defined))
     axes.barh(
         places,
@@ -92,9 +92,9 @@ def confusion_matrix(evaluation: Evaluation) -> "Figure":
     counts = evaluation.confusion.counts
     names = [_short(name) for name in evaluation.truth.class_names]
     side = 3.4 + (0.45 if len(counts) <= MOST_COUNTED else 0.2) * len(counts)
-    figure = _figure(side + 0.2, side)
+    figure = new_figure(side + 0.2, side)
     axes = figure.subplots()
-    _plain(axes, f"Labelled and found (threshold {evaluation.confusion.threshold:g})")
+    plain(axes, f"Labelled and found (threshold {evaluation.confusion.threshold:g})")
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     axes.imshow(_colours(shares), aspect="equal")
     if len(counts) <= MOST_COUNTED:
@@ -134,13 +134,14 @@ def _colours(shares: np.ndarray) -> np.ndarray:
     return 1 - np.sqrt(shares)[..., None] * (1 - tints) * 0.98 - 0.02
 
 
-def _figure(width: float, height: float) -> "Figure":
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty white figure; sizes in inches."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
-def _plain(axes: "Axes", title: str) -> None:
+def plain(axes: "Axes", title: str) -> None:
     """A quiet look: no frame, soft ticks, the title at the left."""
     axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=INK, pad=10)
     for spine in axes.spines.values():
@@ -151,7 +152,8 @@ def _plain(axes: "Axes", title: str) -> None:
     axes.yaxis.label.set_color(INK)
 
 
-def _note(axes: "Axes", text: str) -> None:
+def note(axes: "Axes", text: str) -> None:
+    """A remark where there is nothing to show."""
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes, color=FAINT, style="italic")
 
 
