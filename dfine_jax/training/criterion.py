@@ -1,12 +1,12 @@
 """D-FINE's training loss: from the model's output and the true boxes to one number.
 
-The terms are those of `losses`, applied to every place that predicts: each decoder layer, the first layer's plain
-head (`pre`), the encoder's selection (`enc`), and the same layers and plain head for the denoising queries (`dn`).
-Counts and means are of the batch given. Under `jax.jit` with sharded arrays that is the global batch.
+The terms are those of `losses`, for every place that predicts: each decoder layer, the first layer's plain head
+(`pre`), the encoder's selection (`enc`), and the same layers and plain head for the denoising queries (`dn`).
+Counts and means are of the batch given; under `jax.jit` with sharded arrays that is the global batch.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import NamedTuple
 
 import jax
@@ -14,15 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.model.distribution import weighting_function
-from dfine_jax.model.outputs import (
-    DenoisingQueries,
-    LayerPrediction,
-    PlainPrediction,
-    QueryPredictions,
-    TrainingOutput,
-)
+from dfine_jax.model.outputs import DenoisingQueries, LayerPrediction, PlainPrediction, TrainingOutput
 from dfine_jax.training import losses
-from dfine_jax.training.losses import QueryCounts
 from dfine_jax.training.matching import MatchWeights, match, union
 from dfine_jax.training.targets import Assignment, Targets, pair
 
@@ -66,6 +59,9 @@ def criterion(
 
     Returns:
         float32 scalars. In a batch without any box only `vfl` and `ddf` of ordinary queries are above zero.
+
+    Raises:
+        ValueError: only one of `denoising` and `output.denoising` is given.
     """
     if (denoising is None) != (output.denoising is None):
         raise ValueError(
@@ -73,98 +69,136 @@ def criterion(
             f"denoising is {'missing' if denoising is None else 'given'}, "
             f"output.denoising is {'missing' if output.denoising is None else 'given'}."
         )
-    output = jax.tree.map(lambda x: x.astype(jnp.float32), output)
-    queries = output.queries
-    layers = len(queries.layers)
-
-    places = _stack([*queries.layers, queries.pre, output.encoder])
-    own = match(places.logits, places.boxes, targets, match_weights)
+    answers = _gather(output)
+    slots = answers.initial_boxes.shape[1] - output.queries.initial_boxes.shape[1]
+    own = match(answers.places.logits[:, :, slots:], answers.places.boxes[:, :, slots:], targets, match_weights)
     shared = union(own, targets.mask.shape[-1])
-    num_matched = jnp.sum(shared.matched)
-    balance = QueryCounts(
-        matched=num_matched.astype(jnp.float32),
-        unmatched=(shared.matched.size - num_matched).astype(jnp.float32),
+    ordinary = _Group(
+        names=[*(f"_aux_{i}" for i in range(len(output.queries.layers) - 1)), "", "_pre", "_enc_0"],
+        used=jnp.ones_like(shared.matched),
+        matched=shared.matched,
+        num_own=jnp.maximum(jnp.sum(targets.mask), 1),
+        num_shared=jnp.maximum(jnp.sum(shared.matched), 1),
     )
-    num_boxes = jnp.maximum(jnp.sum(targets.mask), 1)
-    num_union = jnp.maximum(num_matched, 1)
-    used = jnp.ones_like(shared.matched)
-    project = weighting_function(output.up, output.reg_scale, queries.layers[0].corners.shape[-1] // 4 - 1)
+    # The release takes the roots of these numbers times 8 / batch, which cancels out.
+    num_matched = jnp.sum(shared.matched)
+    matched_root, unmatched_root = jnp.sqrt(num_matched), jnp.sqrt(shared.matched.size - num_matched)
+    matched_share = matched_root / (matched_root + unmatched_root)
 
-    names = [*(f"_aux_{i}" for i in range(layers - 1)), "", "_pre", "_enc_0"]
-    terms = _plain_terms(places, names, targets, own, shared, used, num_boxes, num_union)
-    terms |= _layer_terms(queries, names, targets, shared, used, num_union, balance, project, output.reg_scale)
-
-    if denoising is not None:
-        places = _stack([*output.denoising.layers, output.denoising.pre])
+    if denoising is None:
+        values = _values(answers, targets, own, shared)
+        terms = _terms(values, ordinary, matched_share, weights)
+    else:
         known = Assignment(denoising.box, denoising.positive)
-        own = jax.tree.map(lambda x: jnp.broadcast_to(x, (layers + 1, *x.shape)), known)
-        used = jnp.broadcast_to(denoising.used, denoising.positive.shape)
-        num_copies = num_boxes * jnp.maximum(denoising.groups, 1)
-        names = [*(f"_dn_{i}" for i in range(layers)), "_dn_pre"]
-        terms |= _plain_terms(places, names, targets, own, known, used, num_copies, num_copies)
-        terms |= _layer_terms(
-            output.denoising, names, targets, known, used, num_copies, balance, project, output.reg_scale
+        own = jax.tree.map(lambda k, o: jnp.concatenate([jnp.broadcast_to(k, (len(o), *k.shape)), o], 2), known, own)
+        shared = jax.tree.map(lambda k, s: jnp.concatenate([k, s], 1), known, shared)
+        values = _values(answers, targets, own, shared)
+        terms = _terms(jax.tree.map(lambda x: x[:, :, slots:], values), ordinary, matched_share, weights)
+        num_copies = ordinary.num_own * jnp.maximum(denoising.groups, 1)
+        noisy = _Group(
+            names=[*(f"_dn_{i}" for i in range(len(output.queries.layers))), "_dn_pre"],
+            used=jnp.broadcast_to(denoising.used, denoising.positive.shape),
+            matched=denoising.positive,
+            num_own=num_copies,
+            num_shared=num_copies,
         )
-
-    terms = {name: getattr(weights, name.split("_")[1]) * term for name, term in terms.items()}
+        terms |= _terms(jax.tree.map(lambda x: x[:, :, :slots], values), noisy, matched_share, weights)
     return Losses(total=sum(terms.values()), terms=terms)
 
 
-def _stack(predictions: Sequence[LayerPrediction | PlainPrediction]) -> PlainPrediction:
-    """Classes and boxes of all places in one array each, so that one computation serves them all."""
-    logits = jnp.stack([prediction.logits for prediction in predictions])
-    return PlainPrediction(logits, jnp.stack([prediction.boxes for prediction in predictions]))
+class _Answers(NamedTuple):
+    """What all queries of all places answered, in float32: denoising slots first, if any, then ordinary queries."""
+
+    places: PlainPrediction
+    """(P, B, D+Q, ...): each layer, `pre`, `enc`. The encoder's have zeros for the denoising slots."""
+    layers: LayerPrediction
+    """(L, B, D+Q, ...)."""
+    initial_boxes: Float[Array, "B D+Q 4"]
+    up: Float[Array, "..."]
+    reg_scale: Float[Array, "..."]
 
 
-def _plain_terms(
-    places: PlainPrediction,
-    names: Sequence[str],
-    targets: Targets,
-    own: Assignment,
-    shared: Assignment,
-    used: Bool[Array, "B Q"],
-    num_own: Int[Array, ""],
-    num_shared: Int[Array, ""],
-) -> dict[str, Float[Array, ""]]:
-    """The vfl term by each place's own matching, bbox and giou by the one they share."""
-    shared_pairs = pair(targets, shared)
-
-    def place_terms(logits, boxes, own):
-        vfl = losses.varifocal_loss(logits, boxes, pair(targets, own), used)
-        bbox, giou = losses.l1_loss(boxes, shared_pairs), losses.giou_loss(boxes, shared_pairs)
-        return {"vfl": vfl / num_own, "bbox": bbox / num_shared, "giou": giou / num_shared}
-
-    return _named(jax.vmap(place_terms)(places.logits, places.boxes, own), names)
-
-
-def _layer_terms(
-    queries: QueryPredictions,
-    names: Sequence[str],
-    targets: Targets,
-    shared: Assignment,
-    used: Bool[Array, "B Q"],
-    num_shared: Int[Array, ""],
-    balance: QueryCounts,
-    project: Float[Array, " W"],
-    reg_scale: Float[Array, "..."],
-) -> dict[str, Float[Array, ""]]:
-    """The fgl term of every layer, and ddf of every layer but the last, which is the teacher."""
-    pairs = pair(targets, shared)
-    wanted = losses.distance_targets(queries.initial_boxes, pairs, project, reg_scale)
+def _gather(output: TrainingOutput) -> _Answers:
+    """Puts all that is computed alike into one array each: a fraction of the program to compile."""
+    output = jax.tree.map(lambda x: x.astype(jnp.float32), output)
+    queries, encoder = output.queries, output.encoder
+    if output.denoising is not None:
+        slots = output.denoising.initial_boxes.shape[1]
+        queries = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), output.denoising, queries)
+        encoder = jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (slots, 0), (0, 0))), encoder)
     layers = jax.tree.map(lambda *x: jnp.stack(x), *queries.layers)
-    students, teacher = jax.tree.map(lambda x: x[:-1], layers), queries.layers[-1]
-
-    def fgl(layer):
-        return losses.fine_grained_localization_loss(layer.corners, layer.boxes, pairs, wanted) / num_shared
-
-    def ddf(student):
-        return losses.distillation_loss(
-            student.corners, student.boxes, teacher.corners, teacher.logits, pairs, used, balance
-        )
-
-    fgl_terms = _named({"fgl": jax.vmap(fgl)(layers)}, names[: len(queries.layers)])
-    return fgl_terms | _named({"ddf": jax.vmap(ddf)(students)}, names[: len(queries.layers) - 1])
+    places = PlainPrediction(
+        logits=jnp.concatenate([layers.logits, jnp.stack([queries.pre.logits, encoder.logits])]),
+        boxes=jnp.concatenate([layers.boxes, jnp.stack([queries.pre.boxes, encoder.boxes])]),
+    )
+    return _Answers(places, layers, queries.initial_boxes, output.up, output.reg_scale)
 
 
-def _named(kinds: dict[str, Float[Array, " P"]], names: Sequence[str]) -> dict[str, Float[Array, ""]]:
-    return {f"loss_{kind}{name}": value[i] for kind, value in kinds.items() for i, name in enumerate(names)}
+class _Values(NamedTuple):
+    """Each kind of term for each query, unweighted."""
+
+    vfl: Float[Array, "P B Q"]
+    bbox: Float[Array, "P B Q"]
+    giou: Float[Array, "P B Q"]
+    fgl: Float[Array, "L B Q"]
+    ddf: Float[Array, "L-1 B Q"]
+    """Of every layer but the last, which is the teacher."""
+
+
+def _values(answers: _Answers, targets: Targets, own: Assignment, shared: Assignment) -> _Values:
+    """The vfl terms go by each place's own matching, all others by the one that the places share."""
+    places, layers = answers.places, answers.layers
+    own_pairs, pairs = jax.vmap(pair, in_axes=(None, 0))(targets, own), pair(targets, shared)
+    project = weighting_function(answers.up, answers.reg_scale, layers.corners.shape[-1] // 4 - 1)
+    wanted = losses.distance_targets(answers.initial_boxes, pairs, project, answers.reg_scale)
+    return _Values(
+        vfl=losses.varifocal_loss(places.logits, places.boxes, own_pairs),
+        bbox=losses.l1_loss(places.boxes, pairs),
+        giou=losses.giou_loss(places.boxes, pairs),
+        fgl=losses.fine_grained_localization_loss(layers.corners, layers.boxes, pairs, wanted),
+        ddf=losses.distillation_loss(
+            layers.corners[:-1], layers.boxes[:-1], layers.corners[-1], layers.logits[-1], pairs
+        ),
+    )
+
+
+class _Group(NamedTuple):
+    """What summing up the ordinary or the denoising queries needs."""
+
+    names: Sequence[str]
+    """What each place adds to its terms' names."""
+    used: Bool[Array, "B Q"]
+    matched: Bool[Array, "B Q"]
+    num_own: Int[Array, ""]
+    num_shared: Int[Array, ""]
+
+
+def _terms(
+    values: _Values, group: _Group, matched_share: Float[Array, ""], weights: LossWeights
+) -> dict[str, Float[Array, ""]]:
+    """Weighted terms by name.
+
+    The ddf term is a mean over matched and one over unmatched queries, mixed by `matched_share`, which the ordinary
+    queries decide for the denoising ones as well.
+    """
+
+    def sum_of(value: Float[Array, "P B Q"]) -> Float[Array, " P"]:
+        return jnp.sum(jnp.where(group.used, value, 0.0), axis=(1, 2))
+
+    def mean_of(value: Float[Array, "P B Q"], where: Bool[Array, "B Q"]) -> Float[Array, " P"]:
+        return jnp.sum(jnp.where(where, value, 0.0), axis=(1, 2)) / jnp.maximum(jnp.sum(where), 1)
+
+    by_kind = {
+        "vfl": sum_of(values.vfl) / group.num_own,
+        "bbox": sum_of(values.bbox) / group.num_shared,
+        "giou": sum_of(values.giou) / group.num_shared,
+        "fgl": sum_of(values.fgl) / group.num_shared,
+        "ddf": matched_share * mean_of(values.ddf, group.matched)
+        + (1.0 - matched_share) * mean_of(values.ddf, group.used & ~group.matched),
+    }
+    weight = asdict(weights)
+    return {
+        f"loss_{kind}{name}": term
+        for kind, terms in by_kind.items()
+        for name, term in zip(group.names, weight[kind] * terms, strict=False)
+    }

@@ -1,15 +1,14 @@
-"""The terms of D-FINE's loss, each for one place (a layer or head) of the whole batch, unweighted.
+"""The terms of D-FINE's loss as values per query, unweighted; the criterion sums them.
 
-Every query of the batch takes part with a mask instead of being picked out, so shapes are static, and where the
-mask is False values and gradients are exactly zero. All of it is float32.
+`*P` stands for any places that predict (decoder layers and heads), all of which are computed at once. What is paired
+with true boxes may be given per place or, the same for all, without that axis. Where a query has no true box, the
+value and gradient of a term that needs one are exactly zero. All of it is float32.
 """
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, ArrayLike, Bool, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from dfine_jax.boxes import cxcywh_to_xyxy, giou, iou
 from dfine_jax.model.distribution import box_to_distance, two_hot
@@ -20,19 +19,16 @@ FOCAL_POWER = 2
 TEMPERATURE = 5.0
 
 
-def matched_iou(boxes: Float[Array, "B Q 4"], paired: PairedTargets) -> Float[Array, "B Q"]:
+def matched_iou(boxes: Float[Array, "*P B Q 4"], paired: PairedTargets) -> Float[Array, "*P B Q"]:
     """IoU of each query's box with its true one, 0 where it has none; no gradient flows."""
     overlap = iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(paired.boxes))
     return jax.lax.stop_gradient(jnp.where(paired.matched, overlap, 0.0))
 
 
 def varifocal_loss(
-    logits: Float[Array, "B Q K"],
-    boxes: Float[Array, "B Q 4"],
-    paired: PairedTargets,
-    used: Bool[Array, "B Q"],
-) -> Float[Array, ""]:
-    """Binary cross entropy of all classes (arXiv 2008.13367), summed: a matched query's class should score its IoU.
+    logits: Float[Array, "*P B Q K"], boxes: Float[Array, "*P B Q 4"], paired: PairedTargets
+) -> Float[Array, "*P B Q"]:
+    """Binary cross entropy of all classes (arXiv 2008.13367), where a matched query's class should score its IoU.
 
     Every other class weighs 0.75 times its squared probability, the target class its IoU.
     """
@@ -40,19 +36,17 @@ def varifocal_loss(
     score = is_class * matched_iou(boxes, paired)[..., None]
     probability = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     weight = FOCAL_WEIGHT * probability**FOCAL_POWER * (1.0 - is_class) + score
-    entropy = optax.losses.sigmoid_binary_cross_entropy(logits, score)
-    return jnp.sum(entropy * weight * used[..., None])
+    return jnp.sum(weight * optax.losses.sigmoid_binary_cross_entropy(logits, score), axis=-1)
 
 
-def l1_loss(boxes: Float[Array, "B Q 4"], paired: PairedTargets) -> Float[Array, ""]:
-    """Absolute differences of cx, cy, w, h of all pairs, summed."""
-    return jnp.sum(jnp.abs(boxes - paired.boxes) * paired.matched[..., None])
+def l1_loss(boxes: Float[Array, "*P B Q 4"], paired: PairedTargets) -> Float[Array, "*P B Q"]:
+    """Sum of the absolute differences of cx, cy, w, h."""
+    return jnp.sum(jnp.abs(boxes - paired.boxes), axis=-1) * paired.matched
 
 
-def giou_loss(boxes: Float[Array, "B Q 4"], paired: PairedTargets) -> Float[Array, ""]:
-    """1 - GIoU of all pairs, summed."""
-    overlap = giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(paired.boxes))
-    return jnp.sum((1.0 - overlap) * paired.matched)
+def giou_loss(boxes: Float[Array, "*P B Q 4"], paired: PairedTargets) -> Float[Array, "*P B Q"]:
+    """1 - GIoU."""
+    return (1.0 - giou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(paired.boxes))) * paired.matched
 
 
 def distance_targets(
@@ -70,62 +64,44 @@ def distance_targets(
 
 
 def fine_grained_localization_loss(
-    corners: Float[Array, "B Q corners"],
-    boxes: Float[Array, "B Q 4"],
+    corners: Float[Array, "*P B Q corners"],
+    boxes: Float[Array, "*P B Q 4"],
     paired: PairedTargets,
     wanted: Float[Array, "B Q 4 W"],
-) -> Float[Array, ""]:
-    """FGL (equation 4): cross entropy of the four edges with the `wanted` distributions, times IoU, summed."""
-    log_probability = jax.nn.log_softmax(corners.reshape(wanted.shape), axis=-1)
-    entropy = -jnp.sum(wanted * log_probability, axis=(-2, -1))
-    return jnp.sum(entropy * matched_iou(boxes, paired))
-
-
-def _softened(corners: Float[Array, "... W"]) -> Float[Array, "... W"]:
-    """Logarithm of the softmax at the distillation's temperature."""
-    # The largest becomes 0 before the division: fused with it, a subtraction after it is not exact enough for
-    # logits of 1e12, whose exponential would then overflow.
-    largest = jax.lax.stop_gradient(jnp.max(corners, axis=-1, keepdims=True))
-    return jax.nn.log_softmax((corners - largest) / TEMPERATURE, axis=-1)
-
-
-class QueryCounts(NamedTuple):
-    """How many queries have a true box and how many have none."""
-
-    matched: Float[Array, ""]
-    unmatched: Float[Array, ""]
+) -> Float[Array, "*P B Q"]:
+    """FGL (equation 4): cross entropy of the four edges with the `wanted` distributions, times IoU."""
+    log_probability = jax.nn.log_softmax(_edges(corners), axis=-1)
+    return -jnp.sum(wanted * log_probability, axis=(-2, -1)) * matched_iou(boxes, paired)
 
 
 def distillation_loss(
-    student: Float[Array, "B Q corners"],
-    student_boxes: Float[Array, "B Q 4"],
+    student: Float[Array, "*P B Q corners"],
+    student_boxes: Float[Array, "*P B Q 4"],
     teacher: Float[Array, "B Q corners"],
     teacher_logits: Float[Array, "B Q K"],
     paired: PairedTargets,
-    used: Bool[Array, "B Q"],
-    balance: QueryCounts,
-) -> Float[Array, ""]:
-    """DDF (equation 5, GO-LSD): the last layer's distributions teach an earlier layer's.
+) -> Float[Array, "*P B Q"]:
+    """DDF (GO-LSD, equation 5): how far a layer's distributions are from its teacher's, the last layer; mean of edges.
 
-    The divergence of each edge weighs the IoU of its query's pair, or the teacher's confidence where the query has
-    none. Means over matched and over unmatched edges are combined in proportion to the square roots of the numbers
-    in `balance`. (The release scales those by 8 / batch first, which cancels out.)
+    It weighs the IoU of the query's pair, or where the query has none the teacher's confidence.
     """
-    bins_of_edge = (*student.shape[:-1], 4, -1)
-    student = student.reshape(bins_of_edge)
-    teacher = jax.lax.stop_gradient(teacher.reshape(bins_of_edge))
+    student, teacher = _edges(student), jax.lax.stop_gradient(_edges(teacher))
     log_student, log_teacher = _softened(student), _softened(teacher)
     divergence = jnp.sum(jnp.exp(log_teacher) * (log_teacher - log_student), axis=-1)
     # Rounding would leave a gradient of some 1e-9 here, which Adam is able to blow up.
     divergence = jnp.where(jnp.all(student == teacher, axis=-1), 0.0, divergence)
-
     confidence = jax.lax.stop_gradient(jax.nn.sigmoid(teacher_logits).max(axis=-1))
     weight = jnp.where(paired.matched, matched_iou(student_boxes, paired), confidence)
-    per_query = TEMPERATURE**2 * weight * jnp.mean(divergence, axis=-1)
+    return TEMPERATURE**2 * weight * jnp.mean(divergence, axis=-1)
 
-    def mean(where: Bool[Array, "B Q"]) -> Float[Array, ""]:
-        return jnp.sum(per_query * where) / jnp.maximum(jnp.sum(where), 1)
 
-    matched, unmatched = jnp.sqrt(balance.matched), jnp.sqrt(balance.unmatched)
-    total = matched * mean(paired.matched & used) + unmatched * mean(~paired.matched & used)
-    return total / (matched + unmatched)
+def _edges(corners: Float[Array, "*P B Q corners"]) -> Float[Array, "*P B Q 4 W"]:
+    return corners.reshape(*corners.shape[:-1], 4, corners.shape[-1] // 4)
+
+
+def _softened(edges: Float[Array, "*P B Q 4 W"]) -> Float[Array, "*P B Q 4 W"]:
+    """Logarithm of the softmax at the distillation's temperature."""
+    # The largest becomes 0 before the division: fused with it, a subtraction after it is not exact enough for
+    # logits of 1e12, whose exponential would then overflow.
+    largest = jax.lax.stop_gradient(jnp.max(edges, axis=-1, keepdims=True))
+    return jax.nn.log_softmax((edges - largest) / TEMPERATURE, axis=-1)

@@ -22,17 +22,17 @@ class Targets(NamedTuple):
 class Assignment(NamedTuple):
     """Which true box each query answers for. A query has one at most; a box may have several queries."""
 
-    box: Int[Array, "*places B Q"]
+    box: Int[Array, "*P B Q"]
     """Index into the picture's boxes; 0 where not matched."""
-    matched: Bool[Array, "*places B Q"]
+    matched: Bool[Array, "*P B Q"]
 
 
 class PairedTargets(NamedTuple):
     """The true box and class of each query; zeros where the query has none."""
 
-    boxes: Float[Array, "B Q 4"]
-    labels: Int[Array, "B Q"]
-    matched: Bool[Array, "B Q"]
+    boxes: Float[Array, "*P B Q 4"]
+    labels: Int[Array, "*P B Q"]
+    matched: Bool[Array, "*P B Q"]
 
 
 def pair(targets: Targets, assignment: Assignment) -> PairedTargets:

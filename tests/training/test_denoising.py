@@ -93,7 +93,7 @@ def test_groups_slots_and_masks_for_any_number_of_boxes(counts, groups):
 
 
 def test_noise_is_as_large_as_the_recipe_says():
-    targets = targets_with([50] * 8, 50)
+    targets = targets_with([50, 50], 100)
     made = make(jax.random.key(1), targets, CLASSES, QUERIES)
     real, negative = made.labels < CLASSES, ~made.positive & (made.labels < CLASSES)
     boxes = jax.nn.sigmoid(made.boxes_unact)
@@ -102,18 +102,18 @@ def test_noise_is_as_large_as_the_recipe_says():
     assert jnp.abs(positive_move).max() <= 1.001
     assert abs(jnp.abs(positive_move).mean() - 0.5) < 0.03
     assert abs(positive_move.mean()) < 0.05
-    # A negative's corners may cross and then change places, so only boxes that stayed wide tell how far they moved.
-    outwards = negative & (boxes[..., 2] > 0.2) & (boxes[..., 3] > 0.4)
-    assert outwards.sum() > 10
-    assert jnp.abs(move[outwards]).min() >= 0.999
-    assert jnp.abs(move[outwards]).max() <= 2.001
+    # A negative's corners may cross and change places; in a box that grew they did not.
+    grown = negative & (boxes[..., 2] > 0.1) & (boxes[..., 3] > 0.2)
+    assert grown.sum() > 50
+    assert jnp.abs(move[grown]).min() >= 0.999
+    assert jnp.abs(move[grown]).max() <= 2.001
     true_label = jnp.take_along_axis(targets.labels, made.box, axis=-1)
     flipped = (made.labels != true_label)[real].mean()
     assert abs(flipped - 0.25 * (1 - 1 / CLASSES)) < 0.04
 
 
 def test_boxes_stay_in_the_picture_and_padding_is_empty():
-    targets = targets_with([4, 1], 4)._replace(boxes=jnp.tile(jnp.array([0.95, 0.02, 0.2, 0.1]), (2, 4, 1)))
+    targets = targets_with([4, 1], 100)._replace(boxes=jnp.tile(jnp.array([0.95, 0.02, 0.2, 0.1]), (2, 100, 1)))
     made = make(jax.random.key(2), targets, CLASSES, QUERIES)
     corners = cxcywh_to_xyxy(jax.nn.sigmoid(made.boxes_unact))
     assert corners.min() >= -1e-4
@@ -124,7 +124,7 @@ def test_boxes_stay_in_the_picture_and_padding_is_empty():
 
 
 def test_padding_changes_nothing():
-    few, many = targets_with([3, 1], 3), targets_with([3, 1], 40)
+    few, many = targets_with([3, 1], 3), targets_with([3, 1], 100)
     shifted = few._replace(
         boxes=few.boxes.at[1, 2].set(few.boxes[1, 0]).at[1, 0].set(0.9),
         labels=few.labels.at[1, 2].set(few.labels[1, 0]).at[1, 0].set(6),
@@ -138,7 +138,7 @@ def test_padding_changes_nothing():
 
 
 def test_the_key_decides():
-    targets = targets_with([2], 2)
+    targets = targets_with([2, 1], 100)
     first, again, other = (make(jax.random.key(seed), targets, CLASSES, QUERIES).boxes_unact for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.allclose(first, other)
