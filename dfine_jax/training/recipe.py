@@ -3,10 +3,11 @@
 Numbers are those of the original release for COCO, from an ImageNet backbone or from Objects365 (``fine_tune``).
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.data.augmentation import Augmentation
 from dfine_jax.training.criterion import LossWeights
 from dfine_jax.training.denoising import COPIES
 from dfine_jax.training.matching import MatchWeights
@@ -60,24 +61,6 @@ class Averaging:
 
 
 @dataclass(frozen=True)
-class MultiScale:
-    """Square batches of changing size, each size compiled once."""
-
-    base_repeat: int | None = None
-    """How often the recipe's own size is in the list to choose from; None: always that size."""
-    reach: float = 0.25
-    """The list goes from 1 - reach to 1 + reach times the recipe's size, in steps of 32."""
-
-    def sizes(self, base: int) -> tuple[int, ...]:
-        """The list to choose from, evenly."""
-        if self.base_repeat is None:
-            return (base,)
-        steps = round(base * self.reach / 32)
-        others = [base + 32 * i for i in range(-steps, steps + 1) if i]
-        return (*others, *[base] * self.base_repeat)
-
-
-@dataclass(frozen=True)
 class Recipe:
     """All that decides what a training does, besides model and data."""
 
@@ -89,19 +72,25 @@ class Recipe:
     """Pictures a step, over all devices."""
     image_size: int = 640
     """Height and width in pixels that pictures are stretched to; divisible by 32."""
-    multi_scale: MultiScale = field(default_factory=MultiScale)
-    optimization: Optimization = field(default_factory=Optimization)
-    averaging: Averaging = field(default_factory=Averaging)
+    scale_repeats: int = 0
+    """How often ``image_size`` is in the list, 3/4 to 5/4 of it in steps of 32, that each batch's size is drawn from;
+    0: always that size. Each size is compiled once."""
+    augmentation: Augmentation = Augmentation()
+    optimization: Optimization = Optimization()
+    averaging: Averaging = Averaging()
     denoising_copies: int = COPIES
     """About how many noisy copies of a picture's boxes the decoder learns to repair; 0: none."""
-    loss: LossWeights = field(default_factory=LossWeights)
-    matching: MatchWeights = field(default_factory=MatchWeights)
+    loss: LossWeights = LossWeights()
+    matching: MatchWeights = MatchWeights()
 
     def __post_init__(self) -> None:
         opt = self.optimization
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", opt.accumulate)):
             if value < 1:
                 raise ValueError(f"{name} is {value}: it must be at least 1")
+        for name, value in (("strong_epochs", self.strong_epochs), ("scale_repeats", self.scale_repeats)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}: it must not be negative")
         if self.image_size < 32 or self.image_size % 32:
             raise ValueError(f"image_size is {self.image_size}: it must be a multiple of 32")
         if self.batch_size % opt.accumulate:
@@ -137,12 +126,12 @@ class Recipe:
 
 _RECIPES: dict[str, Recipe] = {
     "n": Recipe(160, 148, 128, optimization=Optimization(8e-4, 4e-4)),
-    "s": Recipe(multi_scale=MultiScale(20)),
-    "m": Recipe(multi_scale=MultiScale(6), optimization=Optimization(2e-4, 2e-5)),
+    "s": Recipe(scale_repeats=20),
+    "m": Recipe(scale_repeats=6, optimization=Optimization(2e-4, 2e-5)),
     "l": Recipe(
         80,
         72,
-        multi_scale=MultiScale(4),
+        scale_repeats=4,
         optimization=Optimization(
             2.5e-4, 1.25e-5, 1.25e-4, no_decay=("norms",), freeze_stem=True, freeze_backbone_norms=True
         ),
@@ -150,7 +139,7 @@ _RECIPES: dict[str, Recipe] = {
     "x": Recipe(
         80,
         72,
-        multi_scale=MultiScale(3),
+        scale_repeats=3,
         optimization=Optimization(
             2.5e-4, 2.5e-6, 1.25e-4, no_decay=("norms",), freeze_stem=True, freeze_backbone_norms=True
         ),

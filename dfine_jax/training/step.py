@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import Apply
@@ -28,7 +28,8 @@ class TrainState(NamedTuple):
     """Batches seen. It and ``key`` give each step its random numbers."""
     skipped: Int[Array, ""]
     """Batches whose loss or gradient was not finite, which changed nothing but ``step``."""
-    key: PRNGKeyArray
+    key: UInt32[Array, " words"]
+    """The data of a random key (``jax.random.key_data``), as files can hold it."""
 
 
 class Metrics(NamedTuple):
@@ -51,13 +52,20 @@ def start_state(
     batch_stats: Values,
     groups: tuple[Group, ...],
     optimizer: optax.GradientTransformation,
-    key: PRNGKeyArray,
+    seed: int,
 ) -> TrainState:
-    """The state before the first step."""
+    """The state before the first step. Only its own arrays are donated later: parameters and statistics are copied."""
+    params, batch_stats = jax.tree.map(jnp.array, (params, batch_stats))
     trained, _ = split_frozen(params, groups)
-    zero = jnp.zeros((), jnp.int32)
-    ema = start_ema(params, batch_stats)
-    return TrainState(params, batch_stats, optimizer.init(trained), ema, zero, jnp.copy(zero), key)
+    return TrainState(
+        params=params,
+        batch_stats=batch_stats,
+        opt_state=optimizer.init(trained),
+        ema=start_ema(params, batch_stats),
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        key=jax.random.key_data(jax.random.key(seed)),
+    )
 
 
 def make_update(
@@ -76,7 +84,7 @@ def make_update(
 
     def update(state: TrainState, images: UInt8[Array, "B H W 3"], targets: Targets) -> tuple[TrainState, Metrics]:
         trained, frozen = split_frozen(state.params, groups)
-        key = jax.random.fold_in(state.key, state.step)
+        key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def gradients(batch_stats, part):
             images, targets, key = part

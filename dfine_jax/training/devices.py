@@ -1,0 +1,73 @@
+"""Where arrays lie: the state whole on every device, every batch shared among all of them."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from dfine_jax.data.batches import Batch
+from dfine_jax.data.loader import Shard
+from dfine_jax.training.step import Metrics, TrainState, Update
+from dfine_jax.training.targets import Targets
+
+AXIS = "data"
+
+
+class OnDevices(NamedTuple):
+    """What the network sees of a batch, on the devices."""
+
+    images: jax.Array
+    targets: Targets
+
+
+class Devices:
+    """All devices of all processes, as one row over which batches are shared out."""
+
+    def __init__(self, devices: list[jax.Device] | None = None):
+        self.mesh = Mesh(np.array(devices or jax.devices()), (AXIS,))
+        self.whole = NamedSharding(self.mesh, PartitionSpec())
+        self.shared = NamedSharding(self.mesh, PartitionSpec(AXIS))
+
+    @property
+    def count(self) -> int:
+        """How many there are."""
+        return self.mesh.size
+
+    @property
+    def shard(self) -> Shard:
+        """Which part of every batch this process loads."""
+        return Shard(jax.process_index(), jax.process_count())
+
+    @property
+    def first_process(self) -> bool:
+        """Whether this process is the one that prints and writes."""
+        return jax.process_index() == 0
+
+    def check(self, batch_size: int, parts: int) -> None:
+        """``ValueError`` unless every device gets as many pictures of each of a batch's parts."""
+        if batch_size % (self.count * parts):
+            raise ValueError(
+                f"a batch of {batch_size} pictures, in {parts} part(s), can't be shared equally among {self.count} "
+                f"devices: choose a multiple of {self.count * parts}"
+            )
+
+    def replicate(self, tree: Any) -> Any:
+        """The tree's arrays, whole on every device."""
+        return jax.device_put(tree, self.whole)
+
+    def share(self, batch: Batch) -> OnDevices:
+        """The whole batch, put together from what every process loaded of it."""
+        columns = (batch.images, Targets(batch.boxes, batch.labels, batch.mask))
+        put = jax.tree.map(lambda column: jax.make_array_from_process_local_data(self.shared, column), columns)
+        return OnDevices(*put)
+
+    def compile(self, update: Update) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The update over all devices; the state it is given is used up."""
+        return jax.jit(
+            update,
+            donate_argnums=0,
+            in_shardings=(self.whole, self.shared, self.shared),
+            out_shardings=self.whole,
+        )

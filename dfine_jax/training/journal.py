@@ -1,0 +1,104 @@
+"""What a training says while it runs: a line on the screen, and a file with a JSON object a line."""
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+QUIET_SECONDS = 15.0
+"""Where there is no terminal, a line is printed this often instead of a moving one."""
+SHOWN = ("vfl", "bbox", "giou", "fgl", "ddf")
+
+
+class Journal:
+    """Collects what every step reports and writes means: to ``path`` every ``every`` steps, to the screen always.
+
+    A line holds ``step``, ``epoch``, ``loss``, ``gradient_norm``, ``pictures_per_second`` and ``terms``; lines of
+    evaluations hold ``step``, ``epoch`` and ``ap``.
+    """
+
+    def __init__(self, path: Path, total_steps: int, *, every: int, first_step: int, console: Console, writes: bool):
+        self.path, self.every, self.total_steps, self.console = path, every, total_steps, console
+        self._writes = writes
+        self._steps: list[Mapping[str, Any]] = []
+        self._pictures, self._since, self._printed = 0, time.monotonic(), 0.0
+        if writes:
+            _forget_after(path, first_step)
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(20),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[numbers]}"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=console, disable=not (writes and console.is_terminal))
+        self._task = self._bar.add_task("", total=total_steps, completed=first_step, epoch="", numbers="compiling")
+
+    def __enter__(self) -> "Journal":
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._bar.stop()
+
+    def step(self, step: int, epoch: int, pictures: int, numbers: Mapping[str, Any]) -> None:
+        """Takes the numbers of one step: ``loss``, ``gradient_norm``, ``terms``, all finite or left out by the mean."""
+        self._steps.append(numbers)
+        self._pictures += pictures
+        if step % self.every and step != self.total_steps:
+            self._bar.update(self._task, completed=step)
+            return
+        means = _means(self._steps)
+        now = time.monotonic()
+        speed = self._pictures / max(now - self._since, 1e-9)
+        self._steps, self._pictures, self._since = [], 0, now
+        self.write({"step": step, "epoch": epoch, **means, "pictures_per_second": round(speed, 2)})
+        kinds = {kind: sum(v for name, v in means["terms"].items() if name.split("_")[1] == kind) for kind in SHOWN}
+        text = f"loss {means['loss']:.2f} ({' '.join(f'{k} {v:.2f}' for k, v in kinds.items())}) {speed:.1f} pictures/s"
+        self._bar.update(self._task, completed=step, epoch=epoch, numbers=text)
+        if self._writes and not self.console.is_terminal and now - self._printed > QUIET_SECONDS:
+            self._printed = now
+            left = (self.total_steps - step) * pictures / max(speed, 1e-9)
+            self.say(f"epoch {epoch} step {step}/{self.total_steps} {text}, {_duration(left)} left")
+
+    def write(self, line: Mapping[str, Any]) -> None:
+        """Adds a line to the file."""
+        if self._writes:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
+
+    def say(self, text: str) -> None:
+        """Prints a line above the moving one."""
+        if self._writes:
+            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def restart_clock(self) -> None:
+        """What was done since the last line, an evaluation for example, does not count for the speed."""
+        self._since, self._pictures = time.monotonic(), 0
+
+
+def _means(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
+    finite = [step for step in steps if np.isfinite(step["loss"])] or steps
+    names = finite[0]["terms"]
+    return {
+        "loss": float(np.mean([step["loss"] for step in finite])),
+        "gradient_norm": float(np.mean([step["gradient_norm"] for step in finite])),
+        "terms": {name: float(np.mean([step["terms"][name] for step in finite])) for name in names},
+    }
+
+
+def _forget_after(path: Path, step: int) -> None:
+    """Drops lines of steps that are about to be done again."""
+    if path.exists():
+        lines = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= step]
+        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+
+
+def _duration(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

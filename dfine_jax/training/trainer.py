@@ -1,0 +1,285 @@
+"""The training loop: batches to devices, updates, evaluations, checkpoints. It reads from top to bottom."""
+
+import signal
+import threading
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from dfine_jax.config import DFineConfig
+from dfine_jax.data.batches import Batch, places_for
+from dfine_jax.data.loader import Loader, Position, TrainBatches
+from dfine_jax.data.samples import Dataset
+from dfine_jax.model.dfine import DFine, functional
+from dfine_jax.model.layers import Compute
+from dfine_jax.training.checkpoint import Checkpoints, Standing, TrainingError
+from dfine_jax.training.devices import Devices
+from dfine_jax.training.journal import Journal
+from dfine_jax.training.optimizer import Ema, Values, group_table, make_optimizer, parameter_groups
+from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.start import Start
+from dfine_jax.training.step import Metrics, make_update, start_state
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a training runs; none of this but ``seed`` and ``dtype`` changes what comes out."""
+
+    seed: int = 0
+    """Of fresh weights, the order of pictures, augmentation and denoising."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """What products are computed in. Weights, sums, norms and losses are float32 always."""
+    workers: int = 2
+    """Processes that prepare pictures; 0: none."""
+    log_every: int = 10
+    """Steps between lines of ``log.jsonl``."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints; there is one after each evaluation and at the end, too."""
+    keep: int = 2
+    """Checkpoints that stay, besides the best."""
+    evaluate_every: int = 1
+    """Epochs between evaluations; there is one at the end, too."""
+    patience: int = 0
+    """Stop after so many evaluations in a row without a better AP; 0: never."""
+    most_skipped: int = 5
+    """Stop after so many batches in a row whose loss or gradient is not finite."""
+
+
+class Figures(Protocol):
+    """An evaluation's numbers."""
+
+    ap: float
+    """COCO's average precision, 0..1; NaN where there is nothing to measure."""
+
+
+class Evaluated(Protocol):
+    """What an evaluation gives."""
+
+    figures: Figures
+
+
+Evaluate = Callable[[Values, Values], Evaluated]
+"""From parameters and batch statistics (``dfine_jax.evaluation.held_out.HeldOut`` is one)."""
+OnEvaluation = Callable[[int, Evaluated], None]
+"""Is given the step and what was found, to draw or report."""
+Save = Callable[[DFineConfig, Values, Values], None]
+"""Writes a model: configuration, parameters and batch statistics, those of the average."""
+
+
+class Trained(NamedTuple):
+    """How a training ended."""
+
+    config: DFineConfig
+    ema: Ema
+    """The average, which is what one wants to use."""
+    standing: Standing
+    finished: bool
+    """False where it was stopped from outside, and can be gone on with."""
+
+
+def train(
+    start: Start,
+    dataset: Dataset,
+    recipe: Recipe,
+    options: RunOptions = RunOptions(),
+    *,
+    output: Path,
+    resume: bool = False,
+    make_evaluate: Callable[[object, Devices], Evaluate] | None = None,
+    on_evaluation: OnEvaluation | None = None,
+    save: Save | None = None,
+    console: Console | None = None,
+) -> Trained:
+    """Trains until the recipe's last epoch.
+
+    Args:
+        start: the values to begin with.
+        dataset: what to learn from; its classes are the model's.
+        recipe: everything that decides the outcome.
+        options: everything that does not.
+        output: folder for ``checkpoints`` and ``log.jsonl``.
+        resume: go on from the last checkpoint there, exactly as if the training had not been interrupted.
+        make_evaluate: makes the evaluation from the model's pure function and the devices; without it there is none.
+        on_evaluation: called after each evaluation, in the first process.
+        save: called in the first process with the average whenever its AP is the best so far, or, without an
+            evaluation, at the end.
+        console: where to print; nowhere if not given.
+
+    Raises:
+        TrainingError: the loss is not finite again and again, a checkpoint can't be written or read.
+        DataError: a picture can't be prepared, or the data set is smaller than a batch.
+    """
+    config = model_config(start.config, recipe)
+    devices, parts = Devices(), recipe.optimization.accumulate
+    devices.check(recipe.batch_size, parts)
+    batches = train_batches(dataset, recipe, options, devices)
+    total, epoch_steps = len(batches), batches.steps_per_epoch
+
+    compute = Compute.named(options.dtype)
+    apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
+    groups = parameter_groups(start.params, recipe.optimization)
+    optimizer = make_optimizer(groups, recipe.optimization, total)
+    update = devices.compile(make_update(apply, config, recipe, groups, optimizer))
+    state = devices.replicate(start_state(start.params, start.batch_stats, groups, optimizer, options.seed))
+    evaluate = make_evaluate(apply, devices) if make_evaluate else None
+
+    output.mkdir(parents=True, exist_ok=True)
+    checkpoints = Checkpoints(output / "checkpoints", options.keep)
+    standing = Standing()
+    if resume and checkpoints.latest is not None:
+        state, standing = checkpoints.restore(state)
+    elif checkpoints.latest is not None:
+        raise TrainingError(f"{output} holds a training already: go on with it (--resume) or choose another folder")
+
+    console = console or Console(quiet=True)
+    journal = Journal(
+        output / "log.jsonl",
+        total,
+        every=options.log_every,
+        first_step=standing.step,
+        console=console,
+        writes=devices.first_process,
+    )
+    journal.say(f"{start.report}\n{group_table(groups, start.params)}")
+    journal.say(
+        f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, {total:,} steps, "
+        f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
+    )
+    skipped = SkippedBatches(dataset, options.most_skipped)
+    in_flight: InFlight | None = None
+
+    with Loader(batches, options.workers) as loader, journal, stop_signals() as stop:
+        loader.restore(Position(*divmod(standing.step, epoch_steps)))
+        for step in range(standing.step + 1, total + 1):
+            batch = next(loader)
+            state, metrics = update(state, *devices.share(batch))
+            # The step before is looked at while this one is computed.
+            if in_flight is not None:
+                report(in_flight, journal, skipped, epoch_steps)
+            in_flight = InFlight(step, batch, metrics)
+
+            evaluates = step == total or step % (epoch_steps * options.evaluate_every) == 0
+            last = step == total or stop.is_set()
+            if not (last or evaluates or step % options.checkpoint_every == 0):
+                continue
+            report(in_flight, journal, skipped, epoch_steps)
+            in_flight = None
+            ap = None
+            standing = standing._replace(step=step)
+            if evaluates and evaluate is not None:
+                evaluation = evaluate(state.ema.params, state.ema.batch_stats)
+                ap = float(np.nan_to_num(evaluation.figures.ap))
+                standing = judged(standing, ap)
+                journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
+                journal.say(f"epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
+                if devices.first_process and on_evaluation is not None:
+                    on_evaluation(step, evaluation)
+            checkpoints.save(state, standing, ap)
+            is_best = standing.best_step == step if evaluate is not None else step == total
+            if is_best and devices.first_process and save is not None:
+                save(config, *jax.device_get((state.ema.params, state.ema.batch_stats)))
+            journal.restart_clock()
+            if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
+                break
+    checkpoints.close()
+    for problem in loader.problems:
+        journal.say(f"left out: {problem}")
+    return Trained(config, state.ema, standing, finished=not stop.is_set() or standing.step == total)
+
+
+def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
+    """The model's configuration with the backbone's norms frozen or not, as the recipe has it."""
+    backbone = replace(config.backbone, frozen_norms=recipe.optimization.freeze_backbone_norms)
+    return replace(config, backbone=backbone)
+
+
+def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices: Devices) -> TrainBatches:
+    """All batches of the training, or this process's part of them."""
+    return TrainBatches(
+        dataset,
+        batch_size=recipe.batch_size,
+        epochs=recipe.epochs,
+        seed=options.seed,
+        size=recipe.image_size,
+        max_boxes=places_for(dataset.most_boxes),
+        augmentation=recipe.augmentation,
+        strong_epochs=recipe.strong_epochs,
+        scale_repeats=recipe.scale_repeats,
+        shard=devices.shard,
+    )
+
+
+def judged(standing: Standing, ap: float) -> Standing:
+    """The standing after an evaluation."""
+    if standing.best_ap is None or ap > standing.best_ap:
+        return standing._replace(best_ap=ap, best_step=standing.step, worse_since=0)
+    return standing._replace(worse_since=standing.worse_since + 1)
+
+
+class InFlight(NamedTuple):
+    """A step whose numbers may still be being computed."""
+
+    step: int
+    batch: Batch
+    metrics: Metrics
+
+
+def report(done: InFlight, journal: Journal, skipped: "SkippedBatches", epoch_steps: int) -> None:
+    """Waits for a step and hands its numbers on."""
+    metrics = jax.device_get(done.metrics)
+    epoch = (done.step - 1) // epoch_steps + 1
+    skipped.look_at(done.step, done.batch, bool(metrics.finite))
+    numbers = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, "terms": metrics.terms}
+    journal.step(done.step, epoch, len(done.batch.images) * jax.process_count(), numbers)
+
+
+class SkippedBatches:
+    """Counts updates that were skipped one after another, and remembers what was in them."""
+
+    def __init__(self, dataset: Dataset, most: int):
+        self._dataset, self._most = dataset, most
+        self._steps: list[int] = []
+        self._files: list[str] = []
+
+    def look_at(self, step: int, batch: Batch, finite: bool) -> None:
+        """``TrainingError`` after too many."""
+        if finite:
+            self._steps, self._files = [], []
+            return
+        self._steps.append(step)
+        self._files += [self._dataset.records[index].name for index in batch.indices]
+        if len(self._steps) >= self._most:
+            raise TrainingError(
+                f"the loss was not finite in steps {self._steps[0]} to {self._steps[-1]}: lower the learning rate, or "
+                f"look at these pictures: {', '.join(dict.fromkeys(self._files))}"
+            )
+
+
+@contextmanager
+def stop_signals():
+    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process as usual.
+
+    Only where this is the only process: others would wait for it.
+    """
+    event = threading.Event()
+    usual = {}
+
+    def ask_to_stop(number, frame):
+        event.set()
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            usual[number] = signal.signal(number, ask_to_stop)
+    try:
+        yield event
+    finally:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
