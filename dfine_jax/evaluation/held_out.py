@@ -44,7 +44,7 @@ class HeldOut:
         """
         self.truth = Truth.of(dataset)
         self.problems: tuple[Problem, ...] = ()
-        """Pictures that could not be read for the last evaluation, which left them out."""
+        """Pictures this process could not read for the last evaluation, which left them out."""
         self._apply = apply
         self._label_of = same_classes(class_names, dataset.class_names)
         self._settings = Preprocessing(height=size, width=size)

@@ -1,4 +1,9 @@
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import jax.numpy as jnp
@@ -91,3 +96,37 @@ def test_pictures_that_can_not_be_read_are_named_and_left_out(tmp_path):
 def test_no_class_in_common():
     with pytest.raises(ValueError, match="no class in common"):
         HeldOut(Applied(), ("car",), DATA, size=SIZE, batch_size=2)
+
+
+def together(processes, devices):
+    """What each of several processes, with so many devices each, prints of the same evaluations."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    here = Path(__file__).parent
+    environment = {
+        **os.environ,
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
+        "PYTHONPATH": str(here.parents[1]),
+    }
+    running = [
+        subprocess.Popen(
+            [sys.executable, here / "evaluate_together.py", str(rank), str(processes), str(port)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(processes)
+    ]
+    outputs = [process.communicate(timeout=300)[0] for process in running]
+    return [[line for line in output.splitlines() if line.startswith("evaluated")] for output in outputs]
+
+
+@pytest.mark.slow
+def test_devices_and_processes_share_the_work_and_agree():
+    (alone,) = together(1, 1)
+    assert len(alone) == 2
+    assert "AP 1.0 of pictures [0, 1, 2]" in alone[0]
+    assert "AP 0.666667" in alone[1]
+    assert together(1, 4) == [alone]
+    assert together(2, 2) == [alone, alone]
