@@ -21,7 +21,7 @@ def inverse_sigmoid(x: Float[Array, "*shape"], eps: float = 1e-5) -> Float[Array
 
 
 def weighting_function(up: ArrayLike, reg_scale: ArrayLike, bins: int) -> Float[Array, " {bins}+1"]:
-    """W(n), the offset each bin stands for: rising, fine around 0, coarse towards the ends (equation 3).
+    """W(n), the offset each bin stands for: rising, fine around 0, coarse towards the ends.
 
     Args:
         up: scalar or of shape (1,); W ends at -2 * up * reg_scale and 2 * up * reg_scale.
@@ -48,7 +48,7 @@ def integral(corners: Float[Array, "... corners"], project: Float[Array, " W"]) 
 def distance_to_box(
     reference: Float[Array, "... 4"], distance: Float[Array, "... 4"], reg_scale: ArrayLike
 ) -> Float[Array, "... 4"]:
-    """The box whose edges lie `distance` from the reference's; all zero gives back the reference (equation 2).
+    """The box whose edges lie `distance` from the reference's; all zero gives back the reference.
 
     Args:
         reference: cx, cy, w, h.

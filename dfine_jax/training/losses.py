@@ -69,7 +69,7 @@ def fine_grained_localization_loss(
     paired: PairedTargets,
     wanted: Float[Array, "B Q 4 W"],
 ) -> Float[Array, "*P B Q"]:
-    """FGL (equation 4): cross entropy of the four edges with the `wanted` distributions, times IoU."""
+    """FGL: cross entropy of the four edges with the `wanted` distributions, times IoU."""
     log_probability = jax.nn.log_softmax(_edges(corners), axis=-1)
     return -jnp.sum(wanted * log_probability, axis=(-2, -1)) * matched_iou(boxes, paired)
 
@@ -81,7 +81,7 @@ def distillation_loss(
     teacher_logits: Float[Array, "B Q K"],
     paired: PairedTargets,
 ) -> Float[Array, "*P B Q"]:
-    """DDF (GO-LSD, equation 5): how far a layer's distributions are from its teacher's, the last layer; mean of edges.
+    """DDF (GO-LSD, section 4.2): how far a layer's distributions are from its teacher's, the last layer; mean of edges.
 
     It weighs the IoU of the query's pair, or where the query has none the teacher's confidence.
     """

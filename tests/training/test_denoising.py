@@ -112,6 +112,17 @@ def test_noise_is_as_large_as_the_recipe_says():
     assert abs(flipped - 0.25 * (1 - 1 / CLASSES)) < 0.04
 
 
+def test_corners_that_cross_change_places():
+    targets = targets_with([1], 1)
+    shape = (1, 200, 4)
+    inwards = jnp.broadcast_to(jnp.array([1.0, 1.0, -1.0, -1.0]), shape)
+    noise = DenoisingNoise(jnp.zeros(shape[:2], bool), jnp.zeros(shape[:2], int), inwards, jnp.full(shape, 0.5))
+    made = jax.jit(apply_noise, static_argnums=(2, 3))(noise, targets, CLASSES, QUERIES)
+    shrunk, crossed = jax.nn.sigmoid(made.boxes_unact[0, :2])
+    np.testing.assert_allclose(shrunk, [0.5, 0.4, 0.05, 0.1], rtol=1e-4)
+    np.testing.assert_allclose(crossed, [0.5, 0.4, 0.05, 0.1], rtol=1e-4)
+
+
 def test_boxes_stay_in_the_picture_and_padding_is_empty():
     targets = targets_with([4, 1], 100)._replace(boxes=jnp.tile(jnp.array([0.95, 0.02, 0.2, 0.1]), (2, 100, 1)))
     made = make(jax.random.key(2), targets, CLASSES, QUERIES)

@@ -59,7 +59,11 @@ def test_numbers_that_are_none_still_end_in_a_matching(pad_targets):
         logits = jnp.full((1, 1, 4, 2), logit).at[0, 0, 0].set(0.0)
         boxes = jnp.full((1, 1, 4, 4), box).at[0, 0, 0].set(0.4)
         assert solve(logits, boxes, targets).matched.sum() == 2
-    assert match_cost(jnp.full((1, 2), np.nan), boxes[0, 0, :1], targets.boxes[0], jnp.zeros(3, int))[0, 0] == 1
+
+
+def test_a_cost_that_is_no_number_becomes_one():
+    box, label = jnp.full((1, 4), 0.5), jnp.array([0])
+    assert jax.jit(match_cost)(jnp.full((1, 2), jnp.nan), box, box, label) == 1
 
 
 def test_batches_without_boxes_match_nothing(pad_targets):
