@@ -10,6 +10,7 @@ VERBS = {
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
+    "eval": "measure how good a model is on labelled pictures",
 }
 
 

@@ -1,0 +1,136 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from tiny import HEIGHT, WIDTH, tiny_model
+
+from dfine_jax.cli.main import main
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.pretrained import save_pretrained
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_pretrained(folder, tiny_model(), Preprocessing(HEIGHT, WIDTH))
+    return str(folder)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three readable pictures of different sizes in a folder."""
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name, shape in (("a.jpg", (40, 50, 3)), ("b.png", (90, 30, 3)), ("c.jpg", (64, 64))):
+        Image.fromarray(rng.integers(0, 256, shape, np.uint8)).save(folder / name)
+    return folder
+
+
+def test_json_holds_what_the_table_shows(model, pictures, tmp_path, capsys):
+    out = tmp_path / "found.json"
+    assert main(["detect", str(pictures), "--model", model, "--threshold", "0", "--json", str(out)]) == 0
+    found = json.loads(out.read_text())
+    assert [entry["image"] for entry in found] == [str(pictures / name) for name in ("a.jpg", "b.png", "c.jpg")]
+    assert [(entry["width"], entry["height"]) for entry in found] == [(50, 40), (30, 90), (64, 64)]
+    printed = capsys.readouterr().out
+    for entry in found:
+        scores = [detection["score"] for detection in entry["detections"]]
+        assert len(scores) == 20
+        assert scores == sorted(scores, reverse=True)
+        assert f"{scores[0]:.3f}" in printed
+        assert set(entry["detections"][0]) == {"label", "label_id", "score", "box"}
+
+
+def test_batches_give_what_single_pictures_give(model, pictures, tmp_path):
+    results = []
+    for batch in ("1", "2"):
+        out = tmp_path / f"{batch}.json"
+        arguments = ["--model", model, "--threshold", "0", "--batch-size", batch, "--json", str(out)]
+        assert main(["detect", str(pictures), *arguments]) == 0
+        results.append(json.loads(out.read_text()))
+    for one, two in zip(*results, strict=True):
+        assert [d["label"] for d in one["detections"][:5]] == [d["label"] for d in two["detections"][:5]]
+        for a, b in zip(one["detections"][:5], two["detections"][:5], strict=True):
+            np.testing.assert_allclose(a["box"], b["box"], atol=1e-3)
+
+
+def test_unreadable_pictures_are_named_and_skipped(model, pictures, tmp_path, capsys):
+    (pictures / "aa.jpg").write_bytes((pictures / "a.jpg").read_bytes()[:300])
+    (pictures / "empty.png").touch()
+    out = tmp_path / "found.json"
+    assert main(["detect", str(pictures), "--model", model, "--json", str(out)]) == 1
+    assert [entry["image"][-5:] for entry in json.loads(out.read_text())] == ["a.jpg", "b.png", "c.jpg"]
+    notes = capsys.readouterr().err
+    assert "aa.jpg" in notes
+    assert "empty.png" in notes
+    assert "2 of 5 pictures could not be read" in notes
+
+
+def test_drawn_pictures_are_not_searched_the_next_time(model, pictures, capsys):
+    drawn = pictures / "drawn"
+    arguments = ["detect", str(pictures), "--model", model, "--threshold", "0", "--save", str(drawn)]
+    assert main(arguments) == 0
+    assert sorted(path.name for path in drawn.iterdir()) == ["a.jpg", "b.png", "c.jpg"]
+    original, annotated = (np.asarray(Image.open(folder / "b.png").convert("RGB")) for folder in (pictures, drawn))
+    assert original.shape == annotated.shape
+    assert (original != annotated).any()
+    assert main(arguments) == 0
+    assert "3 pictures drawn" in capsys.readouterr().err
+    assert len(list(drawn.iterdir())) == 3
+
+
+def test_pictures_of_one_name_are_drawn_to_two_files(model, pictures, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(pictures / "a.jpg", other)
+    paths = [str(pictures / "a.jpg"), str(other / "a.jpg")]
+    assert main(["detect", *paths, "--model", model, "--save", str(tmp_path / "drawn")]) == 0
+    assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a-2.jpg", "a.jpg"]
+
+
+def test_classes_choose(model, pictures, tmp_path):
+    out = tmp_path / "found.json"
+    arguments = ["--model", model, "--threshold", "0", "--json", str(out)]
+    assert main(["detect", str(pictures / "a.jpg"), *arguments]) == 0
+    label = json.loads(out.read_text())[0]["detections"][0]["label"]
+    assert main(["detect", str(pictures / "a.jpg"), *arguments, "--classes", label]) == 0
+    assert {d["label"] for d in json.loads(out.read_text())[0]["detections"]} == {label}
+
+
+def test_json_to_standard_output_is_json_alone(model, pictures, capsys):
+    assert main(["detect", str(pictures / "a.jpg"), "--model", model, "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)[0]["image"].endswith("a.jpg")
+
+
+def test_bfloat16_and_another_size(model, pictures, tmp_path):
+    out = tmp_path / "found.json"
+    arguments = ["--model", model, "--size", "64x128", "--dtype", "bfloat16", "--threshold", "0", "--json", str(out)]
+    assert main(["detect", str(pictures / "a.jpg"), *arguments]) == 0
+    assert len(json.loads(out.read_text())[0]["detections"]) == 20
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no picture given"),
+        (["missing.jpg"], "missing.jpg: no such file or folder"),
+        (["PICTURES", "--size", "640"], "give HEIGHTxWIDTH"),
+        (["PICTURES", "--size", "600x640"], "600x640 (height x width): both must be divisible by 32"),
+        (["PICTURES", "--threshold", "2"], "expected a score from 0 to 1"),
+        (["PICTURES", "--batch-size", "0"], "batch size 0"),
+        (["PICTURES", "--classes", "cta"], "did you mean cat"),
+        (["PICTURES", "--save", "PICTURES"], "choose another one"),
+        (["PICTURES", "--model", "nano-cocoo"], "nano-coco"),
+    ],
+)
+def test_what_can_not_be_done_is_one_line_and_exit_code_2(model, pictures, capsys, arguments, message):
+    arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    if "--model" not in arguments:
+        arguments += ["--model", model]
+    assert main(["detect", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.strip().splitlines()) == 1
