@@ -1,0 +1,210 @@
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dfine_jax.model.dfine import load
+from dfine_jax.model.initial import constant
+from dfine_jax.model.layers import (
+    ACTIVATIONS,
+    MLP,
+    Affine,
+    BatchNorm,
+    Compute,
+    ConvNorm,
+    LayerNorm,
+    SelfAttention,
+    convolve,
+)
+
+RNG = np.random.default_rng(0)
+COMMON = dict(compute=Compute(), rng=RNG)
+
+
+def normal(*shape: int) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def direct(x, kernel, stride, padding, groups):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 12), (7, 10)])
+def test_depthwise_convolution_and_its_gradients(size, stride, shape):
+    x, kernel, padding = normal(2, *shape, 6), normal(size, size, 1, 6), (size // 2,) * 2
+    ours = partial(convolve, stride=stride, padding=padding, compute=Compute())
+    reference = partial(direct, stride=stride, padding=padding, groups=6)
+
+    y, pull_back = jax.vjp(jax.jit(ours), x, kernel)
+    expected, pull_back_reference = jax.vjp(jax.jit(reference), x, kernel)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(1, 1, (0, 0)), (1, 2, (0, 0)), (2, 1, (0, 1)), (3, 2, (1, 1))]
+)
+def test_dense_convolution(size, stride, padding):
+    x, kernel = normal(2, 6, 10, 4), normal(size, size, 4, 5)
+    expected = direct(x, kernel, stride, padding, 1)
+    np.testing.assert_allclose(convolve(x, kernel, stride, padding, Compute()), expected, atol=1e-5)
+
+
+def test_one_channel_is_dense_and_depthwise_alike():
+    x, kernel = normal(1, 5, 6, 1), normal(3, 3, 1, 1)
+    np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
+
+
+def filled_norm(**options) -> BatchNorm:
+    norm = BatchNorm(4, rng=RNG, **options)
+    load(norm, {"scale": normal(4), "bias": normal(4) + 1, "mean": normal(4) * 0.5, "var": jnp.square(normal(4)) + 0.5})
+    return norm
+
+
+def test_batch_norm_in_training_is_pytorchs():
+    norm = filled_norm(epsilon=1e-3)
+    scale, bias, mean, var = (np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var))
+    x = normal(2, 3, 5, 4) * 2 + 3
+    cells = np.asarray(x, np.float64).reshape(-1, 4)
+    expected = (cells - cells.mean(0)) / np.sqrt(cells.var(0) + 1e-3) * scale + bias
+
+    np.testing.assert_allclose(norm(x, train=True).reshape(-1, 4), expected, atol=1e-5)
+    np.testing.assert_allclose(norm.mean[...], 0.9 * mean + 0.1 * cells.mean(0), rtol=1e-5)
+    np.testing.assert_allclose(norm.var[...], 0.9 * var + 0.1 * cells.var(0, ddof=1), rtol=1e-5)
+
+
+def test_batch_norm_of_large_values_keeps_its_digits():
+    """E(x^2) - E(x)^2 would be rounding errors only."""
+    norm = BatchNorm(1, rng=RNG)
+    x = jnp.asarray([999.0, 1000.0, 1001.0]).reshape(1, 1, 3, 1)
+    np.testing.assert_allclose(norm(x, train=True).ravel(), [-math.sqrt(1.5), 0, math.sqrt(1.5)], atol=1e-4)
+    np.testing.assert_allclose(norm.var[...], [0.9 + 0.1 * 1.0], rtol=1e-6)
+
+
+def test_batch_norm_of_a_single_cell_is_finite():
+    norm = filled_norm()
+    bias = norm.bias[...]
+    np.testing.assert_allclose(norm(normal(1, 1, 1, 4), train=True).ravel(), bias, atol=1e-6)
+    assert np.isfinite(norm.var[...]).all()
+
+
+@pytest.mark.parametrize(("options", "train"), [({}, False), ({"frozen": True}, False), ({"frozen": True}, True)])
+def test_batch_norm_by_stored_statistics(options, train):
+    norm = filled_norm(**options)
+    scale, bias, mean, var = (np.asarray(v[...], np.float64) for v in (norm.scale, norm.bias, norm.mean, norm.var))
+    x = normal(2, 3, 5, 4)
+    expected = (np.asarray(x, np.float64) - mean) / np.sqrt(var + 1e-5) * scale + bias
+    np.testing.assert_allclose(norm(x, train=train), expected, atol=1e-5)
+    np.testing.assert_array_equal(norm.mean[...], mean.astype(np.float32))
+    np.testing.assert_array_equal(norm.var[...], var.astype(np.float32))
+
+
+def test_layer_norm():
+    norm = LayerNorm(6, epsilon=1e-2, rng=RNG)
+    load(norm, {"scale": normal(6), "bias": normal(6) + 1})
+    x = np.asarray(normal(2, 3, 6), np.float64) + 100
+    expected = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-2)
+    expected = expected * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
+    np.testing.assert_allclose(norm(jnp.asarray(x, jnp.float32)), expected, atol=1e-4)
+
+
+def test_conv_norm_affine_comes_after_the_activation():
+    layer = ConvNorm(2, 2, activation="relu", affine=True, epsilon=0.0, kernel=constant(1), **COMMON)
+    load(layer.affine, {"scale": jnp.asarray([2.0]), "bias": jnp.asarray([-1.0])})
+    x = jnp.asarray([[-3.0, 1.0], [2.0, 0.5]]).reshape(1, 1, 2, 2)
+    np.testing.assert_allclose(layer(x)[0, 0], [[-1, -1], [4, 4]], atol=1e-6)
+    assert isinstance(layer.affine, Affine)
+    assert ConvNorm(2, 2, **COMMON).affine is None
+
+
+@pytest.mark.parametrize(
+    ("kernel_size", "stride", "out"), [(1, 1, (6, 10)), (3, 1, (6, 10)), (3, 2, (3, 5)), (5, 1, (6, 10))]
+)
+def test_conv_norm_keeps_or_halves_the_size(kernel_size, stride, out):
+    assert ConvNorm(2, 3, kernel_size, stride, **COMMON)(normal(1, 6, 10, 2)).shape == (1, *out, 3)
+
+
+def test_mlp():
+    mlp = MLP(3, 5, 2, 3, activation="silu", **COMMON)
+    x = normal(4, 3)
+    expected = np.asarray(x, np.float64)
+    for i, layer in enumerate(mlp.layers):
+        expected = expected @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])
+        expected = expected / (1 + np.exp(-expected)) if i < 2 else expected
+    np.testing.assert_allclose(mlp(x), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("batched_mask", [False, True])
+def test_self_attention(batched_mask):
+    attention = SelfAttention(8, 2, **COMMON)
+    x, position = normal(2, 5, 8), normal(5, 8)
+    blocked = np.zeros((2, 5, 5), bool)
+    blocked[:, 1:, 0] = blocked[:, 0, 3:] = True
+
+    def linear(layer, x):
+        return x @ np.asarray(layer.kernel[...], np.float64) + np.asarray(layer.bias[...])
+
+    placed = np.asarray(x + position, np.float64)
+    query, key = linear(attention.query, placed), linear(attention.key, placed)
+    value = linear(attention.value, np.asarray(x, np.float64))
+    heads = []
+    for head in (slice(0, 4), slice(4, 8)):
+        scores = np.where(blocked, -np.inf, query[..., head] @ key[..., head].transpose(0, 2, 1) / 2)
+        weights = np.exp(scores - scores.max(-1, keepdims=True))
+        heads.append(weights / weights.sum(-1, keepdims=True) @ value[..., head])
+    expected = linear(attention.out, np.concatenate(heads, -1))
+
+    mask = jnp.asarray(blocked if batched_mask else blocked[0])
+    np.testing.assert_allclose(attention(x, jnp.broadcast_to(position, x.shape), mask), expected, atol=1e-5)
+    if not batched_mask:
+        changed = attention(x.at[:, 0].add(1.0), jnp.broadcast_to(position, x.shape), mask)
+        np.testing.assert_array_equal(changed[:, 1:], attention(x, jnp.broadcast_to(position, x.shape), mask)[:, 1:])
+
+
+def test_activations():
+    x = jnp.linspace(-3, 3, 13)
+    sigmoid = 1 / (1 + np.exp(-np.asarray(x)))
+    exact = np.asarray([v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in np.asarray(x)])
+    by_tanh = 0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)))
+    expected = {
+        None: x, "relu": np.maximum(x, 0), "silu": x * sigmoid, "swish": x * sigmoid, "gelu": exact,
+        "gelu_new": by_tanh, "gelu_pytorch_tanh": by_tanh, "sigmoid": sigmoid, "tanh": np.tanh(x),
+    }  # fmt: skip
+    assert expected.keys() == ACTIVATIONS.keys()
+    for name, wanted in expected.items():
+        np.testing.assert_allclose(ACTIVATIONS[name](x), wanted, atol=1e-6, err_msg=str(name))
+
+
+def test_compute_names():
+    assert Compute.named("float32") == Compute()
+    assert Compute().precision == lax.Precision.HIGHEST
+    assert Compute.named("bfloat16").dtype == jnp.bfloat16
+    with pytest.raises(ValueError, match=r"'float16'.*float32 or bfloat16"):
+        Compute.named("float16")
+
+
+def test_bfloat16_products_round_operands_and_not_the_sum():
+    a, b = normal(3, 257), normal(257, 2)
+    result = Compute.named("bfloat16").einsum("ij,jk->ik", a, b)
+    assert result.dtype == jnp.float32
+    rounded = [np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32), np.float64) for x in (a, b)]
+    np.testing.assert_allclose(result, rounded[0] @ rounded[1], atol=1e-4)
+
+
+def test_bfloat16_convolutions_are_near():
+    x = normal(1, 8, 8, 6)
+    for kernel in (normal(3, 3, 6, 4), normal(3, 3, 1, 6), normal(1, 1, 6, 4)):
+        exact = convolve(x, kernel, 1, (1, 1) if len(kernel) == 3 else (0, 0), Compute())
+        low = convolve(x, kernel, 1, (1, 1) if len(kernel) == 3 else (0, 0), Compute.named("bfloat16"))
+        np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=0.02 * float(jnp.abs(exact).max()))
