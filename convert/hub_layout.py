@@ -8,6 +8,7 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -49,42 +50,48 @@ def _without_surplus(arrays: Iterable[tuple[str, np.ndarray]], layers: int) -> I
             yield name, array
 
 
-def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+class HubTensors(NamedTuple):
+    """What ``model.safetensors`` of a model holds."""
+
+    weights: dict[str, tuple[Match, Shape]]
+    """By our name: the tensor there, and the shape here."""
+    constants: dict[str, np.ndarray]
+    """By the name there: counts of batches and shares of points, which transformers stores beside the weights."""
+
+
+def hub_tensors(config: DFineConfig) -> HubTensors:
+    """What transformers stores for a model of this configuration; ``config`` has no layers past the one that counts."""
     params, batch_stats = model_shapes(config)
-    matches = {name: to_torch(HUB, name) for name in (*params, *batch_stats)}
-    shapes = {**params, **batch_stats}
-    constants = dict(_constants(config, shapes, matches))
+    weights = {name: (to_torch(HUB, name), shape) for name, shape in {**params, **batch_stats}.items()}
+    constants = {}
+    for ours, (match, _) in weights.items():
+        frozen = ours.startswith("backbone.") and config.backbone.frozen_norms
+        if ours.endswith(".norm.mean") and not frozen:
+            constants[match.name.removesuffix("running_mean") + "num_batches_tracked"] = np.zeros((), "<i8")
+    share = np.array([1 / count for count in config.decoder.points for _ in range(count)], "<f4")
+    for layer in range(config.decoder.layers):
+        constants[f"model.decoder.layers.{layer}.encoder_attn.num_points_scale"] = share
+    return HubTensors(weights, constants)
+
+
+def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+    weights, constants = hub_tensors(config)
     tensors = {name: (array.dtype, array.shape) for name, array in constants.items()}
-    tensors |= {match.name: (np.dtype("<f4"), torch_shape(match, shapes[ours])) for ours, match in matches.items()}
+    tensors |= {match.name: (np.dtype("<f4"), torch_shape(match, shape)) for match, shape in weights.values()}
     header, places = _header(tensors)
-    missing = set(shapes)
     with path.open("wb") as file:
         file.write(header)
         for name, array in constants.items():
             file.seek(places[name])
             file.write(array.tobytes())
         for ours, array in arrays:
-            if ours not in missing or tuple(array.shape) != shapes[ours]:
+            match, shape = weights.pop(ours, (None, None))
+            if match is None or tuple(array.shape) != shape:
                 raise ValueError(f"{ours} of shape {array.shape} is not the model's, or is given twice")
-            missing.remove(ours)
-            file.seek(places[matches[ours].name])
-            file.write(matches[ours].layout.to_torch(np.asarray(array, "<f4")).tobytes())
-    if missing:
-        raise ValueError(f"arrays of the model are missing: {', '.join(sorted(missing))}")
-
-
-def _constants(
-    config: DFineConfig, shapes: dict[str, Shape], matches: dict[str, Match]
-) -> Iterator[tuple[str, np.ndarray]]:
-    """What transformers stores beside the weights: counts of batches, and each point's share of its level."""
-    for ours in shapes:
-        frozen = ours.startswith("backbone.") and config.backbone.frozen_norms
-        if ours.endswith(".norm.mean") and not frozen:
-            name = matches[ours].name.removesuffix("running_mean") + "num_batches_tracked"
-            yield name, np.zeros((), "<i8")
-    share = np.array([1 / count for count in config.decoder.points for _ in range(count)], "<f4")
-    for layer in range(config.decoder.layers):
-        yield f"model.decoder.layers.{layer}.encoder_attn.num_points_scale", share
+            file.seek(places[match.name])
+            file.write(match.layout.to_torch(np.asarray(array, "<f4")).tobytes())
+    if weights:
+        raise ValueError(f"arrays of the model are missing: {', '.join(sorted(weights))}")
 
 
 def _header(tensors: dict[str, tuple[np.dtype, Shape]]) -> tuple[bytes, dict[str, int]]:

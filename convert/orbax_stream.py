@@ -25,7 +25,10 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
     ``ValueError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
     """
     tree = {part: {name: _Place(name, shape) for name, shape in kind.items()} for part, kind in shapes.items()}
-    registry = ocp.type_handlers.create_type_handler_registry((_Place, _StreamHandler(arrays)))
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (_Place, _StreamHandler(arrays)),
+        (jax.Array, ocp.type_handlers.ArrayHandler()),  # none comes, but Orbax warns where it isn't there
+    )
     with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
         checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
 

@@ -91,10 +91,10 @@ def open_pretrained(
     """Finds a model by name and checks it, without reading its weights; see ``load_pretrained``."""
     name = os.fspath(name)
     path = Path(name).expanduser()
-    if path.exists():
+    if name and path.exists():
         return open_model(path, size=size, class_names=class_names)
     place = SHORT_NAMES.get(_canonical(name), name)
-    if Path(place).exists():
+    if place != name and Path(place).exists():
         return open_model(Path(place), source=name, size=size, class_names=class_names)
     if not _HUB_ID.fullmatch(place) or place.endswith((".pth", ".pt", ".safetensors")):
         raise CheckpointError(_unknown(name))

@@ -36,17 +36,17 @@ def run(
     Every tensor is accounted for, or all that are missing, unexpected or misshapen are listed, nothing is written and
     the exit code is 2. The folder appears complete or not at all.
 
-    Examples:
+    For example, from the Hub, by name or by a short one:
 
-      dfine convert ustc-community/dfine-small-coco small
+    dfine convert ustc-community/dfine-small-coco small
 
-      dfine convert nano-coco nano --verify cats.jpg
+    dfine convert nano-coco nano --verify cats.jpg
 
-      dfine convert dfine_l_obj365.pth large
+    From the original release's files, and back for transformers:
 
-      dfine convert my_run/best.pth blood --class-names "red cell,white cell,platelet"
+    dfine convert my_run/best.pth blood --class-names "red cell,white cell,platelet"
 
-      dfine convert blood for_transformers --to hub
+    dfine convert blood blood_for_transformers --to hub
 
     Args:
         source: A Hub repository (owner/name), a short name (nano-coco), a folder with config.json and

@@ -1,0 +1,133 @@
+"""``dfine convert`` and ``python -m convert``: exit codes, what is printed, what is written."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from safetensors.numpy import load_file, save_file
+from tiny import TINY
+
+from convert import verify
+from convert.sources import open_model
+from dfine_jax.cli.main import main
+
+
+def run(capsys, *arguments):
+    """Exit code, and what was printed to the two streams, of ``dfine convert``."""
+    code = main(["convert", *map(str, arguments)])
+    printed = capsys.readouterr()
+    return code, printed.out, printed.err
+
+
+def test_to_jax_and_back(hub, tmp_path, capsys, same_arrays):
+    code, out, _ = run(capsys, hub.path, tmp_path / "jax")
+    assert code == 0
+    assert f"{hub.path} -> {tmp_path / 'jax'}" in out.replace("\n", "")
+    numbers = sum(value.size for value in hub.arrays.values())
+    trained = sum(v.size for k, v in hub.arrays.items() if not k.endswith((".mean", ".var", ".up", ".reg_scale")))
+    for number in (len(hub.arrays), trained, 4 * numbers):
+        assert f"{number:,}" in out
+    assert "seconds" in out
+    same_arrays(open_model(tmp_path / "jax").arrays(), hub.arrays)
+
+    assert run(capsys, tmp_path / "jax", tmp_path / "hub", "--to", "hub")[0] == 0
+    for file in hub.path.iterdir():
+        assert (tmp_path / "hub" / file.name).read_bytes() == file.read_bytes()
+
+
+def test_names_of_classes(hub, tmp_path, capsys):
+    assert run(capsys, hub.path, tmp_path / "a", "--class-names", "v, w,x,y,z")[0] == 0
+    assert open_model(tmp_path / "a").config.class_names == tuple("vwxyz")
+    names = tmp_path / "names.txt"
+    names.write_text("first one\n2\n3\n4\nlast\n\n")
+    assert run(capsys, hub.path, tmp_path / "b", "--classes-file", names)[0] == 0
+    assert open_model(tmp_path / "b").config.class_names == ("first one", "2", "3", "4", "last")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--class-names", "a,b"], "has 5 classes, but 2 names were given"),
+        (["--class-names", "a,,b"], "class names: expected one in each place"),
+        (["--class-names", "a", "--classes-file", "x"], "give --class-names or --classes-file, not both"),
+        (["--classes-file", "nowhere.txt"], "nowhere.txt"),
+        (["--size", "n"], "a size can be given for a .pth only"),
+    ],
+)
+def test_bad_options(hub, tmp_path, capsys, arguments, words):
+    code, out, err = run(capsys, hub.path, tmp_path / "out", *arguments)
+    assert (code, out) == (2, "")
+    assert words in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_misfit_is_one_report_and_nothing_is_written(hub, tmp_path, capsys):
+    weights = load_file(hub.path / "model.safetensors")
+    del weights["model.decoder.up"]
+    weights["more"] = np.ones(1, np.float32)
+    save_file(weights, hub.path / "model.safetensors")
+    before = set(tmp_path.iterdir())
+    code, out, err = run(capsys, hub.path, tmp_path / "out")
+    assert (code, out) == (2, "")
+    assert "  missing: model.decoder.up\n  unexpected: more\n" in err
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_an_existing_folder_needs_force(hub, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "config.json").write_text("{}")
+    code, _, err = run(capsys, hub.path, tmp_path / "out")
+    assert code == 2
+    assert "exists: choose another name, or replace it with --force" in err
+    assert run(capsys, hub.path, tmp_path / "out", "--force")[0] == 0
+    assert open_model(tmp_path / "out").config == TINY
+
+
+def test_verify_says_what_to_install(hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "find_spec", lambda name: None)
+    code, _, err = run(capsys, hub.path, tmp_path / "out", "--verify")
+    assert code == 2
+    assert "--verify needs torch and transformers: pip install 'dfine-jax[parity]'" in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_verify_takes_one_picture(hub, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(verify, "require_transformers", lambda: None)
+    code, _, err = run(capsys, hub.path, tmp_path / "out", "--verify", "a.png", "b.png")
+    assert code == 2
+    assert "--verify takes one picture, not 2" in err
+
+
+def test_help_teaches(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["convert", "--help"])
+    assert stopped.value.code == 0
+    out = capsys.readouterr().out
+    assert "dfine convert ustc-community/dfine-small-coco small" in out
+    for option in ("--to", "--class-names", "--classes-file", "--size", "--revision", "--token", "--verify", "--force"):
+        assert option in out
+
+
+def test_as_a_module(tmp_path):
+    command = [sys.executable, "-m", "convert", "no-such-model", str(tmp_path / "out")]
+    finished = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("dfine convert: no model 'no-such-model': give one of ")
+    assert finished.stderr.count("\n") == 1
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("to", ["jax", "hub"])
+def test_verify(hub, tmp_path, capsys, to):
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    Image.effect_noise((50, 40), 90).save(tmp_path / "noise.png")
+    code, out, _ = run(capsys, hub.path, tmp_path / "out", "--to", to, "--verify", tmp_path / "noise.png")
+    assert code == 0
+    assert "against transformers: 20 of 20 queries chosen by both, logits within " in out
+    code, out, _ = run(capsys, tmp_path / "out", tmp_path / "again", "--verify")
+    assert code == 0
+    assert "20 of 20" in out

@@ -1,0 +1,126 @@
+"""Names of models, and models loaded by them."""
+
+import numpy as np
+import pytest
+from tiny import TINY, tiny_model
+
+from convert.fill import CheckpointError
+from convert.hub_layout import save_hub_folder
+from dfine_jax import pretrained
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model.dfine import variables
+from dfine_jax.model.layers import Compute
+from dfine_jax.pretrained import SHORT_NAMES, load_pretrained, open_pretrained, save_pretrained
+
+
+@pytest.fixture(scope="module")
+def hub_folder(tmp_path_factory):
+    path = tmp_path_factory.mktemp("hub") / "tiny"
+    model = tiny_model()
+    params, batch_stats = variables(model)
+    save_hub_folder(path, model.config, Preprocessing(64, 96), {**params, **batch_stats}.items())
+    return path
+
+
+@pytest.fixture
+def downloads(monkeypatch, hub_folder):
+    """Every download gives the tiny model; the calls are noted."""
+    calls = []
+
+    def download(repo, *, revision, token):
+        calls.append((repo, revision, token))
+        return hub_folder
+
+    monkeypatch.setattr(pretrained, "download", download)
+    return calls
+
+
+def assert_same_weights(model, expected):
+    ours, theirs = variables(model), variables(expected)
+    for found, wanted in zip(ours, theirs, strict=True):
+        assert found.keys() == wanted.keys()
+        for name, value in wanted.items():
+            np.testing.assert_array_equal(found[name], value, err_msg=name)
+
+
+def test_hub_folder(hub_folder):
+    loaded = load_pretrained(hub_folder)
+    assert loaded.config == loaded.model.config == TINY
+    assert loaded.preprocessing == Preprocessing(64, 96)
+    assert loaded.source == str(hub_folder)
+    assert_same_weights(loaded.model, tiny_model())
+
+
+def test_saved_and_loaded_again(tmp_path):
+    save_pretrained(tmp_path / "mine", tiny_model(), Preprocessing(32, 64))
+    loaded = load_pretrained(str(tmp_path / "mine"), class_names=list("vwxyz"))
+    assert loaded.preprocessing == Preprocessing(32, 64)
+    assert loaded.config.class_names == tuple("vwxyz")
+    assert_same_weights(loaded.model, tiny_model())
+    with pytest.raises(CheckpointError, match="exists"):
+        save_pretrained(tmp_path / "mine", tiny_model())
+    save_pretrained(tmp_path / "mine", tiny_model(seed=1), replace=True)
+    assert_same_weights(load_pretrained(tmp_path / "mine").model, tiny_model(seed=1))
+
+
+def test_compute_type_is_the_models(hub_folder):
+    loaded = load_pretrained(hub_folder, compute=Compute.named("bfloat16"))
+    assert loaded.model.decoder.class_heads[1].compute == Compute.named("bfloat16")
+    assert variables(loaded.model)[0]["decoder.denoising_embed"].dtype == "float32"
+
+
+@pytest.mark.parametrize(
+    ("name", "repo"),
+    [
+        ("nano-coco", "ustc-community/dfine-nano-coco"),
+        ("large-obj2coco", "ustc-community/dfine-large-obj2coco-e25"),
+        ("dfine_x_coco", "ustc-community/dfine-xlarge-coco"),
+        ("dfine_n_coco", "ustc-community/dfine-nano-coco"),
+        ("dfine_l_obj2coco_e25", "ustc-community/dfine-large-obj2coco-e25"),
+        ("dfine-small-obj365", "ustc-community/dfine-small-obj365"),
+        ("somebody/blood-cells", "somebody/blood-cells"),
+    ],
+)
+def test_names_on_the_hub(downloads, name, repo):
+    model = open_pretrained(name, revision="main", token="secret")
+    assert downloads == [(repo, "main", "secret")]
+    assert model.source == repo
+
+
+def test_every_published_model_has_a_short_name():
+    sizes = {"coco": 5, "obj2coco": 4, "obj365": 4}
+    assert len(SHORT_NAMES) == sum(sizes.values())
+    for name, repo in SHORT_NAMES.items():
+        assert repo.startswith(f"ustc-community/dfine-{name}")
+
+
+def test_a_short_name_may_stand_for_a_folder(monkeypatch, hub_folder):
+    monkeypatch.setitem(SHORT_NAMES, "tiny", str(hub_folder))
+    assert load_pretrained("tiny").source == "tiny"
+
+
+def test_a_path_comes_before_a_name(downloads, hub_folder, monkeypatch, tmp_path):
+    (tmp_path / "nano-coco").symlink_to(hub_folder)
+    monkeypatch.chdir(tmp_path)
+    assert open_pretrained("nano-coco").source == "nano-coco"
+    assert downloads == []
+
+
+@pytest.mark.parametrize(
+    "name", ["nanno-coco", "models/best.pth", "./nothing", "nothing", "", "a/b/c", "x.safetensors"]
+)
+def test_unknown_names(downloads, name):
+    with pytest.raises(CheckpointError, match=r"^no model ") as caught:
+        load_pretrained(name)
+    text = str(caught.value)
+    assert repr(name) in text
+    assert "\n" not in text
+    assert all(known in text for known in SHORT_NAMES)
+    assert downloads == []
+
+
+def test_close_names_come_first(downloads):
+    with pytest.raises(CheckpointError, match="give one of medium-obj365, "):
+        load_pretrained("medium-obj356")
+    with pytest.raises(CheckpointError, match="give one of xlarge-coco, "):
+        load_pretrained("dfine_x_cocco")
