@@ -1,11 +1,11 @@
 """How far each size is from the original PyTorch release, on the sample COCO picture, in float32.
 
-Run from the repository: ``python -m benchmarks.parity [PICTURE]``. The picture, COCO val2017/000000039769, is by default
-``$DFINE_SAMPLE_IMAGE`` or ``../shared/images/000000039769.png``. Both sides have the same random, well scaled weights;
-the outputs of the original lie in ``tests/data/forward``. Columns: the largest difference of sampled backbone and encoder maps
-relative to the map's largest magnitude; whether the same queries were chosen; the largest difference of any query's
-logits and boxes (fractions of the picture), as loaded and with norms and branches folded; whether the 50 best
-detections have the same labels, and their largest differences in score and pixels.
+Run from the repository: ``python -m benchmarks.parity [PICTURE]``. The picture, COCO val2017/000000039769, is by
+default ``$DFINE_SAMPLE_IMAGE`` or ``../shared/images/000000039769.png``. Both sides have the same random, well scaled
+weights; the original's outputs lie in ``tests/data/forward``. Columns: the largest difference of sampled backbone and
+encoder maps relative to the map's largest magnitude; whether the same queries were chosen; the largest difference of
+any query's logits and boxes (fractions of the picture), as loaded and with norms and branches folded; whether the 50
+best detections have the same labels, and their largest differences in score and pixels.
 """
 
 import os
