@@ -25,7 +25,8 @@ class Differences(NamedTuple):
     @property
     def small(self) -> bool:
         """Whether only rounding can have made them."""
-        return self.shared >= 0.95 * self.queries and self.logits < 1e-2 and self.boxes < 1e-3
+        flipped = self.queries - self.shared  # the last ones chosen may be as good as the first ones not
+        return flipped <= max(1, self.queries // 20) and self.logits < 1e-2 and self.boxes < 1e-3
 
 
 def require_transformers() -> None:
