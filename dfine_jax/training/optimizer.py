@@ -1,6 +1,6 @@
 """AdamW with parameter groups by name, and the moving average of what it trains."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import jax
@@ -8,10 +8,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
 
+from dfine_jax.training.packing import Values, Vectors
 from dfine_jax.training.recipe import Averaging, Kind, Optimization
-
-Values = dict[str, Array]
-"""A flat dictionary from dotted names to arrays, as ``dfine_jax.model.dfine.functional`` gives."""
 
 
 class Group(NamedTuple):
@@ -28,7 +26,7 @@ class Group(NamedTuple):
         return self.learning_rate == 0
 
 
-def parameter_groups(names: Mapping[str, Array] | tuple[str, ...], recipe: Optimization) -> tuple[Group, ...]:
+def parameter_groups(names: Iterable[str], recipe: Optimization) -> tuple[Group, ...]:
     """Every parameter in exactly one group; groups without any are left out."""
     groups: dict[tuple[str, float, float], list[str]] = {}
     for name in names:
@@ -65,7 +63,7 @@ def _is_frozen(name: str, kinds: set[Kind], recipe: Optimization) -> bool:
     return stem or (recipe.freeze_backbone_norms and name.startswith("backbone.") and "norms" in kinds)
 
 
-def group_table(groups: tuple[Group, ...], params: Mapping[str, Array]) -> str:
+def group_table(groups: tuple[Group, ...], params: Values) -> str:
     """One line for each group: its learning rate, weight decay, tensors and numbers in them."""
     rows = [("group", "learning rate", "weight decay", "tensors", "parameters")]
     for group in groups:
@@ -95,15 +93,15 @@ def learning_rate_factor(recipe: Optimization, total_steps: int) -> optax.Schedu
 def make_optimizer(
     groups: tuple[Group, ...], recipe: Optimization, total_steps: int
 ) -> optax.GradientTransformationExtraArgs:
-    """The transformation of gradients to updates, for the trained parameters only (``split_frozen``)."""
-    rates = {name: group.learning_rate for group in groups for name in group.names if not group.frozen}
-    decays = {name: group.weight_decay for group in groups for name in group.names if not group.frozen}
+    """The transformation of gradients to updates, of one vector for each group that is trained, by title."""
+    rates = {group.title: group.learning_rate for group in groups}
+    decays = {group.title: group.weight_decay for group in groups}
 
-    def decay_weights(updates: Values, params: Values) -> Values:
-        return {name: update + decays[name] * params[name] for name, update in updates.items()}
+    def decay_weights(updates: Vectors, params: Vectors) -> Vectors:
+        return {title: update + decays[title] * params[title] for title, update in updates.items()}
 
-    def scale_by_group(updates: Values, params: Values) -> Values:
-        return {name: -rates[name] * update for name, update in updates.items()}
+    def scale_by_group(updates: Vectors, params: Vectors) -> Vectors:
+        return {title: -rates[title] * update for title, update in updates.items()}
 
     return optax.chain(
         optax.clip_by_global_norm(recipe.clip_norm),
@@ -114,30 +112,15 @@ def make_optimizer(
     )
 
 
-def split_frozen(params: Values, groups: tuple[Group, ...]) -> tuple[Values, Values]:
-    """Parameters that are trained, and those that are frozen."""
-    frozen = {name for group in groups if group.frozen for name in group.names}
-    return (
-        {name: value for name, value in params.items() if name not in frozen},
-        {name: value for name, value in params.items() if name in frozen},
-    )
-
-
 class Ema(NamedTuple):
-    """The moving average of a model's variables."""
+    """The moving average of a model's variables, as vectors."""
 
-    params: Values
-    batch_stats: Values
+    params: Vectors
+    batch_stats: Vectors
     updates: Int[Array, ""]
 
 
-def start_ema(params: Values, batch_stats: Values) -> Ema:
-    """An average of one value. The arrays are copies, so that both can be donated."""
-    copy = jax.tree.map(jnp.copy, (params, batch_stats))
-    return Ema(*copy, jnp.zeros((), jnp.int32))
-
-
-def update_ema(ema: Ema, params: Values, batch_stats: Values, recipe: Averaging) -> Ema:
+def update_ema(ema: Ema, params: Vectors, batch_stats: Vectors, recipe: Averaging) -> Ema:
     """One step of the average."""
     updates = ema.updates + 1
     decay = recipe.decay * (1 - jnp.exp(-updates / recipe.time_constant))

@@ -12,7 +12,8 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import Apply
 from dfine_jax.training.criterion import criterion
 from dfine_jax.training.denoising import make_denoising
-from dfine_jax.training.optimizer import Ema, Group, Values, split_frozen, start_ema, update_ema
+from dfine_jax.training.optimizer import Ema, Group, update_ema
+from dfine_jax.training.packing import Packing, Values, Vectors
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.targets import Targets
 
@@ -20,9 +21,11 @@ from dfine_jax.training.targets import Targets
 class TrainState(NamedTuple):
     """Everything a training must remember to continue exactly; a pytree."""
 
-    params: Values
-    batch_stats: Values
+    params: Vectors
+    """One vector for each group of parameters (``layout_of``)."""
+    batch_stats: Vectors
     opt_state: optax.OptState
+    """Of the groups that are trained."""
     ema: Ema
     step: Int[Array, ""]
     """Batches seen. It and ``key`` give each step its random numbers."""
@@ -30,6 +33,32 @@ class TrainState(NamedTuple):
     """Batches whose loss or gradient was not finite, which changed nothing but ``step``."""
     key: UInt32[Array, " words"]
     """The data of a random key (``jax.random.key_data``), as files can hold it."""
+
+
+class Layout(NamedTuple):
+    """Where the model's arrays lie in a state's vectors."""
+
+    params: Packing
+    batch_stats: Packing
+    frozen: frozenset[str]
+    """Groups that are not trained."""
+
+    def trained(self, params: Vectors) -> Vectors:
+        """The groups that are trained."""
+        return {title: vector for title, vector in params.items() if title not in self.frozen}
+
+    def variables(self, params: Vectors, batch_stats: Vectors) -> tuple[dict[str, Array], dict[str, Array]]:
+        """The model's parameters and batch statistics by dotted name."""
+        return self.params.unpack(params), self.batch_stats.unpack(batch_stats)
+
+
+def layout_of(params: Values, batch_stats: Values, groups: tuple[Group, ...]) -> Layout:
+    """The layout in which each group of parameters is a vector, and all batch statistics are one."""
+    return Layout(
+        Packing.of({group.title: group.names for group in groups}, params),
+        Packing.of({"all": tuple(batch_stats)}, batch_stats),
+        frozenset(group.title for group in groups if group.frozen),
+    )
 
 
 class Metrics(NamedTuple):
@@ -48,20 +77,16 @@ Update = Callable[[TrainState, UInt8[Array, "B H W 3"], Targets], tuple[TrainSta
 
 
 def start_state(
-    params: Values,
-    batch_stats: Values,
-    groups: tuple[Group, ...],
-    optimizer: optax.GradientTransformation,
-    seed: int,
+    params: Values, batch_stats: Values, layout: Layout, optimizer: optax.GradientTransformation, seed: int
 ) -> TrainState:
-    """The state before the first step. Only its own arrays are donated later: parameters and statistics are copied."""
-    params, batch_stats = jax.tree.map(jnp.array, (params, batch_stats))
-    trained, _ = split_frozen(params, groups)
+    """The state before the first step."""
+    vectors, statistics = layout.params.pack(params), layout.batch_stats.pack(batch_stats)
+    copies = jax.tree.map(jnp.copy, (vectors, statistics))  # what is donated must not be there twice
     return TrainState(
-        params=params,
-        batch_stats=batch_stats,
-        opt_state=optimizer.init(trained),
-        ema=start_ema(params, batch_stats),
+        params=vectors,
+        batch_stats=statistics,
+        opt_state=optimizer.init(layout.trained(vectors)),
+        ema=Ema(*copies, jnp.zeros((), jnp.int32)),
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         key=jax.random.key_data(jax.random.key(seed)),
@@ -69,11 +94,7 @@ def start_state(
 
 
 def make_update(
-    apply: Apply,
-    config: DFineConfig,
-    recipe: Recipe,
-    groups: tuple[Group, ...],
-    optimizer: optax.GradientTransformation,
+    apply: Apply, config: DFineConfig, recipe: Recipe, layout: Layout, optimizer: optax.GradientTransformation
 ) -> Update:
     """The function from a state and a batch to the next state, for ``jax.jit`` with ``donate_argnums=0``.
 
@@ -83,29 +104,32 @@ def make_update(
     parts = recipe.optimization.accumulate
 
     def update(state: TrainState, images: UInt8[Array, "B H W 3"], targets: Targets) -> tuple[TrainState, Metrics]:
-        trained, frozen = split_frozen(state.params, groups)
+        trained = layout.trained(state.params)
+        params, batch_stats = layout.variables(state.params, state.batch_stats)
+        by_gradient = layout.params.unpack(trained)
         key = jax.random.fold_in(jax.random.wrap_key_data(state.key), state.step)
 
         def gradients(batch_stats, part):
-            images, targets, key = part
-            inputs = (trained, frozen, batch_stats, images, targets, key)
+            inputs = (by_gradient, params, batch_stats, *part)
             (loss, (terms, batch_stats)), gradient = jax.value_and_grad(loss_of, has_aux=True)(*inputs)
-            return batch_stats, (loss, terms, gradient)
+            packed = layout.params._replace(groups={title: layout.params.groups[title] for title in trained})
+            return batch_stats, (loss, terms, packed.pack(gradient))
 
         if parts == 1:
-            batch_stats, means = gradients(state.batch_stats, (images, targets, key))
+            batch_stats, means = gradients(batch_stats, (images, targets, key))
         else:
             split = jax.tree.map(lambda x: _parts(x, parts), (images, targets))
-            batch_stats, each = jax.lax.scan(gradients, state.batch_stats, (*split, jax.random.split(key, parts)))
+            batch_stats, each = jax.lax.scan(gradients, batch_stats, (*split, jax.random.split(key, parts)))
             means = jax.tree.map(lambda x: x.mean(0), each)
         loss, terms, gradient = means
 
         norm = optax.global_norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
-        params = {**frozen, **optax.apply_updates(trained, updates)}
-        ema = update_ema(state.ema, params, batch_stats, recipe.averaging)
-        new, old = (params, batch_stats, opt_state, ema), (state.params, state.batch_stats, state.opt_state, state.ema)
+        vectors = {**state.params, **optax.apply_updates(trained, updates)}
+        statistics = layout.batch_stats.pack(batch_stats)
+        ema = update_ema(state.ema, vectors, statistics, recipe.averaging)
+        new, old = (vectors, statistics, opt_state, ema), (state.params, state.batch_stats, state.opt_state, state.ema)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         skipped = state.skipped + jnp.where(finite, 0, 1)
         return TrainState(*kept, state.step + 1, skipped, state.key), Metrics(loss, terms, norm, finite)
@@ -114,14 +138,17 @@ def make_update(
 
 
 def make_loss(apply: Apply, config: DFineConfig, recipe: Recipe) -> Callable:
-    """``loss(trained, frozen, batch_stats, images, targets, key)`` gives ``total, (terms, new batch statistics)``."""
+    """``loss(trained, params, batch_stats, images, targets, key)`` gives ``total, (terms, new batch statistics)``.
+
+    ``trained`` are those of ``params`` by which it is differentiated.
+    """
     queries, copies = config.decoder.queries, recipe.denoising_copies
     denoises = copies > 0 and config.decoder.denoising_queries > 0
 
-    def loss(trained, frozen, batch_stats, images, targets, key):
+    def loss(trained, params, batch_stats, images, targets, key):
         denoising = make_denoising(key, targets, config.num_classes, queries, copies) if denoises else None
         pixels = images.astype(jnp.float32) / 255
-        output, batch_stats = apply({**frozen, **trained}, batch_stats, pixels, denoising, train=True)
+        output, batch_stats = apply({**params, **trained}, batch_stats, pixels, denoising, train=True)
         losses = criterion(output, targets, denoising, recipe.loss, recipe.matching)
         return losses.total, (losses.terms, batch_stats)
 

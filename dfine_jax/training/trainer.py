@@ -21,10 +21,11 @@ from dfine_jax.model.layers import Compute
 from dfine_jax.training.checkpoint import Checkpoints, Standing, TrainingError
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.journal import Journal
-from dfine_jax.training.optimizer import Ema, Values, group_table, make_optimizer, parameter_groups
+from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
+from dfine_jax.training.packing import Values
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start
-from dfine_jax.training.step import Metrics, make_update, start_state
+from dfine_jax.training.step import Metrics, layout_of, make_update, start_state
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,9 @@ class Trained(NamedTuple):
     """How a training ended."""
 
     config: DFineConfig
-    ema: Ema
-    """The average, which is what one wants to use."""
+    params: Values
+    """The average's, which is what one wants to use."""
+    batch_stats: Values
     standing: Standing
     finished: bool
     """False where it was stopped from outside, and can be gone on with."""
@@ -124,9 +126,10 @@ def train(
     compute = Compute.named(options.dtype)
     apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
     groups = parameter_groups(start.params, recipe.optimization)
+    layout = layout_of(start.params, start.batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, total)
-    update = devices.compile(make_update(apply, config, recipe, groups, optimizer))
-    state = devices.replicate(start_state(start.params, start.batch_stats, groups, optimizer, options.seed))
+    update = devices.compile(make_update(apply, config, recipe, layout, optimizer))
+    state = devices.replicate(start_state(start.params, start.batch_stats, layout, optimizer, options.seed))
     evaluate = make_evaluate(apply, devices) if make_evaluate else None
 
     output.mkdir(parents=True, exist_ok=True)
@@ -173,7 +176,7 @@ def train(
             ap = None
             standing = standing._replace(step=step)
             if evaluates and evaluate is not None:
-                evaluation = evaluate(state.ema.params, state.ema.batch_stats)
+                evaluation = evaluate(*layout.variables(state.ema.params, state.ema.batch_stats))
                 ap = float(np.nan_to_num(evaluation.figures.ap))
                 standing = judged(standing, ap)
                 journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
@@ -183,14 +186,15 @@ def train(
             checkpoints.save(state, standing, ap)
             is_best = standing.best_step == step if evaluate is not None else step == total
             if is_best and devices.first_process and save is not None:
-                save(config, *jax.device_get((state.ema.params, state.ema.batch_stats)))
+                save(config, *jax.device_get(layout.variables(state.ema.params, state.ema.batch_stats)))
             journal.restart_clock()
             if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
                 break
     checkpoints.close()
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
-    return Trained(config, state.ema, standing, finished=not stop.is_set() or standing.step == total)
+    average = layout.variables(state.ema.params, state.ema.batch_stats)
+    return Trained(config, *average, standing, finished=standing.step == total or not stop.is_set())
 
 
 def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
