@@ -10,6 +10,7 @@ VERBS = {
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
+    "train": "make a detector from labelled pictures",
     "eval": "measure how good a model is on labelled pictures",
 }
 
@@ -27,9 +28,11 @@ def main(arguments: list[str] | None = None) -> int:
     import tyro
 
     warnings.filterwarnings("ignore", module="PIL")  # what matters of them comes as one line of ours
-    run = import_module(f"dfine_jax.cli.{verb}").run
+    module = import_module(f"dfine_jax.cli.{verb}")
     try:
-        return tyro.cli(run, prog=f"dfine {verb}", args=rest) or 0
+        if verb == "train":  # its defaults depend on what is to be trained
+            return module.command(rest)
+        return tyro.cli(module.run, prog=f"dfine {verb}", args=rest) or 0
     except (ValueError, OSError, ImportError) as error:
         print(f"dfine {verb}: {error}", file=sys.stderr)
         return 2

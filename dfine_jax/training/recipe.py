@@ -67,7 +67,8 @@ class Recipe:
     epochs: int = 132
     """How often every picture is seen."""
     strong_epochs: int = 120
-    """How many of these have the strong augmentation; the rest only flip and stretch, at one size."""
+    """How many of these have the strong augmentation; the rest only flip and stretch, at one size. Follows ``epochs``
+    on the command line."""
     batch_size: int = 32
     """Pictures a step, over all devices."""
     image_size: int = 640
@@ -122,6 +123,10 @@ class Recipe:
             if replace(make().backbone, frozen_norms=config.backbone.frozen_norms) == config.backbone:
                 return cls.for_size(size, fine_tune=fine_tune)
         return cls.for_size("n", fine_tune=fine_tune)
+
+    def with_epochs(self, epochs: int) -> "Recipe":
+        """The same recipe for a longer or shorter training: the last phase keeps its share."""
+        return replace(self, epochs=epochs, strong_epochs=round(epochs * self.strong_epochs / self.epochs))
 
 
 _RECIPES: dict[str, Recipe] = {

@@ -1,0 +1,195 @@
+"""``dfine train``: from a folder of labelled pictures to a detector."""
+
+import argparse
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+
+from convert.folder import save_folder
+from dfine_jax.config import DFineConfig
+from dfine_jax.data.formats import recognise
+from dfine_jax.data.samples import Dataset, summarise
+from dfine_jax.hub_config import from_hub
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.pretrained import open_pretrained
+from dfine_jax.training.configuration import (
+    FILE_NAME,
+    Configuration,
+    differences,
+    read_configuration,
+    write_configuration,
+)
+from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.start import Start, fine_tune, fresh
+from dfine_jax.training.trainer import Evaluated, Trained, TrainingError, train
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Command:
+    """Train a detector on labelled pictures.
+
+    OUTPUT/model gets the best model so far, for dfine detect --model OUTPUT/model; beside it lie checkpoints,
+    log.jsonl, curves and pictures of evaluations, and training.json with all settings. Without --model the weights
+    start untrained. Every default below is the published recipe's of the size or model you name, so look at
+    dfine train --size s --help, for example. A batch size other than the recipe's wants another learning rate.
+
+    Examples:
+
+      dfine train --data cells --model nano-coco --output runs/cells
+
+      dfine train --data shapes --size n --image-size 192 --queries 100 --batch-size 16 --epochs 5 --output runs/shapes
+
+      dfine train --output runs/cells --resume
+
+      dfine train --config runs/cells/training.json --optimization.learning-rate 1e-4 --output runs/slower
+    """
+
+    configuration: Annotated[Configuration, tyro.conf.arg(name="")]
+    resume: bool = False
+    """Go on from the last checkpoint in the output folder, exactly; start if there is none."""
+    config: Path | None = None
+    """Take all settings that are not given from the training.json of another training."""
+
+
+def command(arguments: list[str]) -> int:
+    """Parses and runs; errors are exceptions of one line."""
+    defaults = _defaults(arguments)
+    parsed = tyro.cli(Command, prog="dfine train", args=arguments, default=Command(defaults))
+    return run(parsed.configuration, resume=parsed.resume)
+
+
+def run(configuration: Configuration, *, resume: bool = False) -> int:
+    """Trains as configured; see ``Command``."""
+    console, output = Console(), configuration.output
+    written = output / FILE_NAME
+    if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
+        raise TrainingError(f"{output} was trained with other settings: {'; '.join(changed)}")
+    dataset, held_out = _datasets(configuration.data, console)
+    start = _start(configuration, dataset)
+    write_configuration(configuration, written)
+
+    def save(config: DFineConfig, params, batch_stats) -> None:
+        side = configuration.recipe.image_size
+        arrays = {**params, **batch_stats}.items()
+        about = f"dfine train on {configuration.data}"
+        save_folder(output / MODEL_FOLDER, config, Preprocessing(side, side), arrays, source=about, replace=True)
+
+    trained = train(
+        start,
+        dataset,
+        configuration.recipe,
+        configuration.run,
+        output=output,
+        resume=resume,
+        make_evaluate=_evaluation(configuration, start.config, held_out) if held_out else None,
+        on_evaluation=_reporter(configuration, held_out) if held_out else None,
+        save=save,
+        console=console,
+    )
+    console.print(_ending(trained, output), markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def _defaults(arguments: list[str]) -> Configuration:
+    """Settings to start from: those of a file, of a training to go on with, or the recipe of what is to be trained."""
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name in ("--config", "--output", "--size", "--model"):
+        early.add_argument(name)
+    early.add_argument("--epochs", type=int)
+    early.add_argument("--resume", action="store_true")
+    known, _ = early.parse_known_args([argument.replace("_", "-", 1) for argument in arguments])
+    if known.config:
+        return replace(read_configuration(Path(known.config)), output=tyro.MISSING)
+    if known.resume and known.output and (written := Path(known.output) / FILE_NAME).exists():
+        return replace(read_configuration(written), output=tyro.MISSING)
+    if known.model:
+        recipe = Recipe.for_config(open_pretrained(known.model).config, fine_tune=True)
+    else:
+        recipe = Recipe.for_size(known.size or "n")
+    if known.epochs:
+        recipe = recipe.with_epochs(known.epochs)
+    return Configuration(data=tyro.MISSING, output=tyro.MISSING, recipe=recipe)
+
+
+def _datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
+    """What to train on, and what to evaluate on where the data has a part for it."""
+    source = recognise(data)
+    dataset = source.open("train" if source.splits else None)
+    held_out = next((source.open(split) for split in ("val", "test") if split in source.splits), None)
+    if dataset.problems:
+        console.print(
+            f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them", style="yellow"
+        )
+    if held_out is None:
+        console.print(f"{data} has no val or test part: the model won't be evaluated", style="yellow")
+    return dataset, held_out
+
+
+def _start(configuration: Configuration, dataset: Dataset) -> Start:
+    seed = configuration.run.seed
+    if configuration.model:
+        stored = open_pretrained(configuration.model)
+        config = _with_queries(stored.config, configuration.queries)
+        return fine_tune(config, dict(stored.arrays()), dataset.class_names, seed)
+    if configuration.architecture:
+        config = from_hub(json.loads(configuration.architecture.read_text("utf-8")))
+    else:
+        config = DFineConfig.from_size(configuration.size)
+    return fresh(_with_queries(config, configuration.queries).with_classes(dataset.class_names), seed)
+
+
+def _with_queries(config: DFineConfig, queries: int | None) -> DFineConfig:
+    return config if queries is None else replace(config, decoder=replace(config.decoder, queries=queries))
+
+
+def _evaluation(configuration: Configuration, config: DFineConfig, held_out: Dataset):
+    from dfine_jax.evaluation.held_out import HeldOut
+
+    def make(apply, devices) -> HeldOut:
+        return HeldOut(
+            apply,
+            config.class_names,
+            held_out,
+            size=configuration.recipe.image_size,
+            batch_size=configuration.recipe.batch_size,
+            workers=configuration.run.workers,
+            mesh=devices.mesh,
+        )
+
+    return make
+
+
+def _reporter(configuration: Configuration, held_out: Dataset):
+    """Draws curves and pictures after each evaluation."""
+    from dfine_jax.evaluation.curves import training_curves
+    from dfine_jax.evaluation.sheet import comparison_sheet
+
+    output = configuration.output
+
+    def report(step: int, evaluation: Evaluated) -> None:
+        pictures = output / "evaluations"
+        pictures.mkdir(exist_ok=True)
+        comparison_sheet(held_out, evaluation).save(pictures / f"{step:08}.jpg", quality=90)
+        training_curves(output / "log.jsonl").savefig(output / "curves.png")
+
+    return report
+
+
+def _ending(trained: Trained, output: Path) -> str:
+    standing = trained.standing
+    if not trained.finished:
+        return f"stopped at step {standing.step:,}; go on with: dfine train --output {output} --resume"
+    best = "" if standing.best_ap is None else f", AP {standing.best_ap:.4f} at step {standing.best_step:,}"
+    model = output / MODEL_FOLDER
+    return f"the model is in {model}{best}; use it with: dfine detect PICTURE --model {model}"
+
+
+if __name__ == "__main__":
+    sys.exit(command(sys.argv[1:]))
