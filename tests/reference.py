@@ -142,3 +142,10 @@ def assert_same_detections(ours, theirs, score: float, pixels: float) -> None:
             [(int(labels[i]), float(scores[i]), boxes[i].tolist()) for i in np.flatnonzero(close)]
         )
         free[np.argmax(same)] = False
+
+
+def synthetic_picture() -> np.ndarray:
+    """A made-up picture that isn't square, (256, 288, 3) in 0..1: coarse patches with fine noise."""
+    rng = np.random.default_rng(7)
+    coarse = np.kron(rng.integers(0, 200, (8, 9, 3)), np.ones((32, 32, 1), int))
+    return ((coarse + rng.integers(0, 56, coarse.shape)) / 255).astype(np.float32)
