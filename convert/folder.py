@@ -6,7 +6,9 @@ The checkpoint holds two flat dictionaries from dotted names to float32 arrays, 
 import dataclasses
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import lru_cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -33,10 +35,12 @@ class StoredModel(NamedTuple):
     """The folder that transformers can load, where this model is one."""
 
 
-def model_shapes(config: DFineConfig) -> tuple[dict[str, Shape], dict[str, Shape]]:
+@lru_cache(maxsize=8)
+def model_shapes(config: DFineConfig) -> tuple[Mapping[str, Shape], Mapping[str, Shape]]:
     """Names and shapes of the parameters and of the batch statistics that a model of this configuration has."""
     params, batch_stats = variables(DFine(config))
-    return {k: v.shape for k, v in params.items()}, {k: v.shape for k, v in batch_stats.items()}
+    shapes = ({name: value.shape for name, value in kind.items()} for kind in (params, batch_stats))
+    return tuple(map(MappingProxyType, shapes))
 
 
 def save_folder(

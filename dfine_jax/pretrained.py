@@ -65,7 +65,11 @@ def load_pretrained(
     ``.pth`` of the original release (needs PyTorch). ``class_names`` replace those that come with the model.
     ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the weights.
     """
-    stored = open_pretrained(name, revision=revision, token=token, class_names=class_names)
+    return read_stored(open_pretrained(name, revision=revision, token=token, class_names=class_names), compute)
+
+
+def read_stored(stored: StoredModel, compute: Compute = Compute()) -> Pretrained:
+    """Reads the weights of a model that ``open_pretrained`` found."""
     model = DFine(stored.config, compute=compute)
     load(model, {name: jnp.asarray(value) for name, value in stored.arrays()})
     return Pretrained(model, stored.config, stored.preprocessing, stored.source)

@@ -15,7 +15,7 @@ from rich.table import Table
 from convert.atomic import check_target
 from convert.folder import StoredModel, model_shapes, save_folder
 from convert.hub_layout import save_hub_folder
-from dfine_jax.pretrained import load_pretrained, open_pretrained
+from dfine_jax.pretrained import open_pretrained, read_stored
 
 
 def run(
@@ -122,7 +122,7 @@ def _verify(console: Console, model: StoredModel, out: Path, to: str, pictures: 
         else:
             hub_folder = Path(scratch) / "hub"
             save_hub_folder(hub_folder, model.config, model.preprocessing, model.arrays())
-        ours = load_pretrained(out)
+        ours = read_stored(model if to == "hub" else open_pretrained(out))
         found = compare(ours.model, hub_folder, ours.preprocessing, picture)
     style = None if found.small else "red"
     console.print(

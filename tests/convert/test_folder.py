@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -31,8 +32,6 @@ def stored(tmp_path_factory, stored_hub):
 
 @pytest.fixture
 def copy(stored, tmp_path):
-    import shutil
-
     return Path(shutil.copytree(stored, tmp_path / "tiny"))
 
 
@@ -189,9 +188,8 @@ def test_weights_that_do_not_fit_the_config_are_reported_together(copy):
 
 
 @pytest.mark.parametrize("damage", ["gone", "no metadata", "no data"])
-def test_damaged_weights(copy, damage):
-    import shutil
-
+def test_damaged_weights(copy, damage, monkeypatch):
+    monkeypatch.setattr(orbax_stream, "READ_BYTES", 1)  # Orbax leaves reads that are under way to complain later
     weights = copy / "weights"
     if damage == "gone":
         shutil.rmtree(weights)
