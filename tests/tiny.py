@@ -41,9 +41,12 @@ def tiny_model(config: DFineConfig = TINY, seed: int = 0) -> DFine:
     params, batch_stats = variables(model)
     values = {}
     for name, x in {**params, **batch_stats}.items():
-        spread = 0.1 if name.endswith(("bias", "scale", "mean", "var")) else 0.5 * max(x.shape[-2:]) ** -0.5
-        noise = rng.standard_normal(x.shape).astype(np.float32) * spread
-        values[name] = x if name.endswith((".up", ".reg_scale")) else jnp.asarray(np.asarray(x) + noise)
+        if x.ndim == 4:  # a spread that keeps what a picture says alive through all layers
+            value = rng.standard_normal(x.shape) * np.sqrt(2 / np.prod(x.shape[:3]))
+        else:
+            spread = 0.1 if name.endswith(("bias", "scale", "mean", "var")) else 0.5 * max(x.shape) ** -0.5
+            value = x if name.endswith((".up", ".reg_scale")) else x + spread * rng.standard_normal(x.shape)
+        values[name] = jnp.asarray(value, jnp.float32)
     load(model, values)
     return model
 

@@ -1,0 +1,69 @@
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from tiny import TINY, tiny_config, tiny_model
+
+from dfine_jax.model.dfine import functional, variables
+from dfine_jax.model.fuse import fuse
+
+TOLERANCE = 2e-5
+
+
+def names(model) -> set[str]:
+    params, batch_stats = variables(model)
+    return {*params, *batch_stats}
+
+
+def test_fused_is_the_same(model, pictures, detected):
+    apply, params, batch_stats = functional(fuse(model))
+    fused = jax.jit(apply)(params, batch_stats, pictures)
+    np.testing.assert_array_equal(fused.selected, detected.selected)
+    np.testing.assert_allclose(fused.logits, detected.logits, atol=TOLERANCE)
+    np.testing.assert_allclose(fused.boxes, detected.boxes, atol=TOLERANCE / 10)
+
+
+def test_the_model_stays_as_it_is(model):
+    before = {name: x for kind in variables(model) for name, x in kind.items()}
+    fuse(model)
+    after = {name: x for kind in variables(model) for name, x in kind.items()}
+    assert before.keys() == after.keys()
+    assert all(before[name] is after[name] for name in before)
+    assert model.config == TINY
+
+
+def test_what_only_training_needs_is_gone(model):
+    left = names(fuse(model))
+    assert not any(".norm.mean" in name or ".norm.var" in name or "conv1x1" in name for name in left)
+    assert "decoder.denoising_embed" not in left
+    assert variables(fuse(model))[1].keys() == {"decoder.up", "decoder.reg_scale"}
+    assert fuse(model).config == tiny_config(denoising_queries=0)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"layers": 3, "eval_layer": 1, "layer_scale": 2, "width": 32, "points": (2, 3, 1)},
+        {"eval_layer": 0, "method": "discrete", "learned_queries": True},
+    ],
+    ids=["wide layers, projected maps, a level of its own", "first layer, discrete, learned queries"],
+)
+def test_other_models(changes, pictures):
+    config = replace(tiny_config(**changes), norm_epsilon=1e-3)
+    model = tiny_model(config)
+    fused = fuse(model)
+    past = [name for name in names(fused) if name.startswith(f"decoder.layers.{config.decoder.last_layer + 1}")]
+    assert not past
+    outputs = []
+    for form in (model, fused):
+        apply, params, batch_stats = functional(form)
+        outputs.append(jax.jit(apply)(params, batch_stats, pictures[:1]))
+    np.testing.assert_array_equal(outputs[0].selected, outputs[1].selected)
+    np.testing.assert_allclose(outputs[0].logits, outputs[1].logits, atol=TOLERANCE)
+    np.testing.assert_allclose(outputs[0].boxes, outputs[1].boxes, atol=TOLERANCE / 10)
+
+
+def test_weights_stay_float32(model):
+    params, batch_stats = variables(fuse(model))
+    assert {x.dtype for x in {**params, **batch_stats}.values()} == {np.dtype("float32")}
