@@ -1,0 +1,56 @@
+"""Computing in bfloat16: how far from float32 the outputs are, and what stays float32."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from reference import DATA, reference_model, synthetic_picture, with_compute
+from tiny import TINY, tiny_model
+
+from convert.rules import HUB
+from dfine_jax.model.dfine import functional, variables
+from dfine_jax.model.fuse import fuse
+
+
+def test_errors_of_nano_are_bounded():
+    """Twice what was measured on these random weights, whose logits spread by 0.8."""
+    reference = np.load(DATA / "synthetic" / "n.npz")
+    model = with_compute(reference_model("n", HUB, int(reference["seed"])), "bfloat16")
+    apply, params, batch_stats = functional(fuse(model))
+    output = jax.jit(apply)(params, batch_stats, jnp.asarray(synthetic_picture())[None])
+    # Scores move too, so that a few other cells may be chosen.
+    shared, ours, theirs = np.intersect1d(output.selected[0], reference["selected"], return_indices=True)
+    assert len(shared) >= 290
+    logits = np.abs(np.asarray(output.logits[0])[ours] - reference["logits"][theirs])
+    boxes = np.abs(np.asarray(output.boxes[0])[ours] - reference["boxes"][theirs])
+    assert 1e-3 < logits.max() < 0.1
+    assert 1e-4 < boxes.max() < 0.01
+    assert logits.mean() < 0.02
+    assert boxes.mean() < 0.0012
+
+
+def test_weights_outputs_and_statistics_stay_float32(pictures):
+    model = with_compute(tiny_model(), "bfloat16")
+    assert {x.dtype for kind in variables(model) for x in kind.values()} == {jnp.dtype("float32")}
+    assert {x.dtype for kind in variables(fuse(model)) for x in kind.values()} == {jnp.dtype("float32")}
+    apply, params, batch_stats = functional(model)
+    detected = jax.eval_shape(apply, params, batch_stats, pictures)
+    assert detected.logits.dtype == detected.boxes.dtype == jnp.float32
+    output, new = jax.eval_shape(lambda *x: apply(*x, train=True), params, batch_stats, pictures)
+    assert {x.dtype for x in jax.tree.leaves((output, new))} == {jnp.dtype("float32")}
+    gradients = jax.eval_shape(jax.grad(lambda p: apply(p, batch_stats, pictures).logits.sum()), params)
+    assert {x.dtype for x in gradients.values()} == {jnp.dtype("float32")}
+
+
+def test_only_products_are_rounded(pictures):
+    """The stages in between hand bfloat16 maps on; what is decided from them is computed in float32."""
+    model = with_compute(tiny_model(), "bfloat16")
+
+    def stages(x):
+        maps = model.encoder(model.backbone(x))
+        memory, shapes = model.decoder.flatten(maps)
+        return maps, model.decoder.select(memory, shapes)
+
+    maps, selection = jax.eval_shape(stages, pictures)
+    assert {x.dtype for x in maps} == {jnp.dtype("bfloat16")}
+    assert selection.scores.dtype == selection.boxes_unact.dtype == jnp.float32
+    assert len(maps) == TINY.decoder.levels
