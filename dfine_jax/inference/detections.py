@@ -40,8 +40,8 @@ class Detections:
 
     boxes: Float[np.ndarray, "N 4"]
     """x0, y0, x1, y1 in pixels of the original picture; may reach a little beyond it."""
-    scores: Float[np.ndarray, "N"]
-    label_ids: Int[np.ndarray, "N"]
+    scores: Float[np.ndarray, " N"]
+    label_ids: Int[np.ndarray, " N"]
     class_names: tuple[str, ...]
     """Of every class the model knows, in the order of their ids."""
     size: tuple[int, int]
@@ -61,8 +61,8 @@ class Detections:
     def above(
         cls,
         threshold: float,
-        scores: Float[np.ndarray, "T"],
-        label_ids: Int[np.ndarray, "T"],
+        scores: Float[np.ndarray, " T"],
+        label_ids: Int[np.ndarray, " T"],
         boxes: Float[np.ndarray, "T 4"],
         *,
         class_names: Sequence[str],

@@ -192,7 +192,7 @@ def _places(box: Box, width: int, height: int, picture: tuple[int, int]) -> Int[
     return np.concatenate([origins, origins + np.array([width, height])], axis=1)
 
 
-def _overlaps(places: Int[np.ndarray, "P 4"], taken: Int[np.ndarray, "T 4"]) -> Int[np.ndarray, "P"]:
+def _overlaps(places: Int[np.ndarray, "P 4"], taken: Int[np.ndarray, "T 4"]) -> Int[np.ndarray, " P"]:
     """The area of each place that is taken already."""
     low = np.maximum(places[:, None, :2], taken[None, :, :2])
     high = np.minimum(places[:, None, 2:], taken[None, :, 2:])

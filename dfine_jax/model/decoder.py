@@ -1,4 +1,4 @@
-"""The decoder: choose queries among the encoder's cells, then refine each box edge as a distribution (FDR, section 4.1).
+"""The decoder: choose queries among the encoder's cells, refine each box edge as a distribution (FDR, section 4.1).
 
 Each layer adds to the logits of four distributions, one an edge; their means under W(n) are distances from one initial
 box. In training every layer's predictions are kept, at inference only those of the layer that counts are made.

@@ -1,4 +1,4 @@
-"""The form for inference: batch norms and RepVGG branches folded into convolutions, what only training needs left out."""
+"""The form for inference: batch norms and RepVGG branches folded into convolutions, the parts for training left out."""
 
 from dataclasses import replace
 
