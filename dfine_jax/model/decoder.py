@@ -103,7 +103,10 @@ class Decoder(nnx.Module):
         blocked, noisy = None, 0
         if denoising is not None:
             noisy, blocked = denoising.labels.shape[1], denoising.blocked
-            content = jnp.concatenate([self.denoising_embed[...][denoising.labels], content], axis=1)
+            noisy_content = self.denoising_embed[...][denoising.labels]
+            padding = denoising.labels == self.denoising_embed.shape[0] - 1
+            noisy_content = jnp.where(padding[..., None], stop_gradient(noisy_content), noisy_content)
+            content = jnp.concatenate([noisy_content, content], axis=1)
             reference = jnp.concatenate([denoising.boxes_unact, reference], axis=1)
         predictions = self.refine_all(content, jax.nn.sigmoid(reference), memory, shapes, blocked)
         return TrainingOutput(
