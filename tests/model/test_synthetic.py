@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from reference import DATA, SIZES, query_errors, reference_model, sampled, synthetic_picture
+from reference import DATA, query_errors, reference_model, sampled, synthetic_picture
 
 from convert.rules import HUB
 
@@ -16,7 +16,7 @@ def stages(model, images):
     return {"backbone": backbone, "encoder": encoder}, model.decoder(encoder)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")])
 @pytest.mark.usefixtures("optimised")
 def test_every_stage(size):
     reference = np.load(DATA / "synthetic" / f"{size}.npz")
