@@ -24,7 +24,7 @@ def test_a_model_shows_its_classes_and_modules(tmp_path, capsys):
         assert text in printed
 
 
-@pytest.mark.parametrize("size", ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in ("m", "l", "x"))])
+@pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
 @pytest.mark.usefixtures("optimised")
 def test_operations_agree_with_the_paper(size, capsys):
     assert main(["info", "--model", size, "--depth", "0"]) == 0
