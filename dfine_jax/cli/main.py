@@ -11,7 +11,6 @@ VERBS = {
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",
-    "train": "train a detector on labelled pictures",
     "eval": "measure how good a model is on labelled pictures",
 }
 
