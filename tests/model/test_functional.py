@@ -20,6 +20,7 @@ def test_shapes_and_types(detected):
     assert float(jnp.abs(detected.logits[0] - detected.logits[1]).max()) > 0.1  # pictures make a difference
 
 
+@pytest.mark.slow
 def test_jit_equals_eager():
     """Of a model of one level and one layer, as each operation is compiled by itself."""
     config = replace(

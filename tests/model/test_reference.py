@@ -4,13 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from reference import COCO_IDS, DATA, SIZES, assert_same_detections, query_errors, reference_model, sampled
+from reference import COCO_IDS, DATA, assert_same_detections, query_errors, reference_model, sampled
 
 from dfine_jax.inference.postprocess import postprocess
 from dfine_jax.inference.preprocess import Preprocessing, preprocess
 from dfine_jax.model.fuse import fuse
 
 pytestmark = pytest.mark.usefixtures("optimised")
+EVERY_SIZE = ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")]
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def assert_maps_agree(name, maps, reference):
     assert f"{name}_{len(maps)}" not in reference
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", EVERY_SIZE)
 def test_every_stage(size, images, sample_picture):
     reference = np.load(DATA / "forward" / f"{size}.npz")
     backbone, encoder, scores, output = stages(reference_model(size), images)
@@ -55,7 +56,7 @@ def test_every_stage(size, images, sample_picture):
     assert_same_detections(ours, theirs, score=1e-5, pixels=0.01)
 
 
-@pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
+@pytest.mark.parametrize("size", EVERY_SIZE)
 def test_fused(size, images):
     output = nnx.jit(lambda model, images: model(images))(fuse(reference_model(size)), images)
     assert_queries_agree(output, np.load(DATA / "forward" / f"{size}.npz"))

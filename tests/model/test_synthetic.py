@@ -17,7 +17,6 @@ def stages(model, images):
 
 
 @pytest.mark.parametrize("size", ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")])
-@pytest.mark.usefixtures("optimised")
 def test_every_stage(size):
     reference = np.load(DATA / "synthetic" / f"{size}.npz")
     model = reference_model(size, HUB, int(reference["seed"]))
