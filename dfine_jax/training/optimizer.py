@@ -84,7 +84,9 @@ def learning_rate_factor(recipe: Optimization, total_steps: int) -> optax.Schedu
 
     def factor(step: Int[Array, ""]) -> Float[Array, ""]:
         rise = jnp.minimum(1.0, (step + 1) / max(recipe.warmup_steps, 1))
-        done = jnp.clip((step - (total_steps - falling)) / max(falling, 1), 0.0, 1.0)
+        if not falling:
+            return rise  # without the number of steps, so that any number runs the same compiled program
+        done = jnp.clip((step - (total_steps - falling)) / falling, 0.0, 1.0)
         return rise * (1 + jnp.cos(jnp.pi * done)) / 2
 
     return factor

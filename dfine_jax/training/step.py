@@ -123,7 +123,7 @@ def make_update(
             means = jax.tree.map(lambda x: x.mean(0), each)
         loss, terms, gradient = means
 
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
         updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
         vectors = {**state.params, **optax.apply_updates(trained, updates)}

@@ -104,7 +104,7 @@ def test_every_gradient_has_the_originals_norm(step):
         ours = [match.name for match in to_jax(ORIGINAL, str(name)) if match.name in step.gradients]
         assert ours, f"{name} has no counterpart"
         norm = np.sqrt(sum(np.square(step.gradients[part], dtype=np.float64).sum() for part in ours))
-        # Gradients add up rounding on their way back; norms and affine blocks sum whole maps of them, which mostly cancel.
+        # Rounding adds up on the way back; norms and affine blocks sum whole maps, which mostly cancel.
         relative = 5e-3 if ".norm." in ours[0] or "backbone" in ours[0] else 1e-3
         absolute = largest * (1e-3 if ".affine." in ours[0] else 1e-7)
         assert abs(norm - wanted) <= relative * wanted + ROUNDING * abs(exact - wanted) + absolute, name
