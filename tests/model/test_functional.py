@@ -83,20 +83,18 @@ def test_gradients_are_slopes(smooth):
     point = {name: x for name, x in smooth.params.items() if name not in fixed}, tiny_pictures(1)
     weights = np.sin(np.arange(100)), 10 * np.cos(np.arange(80))  # of 20 queries' logits and boxes
 
-    @jax.jit
-    def outputs(params, x):
-        return smooth.apply({**params, **fixed}, smooth.batch_stats, x)
-
     def score(params, x):
-        logits, boxes, selected = outputs(params, x)
-        return jnp.vdot(logits.ravel(), weights[0]) + jnp.vdot(boxes.ravel(), weights[1]), selected
+        output = smooth.apply({**params, **fixed}, smooth.batch_stats, x)
+        return jnp.vdot(output.logits.ravel(), weights[0]) + jnp.vdot(output.boxes.ravel(), weights[1]), output
+
+    slopes = jax.jit(jax.grad(score, argnums=(0, 1), has_aux=True))
 
     def exact_score(params, x):
-        logits, boxes, chosen = outputs(params, x)
+        _, (logits, boxes, chosen) = slopes(params, x)
         np.testing.assert_array_equal(chosen, selected)
         return np.vdot(np.float64(logits), weights[0]) + np.vdot(np.float64(boxes), weights[1])
 
-    gradients, selected = jax.jit(jax.grad(score, argnums=(0, 1), has_aux=True))(*point)
+    gradients, (*_, selected) = slopes(*point)
     gradients = jax.tree.map(np.asarray, gradients)
     rng = np.random.default_rng(0)
     for part in ("backbone.stem", "backbone.stages", "encoder", "decoder", "pixels"):

@@ -2,7 +2,6 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import pytest
 from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.model.dfine import functional, variables
@@ -41,16 +40,10 @@ def test_what_only_training_needs_is_gone(model):
     assert fuse(model).config == tiny_config(denoising_queries=0)
 
 
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"layers": 3, "eval_layer": 1, "layer_scale": 2, "width": 32, "points": (2, 3, 1)},
-        {"eval_layer": 0, "method": "discrete", "learned_queries": True},
-    ],
-    ids=["wide layers, projected maps, a level of its own", "first layer, discrete, learned queries"],
-)
-def test_other_models(changes, pictures):
-    config = replace(tiny_config(**changes), norm_epsilon=1e-3)
+def test_another_model(pictures):
+    """Wide layers past the one that counts, projected maps, a level of its own, learned queries, nearest cells."""
+    changes = dict(layers=3, eval_layer=1, layer_scale=2, width=32, points=(2, 3, 1), learned_queries=True)
+    config = replace(tiny_config(method="discrete", **changes), norm_epsilon=1e-3)
     model = tiny_model(config)
     fused = fuse(model)
     past = [name for name in names(fused) if name.startswith(f"decoder.layers.{config.decoder.last_layer + 1}")]

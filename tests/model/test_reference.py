@@ -1,17 +1,24 @@
 """Every size against the original PyTorch release's outputs on the sample COCO picture (``data/forward``)."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 from reference import COCO_IDS, DATA, assert_same_detections, query_errors, reference_model, sampled
 
+from dfine_jax.inference.compiled import compile_lowered
 from dfine_jax.inference.postprocess import postprocess
 from dfine_jax.inference.preprocess import Preprocessing, preprocess
 from dfine_jax.model.fuse import fuse
 
-pytestmark = pytest.mark.usefixtures("optimised")
 EVERY_SIZE = ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")]
+
+
+@pytest.fixture
+def compiler_options(size, request) -> dict[str, bool]:
+    """Nano is compiled with all optimisations, the larger ones as quickly as may be."""
+    return request.getfixturevalue("optimised") if size == "n" else {}
 
 
 @pytest.fixture(scope="module")
@@ -19,12 +26,17 @@ def images(sample_picture):
     return jnp.asarray(preprocess(sample_picture, Preprocessing()))[None]
 
 
-@nnx.jit
 def stages(model, images):
     backbone = model.backbone(images)
     encoder = model.encoder(backbone)
     memory, shapes = model.decoder.flatten(encoder)
     return backbone, encoder, model.decoder.select(memory, shapes).scores, model.decoder(encoder)
+
+
+def run(function, model, images, compiler_options, compiled_by=jax.stages.Lowered.compile):
+    graph, state = nnx.split(model)
+    jitted = jax.jit(lambda state, x: function(nnx.merge(graph, state), x), compiler_options=compiler_options)
+    return compiled_by(jitted.lower(state, images))(state, images)
 
 
 def assert_queries_agree(output, reference):
@@ -41,9 +53,9 @@ def assert_maps_agree(name, maps, reference):
 
 
 @pytest.mark.parametrize("size", EVERY_SIZE)
-def test_every_stage(size, images, sample_picture):
+def test_every_stage(size, images, sample_picture, compiler_options):
     reference = np.load(DATA / "forward" / f"{size}.npz")
-    backbone, encoder, scores, output = stages(reference_model(size), images)
+    backbone, encoder, scores, output = run(stages, reference_model(size), images, compiler_options)
     assert_maps_agree("backbone", backbone, reference)
     assert_maps_agree("encoder", encoder, reference)
     np.testing.assert_allclose(scores[0], reference["enc_scores"], atol=2e-5)
@@ -57,6 +69,9 @@ def test_every_stage(size, images, sample_picture):
 
 
 @pytest.mark.parametrize("size", EVERY_SIZE)
-def test_fused(size, images):
-    output = nnx.jit(lambda model, images: model(images))(fuse(reference_model(size)), images)
+def test_fused(size, images, compiler_options):
+    def whole(model, images):
+        return model(images)
+
+    output = run(whole, fuse(reference_model(size)), images, compiler_options, compile_lowered)
     assert_queries_agree(output, np.load(DATA / "forward" / f"{size}.npz"))
