@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -47,7 +47,7 @@ class RunOptions:
     evaluate_every: int = 1
     """Epochs between evaluations; there is one at the end, too."""
     patience: int = 0
-    """Stop after so many evaluations in a row without a better AP; 0: never."""
+    """Stop after so many evaluations in a row with an AP below the best; 0: never."""
     most_skipped: int = 5
     """Stop after so many batches in a row whose loss or gradient is not finite."""
 
@@ -175,8 +175,9 @@ def train(
             in_flight = None
             ap = None
             standing = standing._replace(step=step)
+            average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
             if evaluates and evaluate is not None:
-                evaluation = evaluate(*layout.variables(state.ema.params, state.ema.batch_stats))
+                evaluation = evaluate(*average)
                 ap = float(np.nan_to_num(evaluation.figures.ap))
                 standing = judged(standing, ap)
                 journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
@@ -186,14 +187,14 @@ def train(
             checkpoints.save(state, standing, ap)
             is_best = standing.best_step == step if evaluate is not None else step == total
             if is_best and devices.first_process and save is not None:
-                save(config, *jax.device_get(layout.variables(state.ema.params, state.ema.batch_stats)))
+                save(config, *average)
             journal.restart_clock()
             if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
                 break
     checkpoints.close()
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
-    average = layout.variables(state.ema.params, state.ema.batch_stats)
+    average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
     return Trained(config, *average, standing, finished=standing.step == total or not stop.is_set())
 
 
@@ -219,9 +220,14 @@ def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices
     )
 
 
+def on_host(tree: Any) -> Any:
+    """Copies of the tree's arrays that stay as they are when the state is used up."""
+    return jax.tree.map(np.array, jax.device_get(tree))
+
+
 def judged(standing: Standing, ap: float) -> Standing:
     """The standing after an evaluation."""
-    if standing.best_ap is None or ap > standing.best_ap:
+    if standing.best_ap is None or ap >= standing.best_ap:
         return standing._replace(best_ap=ap, best_step=standing.step, worse_since=0)
     return standing._replace(worse_since=standing.worse_since + 1)
 
