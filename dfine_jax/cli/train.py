@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
+import jax
 import tyro
 from rich.console import Console
 
@@ -24,6 +25,7 @@ from dfine_jax.training.configuration import (
     read_configuration,
     write_configuration,
 )
+from dfine_jax.training.processes import Processes, join
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start, fine_tune, fresh
 from dfine_jax.training.trainer import Evaluated, Trained, TrainingError, train
@@ -56,24 +58,28 @@ class Command:
     """Go on from the last checkpoint in the output folder, exactly; start if there is none."""
     config: Path | None = None
     """Take all settings that are not given from the training.json of another training."""
+    processes: Processes = Processes()
 
 
 def command(arguments: list[str]) -> int:
     """Parses and runs; errors are exceptions of one line."""
     defaults = _defaults(arguments)
     parsed = tyro.cli(Command, prog="dfine train", args=arguments, default=Command(defaults))
+    join(parsed.processes)
     return run(parsed.configuration, resume=parsed.resume)
 
 
 def run(configuration: Configuration, *, resume: bool = False) -> int:
     """Trains as configured; see ``Command``."""
-    console, output = Console(), configuration.output
+    first = jax.process_index() == 0
+    console, output = Console(quiet=not first), configuration.output
     written = output / FILE_NAME
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
         raise TrainingError(f"{output} was trained with other settings: {'; '.join(changed)}")
     dataset, held_out = _datasets(configuration.data, console)
     start = _start(configuration, dataset)
-    write_configuration(configuration, written)
+    if first:
+        write_configuration(configuration, written)
 
     def save(config: DFineConfig, params, batch_stats) -> None:
         side = configuration.recipe.image_size

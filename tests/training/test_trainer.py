@@ -1,0 +1,244 @@
+"""The training loop: it learns, stops and goes on exactly, and says what is wrong."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import numpy as np
+import pytest
+import run_tiny
+from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pictures
+
+from dfine_jax.training import trainer
+from dfine_jax.training.checkpoint import TrainingError
+from dfine_jax.training.journal import Journal
+from dfine_jax.training.optimizer import Optimization
+from dfine_jax.training.trainer import train
+
+PROGRAM = [sys.executable, run_tiny.__file__]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Every training here runs the same program."""
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
+class Whole(NamedTuple):
+    """A training that nothing disturbed."""
+
+    output: Path
+    digest: str
+    saved: list[tuple]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Whole:
+    output, saved = tmp_path_factory.mktemp("whole"), []
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=output, save=lambda *model: saved.append(model))
+    assert trained.finished
+    assert trained.standing.step == STEPS
+    return Whole(output, digest(trained), saved)
+
+
+def test_the_loss_falls(whole):
+    values = losses(whole.output)
+    assert len(values) == STEPS
+    assert np.mean(values[-3:]) < 0.9 * np.mean(values[:3])
+
+
+def test_the_log_holds_all_terms_and_adds_up(whole):
+    lines = [json.loads(line) for line in (whole.output / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert [line["epoch"] for line in lines] == sorted([1, 2, 3, 4] * 3)
+    for line in lines:
+        assert line["loss"] == pytest.approx(sum(line["terms"].values()), rel=1e-5)
+        assert line["pictures_per_second"] > 0
+        assert line["gradient_norm"] > 0
+
+
+def test_the_average_is_saved_once_without_evaluations(whole):
+    ((config, params, batch_stats),) = whole.saved
+    start = begin()
+    assert config == CONFIG
+    assert {name: value.shape for name, value in params.items()} == {n: v.shape for n, v in start.params.items()}
+    assert batch_stats.keys() == start.batch_stats.keys()
+    assert any(np.any(params[name] != start.params[name]) for name in params)
+    assert float(batch_stats["decoder.reg_scale"][0]) == 4.0
+
+
+def test_only_the_last_checkpoints_stay(whole):
+    steps = sorted(int(path.name) for path in (whole.output / "checkpoints").iterdir() if path.name.isdigit())
+    assert steps == [10, 12]
+
+
+class PowerCut(BaseException):
+    """Not an error that anything handles."""
+
+
+def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, monkeypatch):
+    step = Journal.step
+
+    def cut_at_five(self, number, *arguments):
+        step(self, number, *arguments)
+        if number == 5:
+            raise PowerCut
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "step", cut_at_five)
+        with pytest.raises(PowerCut):
+            train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path)
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)
+    assert digest(trained) == whole.digest
+    assert losses(tmp_path) == losses(whole.output)
+
+
+def test_a_folder_with_a_training_is_not_begun_again(whole):
+    with pytest.raises(TrainingError, match="holds a training already: go on with it"):
+        train(begin(), pictures(), RECIPE, OPTIONS, output=whole.output)
+
+
+class Figures(NamedTuple):
+    ap: float
+
+
+class Evaluation(NamedTuple):
+    figures: Figures
+
+
+def test_it_stops_when_nothing_gets_better_and_keeps_the_best(tmp_path):
+    aps, seen, saved = iter([0.1, 0.5, 0.4, 0.3]), [], []
+
+    def evaluate(params, batch_stats):
+        assert params.keys() == begin().params.keys()
+        return Evaluation(Figures(next(aps)))
+
+    trained = train(
+        begin(),
+        pictures(),
+        replace(RECIPE, epochs=9),
+        replace(OPTIONS, patience=2, keep=1, checkpoint_every=100),
+        output=tmp_path,
+        make_evaluate=lambda apply, devices: evaluate,
+        on_evaluation=lambda step, evaluation: seen.append((step, evaluation.figures.ap)),
+        save=lambda *model: saved.append(model),
+    )
+    assert seen == [(3, 0.1), (6, 0.5), (9, 0.4), (12, 0.3)]
+    assert trained.standing == (12, 0.5, 6, 2)
+    assert len(saved) == 2  # after 3 and after 6
+    kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
+    assert kept == [6, 12]
+    assert [json.loads(line)["ap"] for line in (tmp_path / "log.jsonl").open() if '"ap"' in line] == [
+        0.1,
+        0.5,
+        0.4,
+        0.3,
+    ]
+
+
+def test_batches_that_give_no_finite_loss_are_named(tmp_path):
+    start = begin()
+    broken = {**start.params, "decoder.pre_box.layers.0.bias": np.full(16, np.nan, np.float32)}
+    with pytest.raises(TrainingError, match=r"not finite in steps 1 to 2: .* drawn picture \d+, drawn picture \d+"):
+        train(start._replace(params=broken), pictures(), RECIPE, replace(OPTIONS, most_skipped=2), output=tmp_path)
+
+
+def test_a_stop_signal_ends_after_the_step(whole, tmp_path, monkeypatch):
+    step = Journal.step
+
+    def ask_at_three(self, number, *arguments):
+        step(self, number, *arguments)
+        if number == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Journal, "step", ask_at_three)
+        stopped = train(begin(), pictures(), RECIPE, replace(OPTIONS, checkpoint_every=100), output=tmp_path)
+    assert not stopped.finished
+    assert 3 < stopped.standing.step < STEPS
+    assert digest(train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)) == whole.digest
+
+
+@pytest.mark.parametrize(
+    ("recipe", "message"),
+    [
+        (replace(RECIPE, batch_size=16), "12 pictures don't fill a batch of 16"),
+        (replace(RECIPE, image_size=32), "too few for 20 queries"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(tmp_path, recipe, message):
+    with pytest.raises(ValueError, match=message):
+        train(begin(), pictures(), recipe, OPTIONS, output=tmp_path)
+
+
+def test_frozen_norms_reach_the_model():
+    recipe = replace(RECIPE, optimization=Optimization(freeze_backbone_norms=True))
+    assert trainer.model_config(CONFIG, recipe).backbone.frozen_norms
+    assert not trainer.model_config(CONFIG, RECIPE).backbone.frozen_norms
+
+
+def run(output: Path, *options: str, devices: int = 1) -> subprocess.Popen:
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    environment = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    folders = [str(Path(__file__).parents[levels]) for levels in (1, 2)]
+    environment["PYTHONPATH"] = os.pathsep.join([*folders, environment.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [*PROGRAM, str(output), *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def result(process: subprocess.Popen) -> dict:
+    out, err = process.communicate(timeout=900)
+    assert process.returncode == 0, err[-3000:]
+    return json.loads(out.splitlines()[-1])
+
+
+@pytest.mark.slow
+def test_more_devices_give_the_same_losses(tmp_path):
+    one, two, four = (result(run(tmp_path / str(n), devices=n))["losses"] for n in (1, 2, 4))
+    assert len(one) == STEPS
+    np.testing.assert_allclose(two[:4], one[:4], rtol=1e-5)
+    np.testing.assert_allclose(four[:4], one[:4], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_losses(tmp_path):
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    both = [run(tmp_path / "two", "--processes", "2", "--process", str(i), "--port", port, devices=1) for i in range(2)]
+    first, second = map(result, both)
+    one = result(run(tmp_path / "one"))
+    assert first["digest"] == second["digest"]
+    np.testing.assert_allclose(first["losses"][:4], one["losses"][:4], rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
+    undisturbed = result(run(tmp_path / "whole"))
+    chance = random.Random(0)
+    output = tmp_path / "killed"
+    for _ in range(6):
+        process = run(output, "--workers", "1")
+        log = output / "log.jsonl"
+        before = log.read_text() if log.exists() else ""
+        while process.poll() is None and (log.read_text() if log.exists() else "") == before:
+            time.sleep(0.01)
+        time.sleep(chance.uniform(0, 1.5))  # saves take about half a second
+        process.kill()
+        process.communicate()
+    assert result(run(output)) == undisturbed
