@@ -29,16 +29,18 @@ def save_hub_folder(
     preprocessing: Preprocessing,
     arrays: Iterable[tuple[str, np.ndarray]],
     *,
+    half: bool = False,
     replace: bool = False,
 ) -> None:
     """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
 
-    Decoder layers past the one that counts are left out. ``ValueError`` unless ``arrays`` are those of a model of this
-    configuration.
+    Decoder layers past the one that counts are left out. ``half`` rounds matrices and kernels, which are nearly all of
+    a model, to float16. ``ValueError`` unless ``arrays`` are those of a model of this configuration, or where one is
+    too large for float16.
     """
     kept = evaluated(config)
     with new_folder(target, replace=replace) as folder:
-        _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers))
+        _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers), half)
         write_json(folder / "config.json", to_hub(kept))
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
 
@@ -74,10 +76,11 @@ def hub_tensors(config: DFineConfig) -> HubTensors:
     return HubTensors(weights, constants)
 
 
-def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
+def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[str, np.ndarray]], half: bool) -> None:
     weights, constants = hub_tensors(config)
     tensors = {name: (array.dtype, array.shape) for name, array in constants.items()}
-    tensors |= {match.name: (np.dtype("<f4"), torch_shape(match, shape)) for match, shape in weights.values()}
+    for match, shape in weights.values():
+        tensors[match.name] = (np.dtype("<f2" if half and len(shape) > 1 else "<f4"), torch_shape(match, shape))
     header, places = _header(tensors)
     with path.open("wb") as file:
         file.write(header)
@@ -88,8 +91,12 @@ def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[s
             match, shape = weights.pop(ours, (None, None))
             if match is None or tuple(array.shape) != shape:
                 raise ValueError(f"{ours} of shape {array.shape} is not the model's, or is given twice")
+            with np.errstate(over="ignore"):
+                stored = match.layout.to_torch(np.asarray(array)).astype(tensors[match.name][0])
+            if np.isinf(stored).any() and np.isfinite(array).all():
+                raise ValueError(f"{ours} has values up to {np.abs(array).max():g}, too large for half precision")
             file.seek(places[match.name])
-            file.write(match.layout.to_torch(np.asarray(array, "<f4")).tobytes())
+            file.write(stored.tobytes())
     if weights:
         raise ValueError(f"arrays of the model are missing: {', '.join(sorted(weights))}")
 

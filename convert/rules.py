@@ -257,6 +257,13 @@ ORIGINAL = Dialect(
     ),
 )
 
+BACKBONE = Dialect(
+    "HGNetV2 alone",
+    modules=_backbone("stem", "stages", _conv_norm("conv", "bn", "lab")),
+    ignored=(r".*\.num_batches_tracked", r"(last_conv|fc|head)\..*"),  # the classifier that it was trained with
+)
+"""The original release's pretrained backbones, and timm's, which have the same names."""
+
 
 def to_jax(dialect: Dialect, name: str) -> tuple[Match, ...]:
     """Our tensors that a PyTorch tensor holds: one, or three where attention's projections are fused, or none."""

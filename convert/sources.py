@@ -8,7 +8,7 @@ import numpy as np
 
 from convert.fill import CheckpointError, Source, fill, plan
 from convert.folder import StoredModel, is_converted, model_shapes, open_folder, read_json
-from convert.rules import HUB, ORIGINAL, Dialect
+from convert.rules import BACKBONE, HUB, ORIGINAL, Dialect
 from convert.tensors import PthFile, SafetensorsFiles
 from convert.told import known_shapes, original_config, original_picture_side, size_of_config, size_of_shapes
 from dfine_jax.config import DFineConfig
@@ -42,6 +42,22 @@ def open_model(
     if not path.exists():
         raise CheckpointError(f"{path}: there is no such file or folder")
     raise CheckpointError(f"{source}: expected a folder, a .safetensors file or a .pth")
+
+
+def read_backbone(path: Path, config: DFineConfig) -> dict[str, np.ndarray]:
+    """The backbone's arrays by our names, from HGNetV2 trained alone: the original release's ``.pth`` or timm's file.
+
+    ``CheckpointError`` says all that is wrong at once.
+    """
+    if path.suffix in PTH_SUFFIXES:
+        tensors: Source = PthFile(path, bare=True)
+    else:
+        tensors = SafetensorsFiles([path])
+    params, batch_stats = model_shapes(config)
+    targets = {name: shape for name, shape in {**params, **batch_stats}.items() if name.startswith("backbone.")}
+    result = plan(BACKBONE, tensors.shapes, targets)
+    result.check(str(path), f"expected HGNetV2 alone, of the size that is trained ({size_of_config(config) or 'own'})")
+    return dict(fill(result, tensors))
 
 
 def _open_hub(folder: Path, file: Path | None, source: str) -> StoredModel:

@@ -66,8 +66,11 @@ class SafetensorsFiles:
 class PthFile:
     """The weights in a ``.pth`` of the original release: the moving average where there is one. Needs PyTorch."""
 
-    def __init__(self, path: Path):
-        """``CheckpointError`` for a file that is damaged or something else, or without PyTorch."""
+    def __init__(self, path: Path, *, bare: bool = False):
+        """``CheckpointError`` for a file that is damaged or something else, or without PyTorch.
+
+        ``bare``: the tensors may also lie in the file as they are, as a backbone's do.
+        """
         try:
             import torch
         except ImportError:
@@ -76,7 +79,7 @@ class PthFile:
             ) from None
         _require_content(path)
         loaded = _load_pth(torch, path)
-        weights = _average(loaded)
+        weights = _average(loaded) or (loaded if bare and isinstance(loaded, Mapping) else {})
         if not weights or not all(isinstance(value, torch.Tensor) for value in weights.values()):
             found = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
             raise CheckpointError(f'{path} holds {found:.200}; expected weights under "ema", "module" or under "model"')

@@ -129,6 +129,7 @@ class DFineConfig:
                  encoder.attention_levels, f"must lie in 0..{maps - 1}")  # fmt: skip
         _require(decoder.width % decoder.heads == 0, "decoder.heads", decoder.heads, "must divide the width")
         _require(decoder.levels >= maps, "decoder.points", decoder.points, f"needs {maps} levels or more")
+        _require(decoder.queries >= 1, "decoder.queries", decoder.queries, "must be at least 1")
         _require(decoder.layers >= 1, "decoder.layers", decoder.layers, "must be at least 1")
         _require(-decoder.layers <= decoder.eval_layer < decoder.layers, "decoder.eval_layer", decoder.eval_layer,
                  f"must name one of {decoder.layers} layers")  # fmt: skip
@@ -218,6 +219,10 @@ class DFineConfig:
     def with_classes(self, class_names: tuple[str, ...]) -> "DFineConfig":
         """The same model for other classes."""
         return replace(self, class_names=tuple(class_names))
+
+    def with_queries(self, queries: int) -> "DFineConfig":
+        """The same model for at most so many things a picture. Only learned queries have weights that depend on it."""
+        return replace(self, decoder=replace(self.decoder, queries=queries))
 
 
 SIZES: dict[str, Callable[[], DFineConfig]] = {

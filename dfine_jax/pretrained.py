@@ -13,12 +13,14 @@ from convert.fill import CheckpointError
 from convert.folder import StoredModel, save_folder
 from convert.hub_download import download
 from convert.sources import open_model
+from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import DFine, load, variables
 from dfine_jax.model.layers import Compute
 
 SHORT_NAMES: dict[str, str] = {
+    "shapes": str(SHAPES_MODEL),
     "nano-coco": "ustc-community/dfine-nano-coco",
     "small-coco": "ustc-community/dfine-small-coco",
     "medium-coco": "ustc-community/dfine-medium-coco",
@@ -33,7 +35,7 @@ SHORT_NAMES: dict[str, str] = {
     "large-obj365": "ustc-community/dfine-large-obj365",
     "xlarge-obj365": "ustc-community/dfine-xlarge-obj365",
 }
-"""The published models: repositories on the Hub, or folders."""
+"""The published models, repositories on the Hub, and the one that comes with the package, a folder."""
 
 _SIZES = {"n": "nano", "s": "small", "m": "medium", "l": "large", "x": "xlarge"}
 _OLDER_SPELLING = re.compile(r"dfine[-_](n|s|m|l|x|nano|small|medium|large|xlarge)[-_](\w+?)([-_]e25)?")
@@ -60,10 +62,11 @@ def load_pretrained(
 ) -> Pretrained:
     """Loads a trained model.
 
-    ``name`` is a short name (``nano-coco``, see ``SHORT_NAMES``; also spelt ``dfine_n_coco``), a repository on the Hub
-    (``owner/name``, ``revision`` and ``token`` are for it), a folder in the Hub's layout, a converted folder, or a
-    ``.pth`` of the original release (needs PyTorch). ``class_names`` replace those that come with the model.
-    ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the weights.
+    ``name`` is a short name (``shapes``, which needs no network, ``nano-coco`` and others, see ``SHORT_NAMES``; also
+    spelt ``dfine_n_coco``), a repository on the Hub (``owner/name``, ``revision`` and ``token`` are for it), a folder
+    in the Hub's layout, a converted folder, or a ``.pth`` of the original release (needs PyTorch). ``class_names``
+    replace those that come with the model. ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or
+    with the weights.
     """
     return read_stored(open_pretrained(name, revision=revision, token=token, class_names=class_names), compute)
 

@@ -89,8 +89,9 @@ def test_names_on_the_hub(downloads, name, repo):
 
 def test_every_published_model_has_a_short_name():
     sizes = {"coco": 5, "obj2coco": 4, "obj365": 4}
-    assert len(SHORT_NAMES) == sum(sizes.values())
-    for name, repo in SHORT_NAMES.items():
+    published = {name: place for name, place in SHORT_NAMES.items() if name != "shapes"}
+    assert len(published) == sum(sizes.values())
+    for name, repo in published.items():
         assert repo.startswith(f"ustc-community/dfine-{name}")
 
 

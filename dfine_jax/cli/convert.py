@@ -26,6 +26,7 @@ def run(
     class_names: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME")] = None,
     classes_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     size: Literal["n", "s", "m", "l", "x"] | None = None,
+    half: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     revision: str | None = None,
     token: str | None = None,
     verify: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[PICTURE]")] = None,
@@ -56,6 +57,7 @@ def run(
         class_names: Names of the classes, in the order of their labels, instead of those that come with the model.
         classes_file: The same from a file, one name a line.
         size: Size of a .pth, where its shapes don't tell.
+        half: With --to hub, store matrices and kernels in half precision: half the size, rounded to 11 bits.
         revision: Branch, tag or commit of the Hub repository.
         token: Access token for the Hub, where you aren't logged in.
         verify: Afterwards, run a picture (a made-up one if none is given) through the result and through
@@ -63,6 +65,8 @@ def run(
         force: Replace OUT if it is there already.
     """
     began = time.perf_counter()
+    if half and to != "hub":
+        raise ValueError("--half is for --to hub: a folder for JAX holds float32")
     check_target(out, replace=force)
     if verify is not None:
         from convert.verify import require_transformers
@@ -77,7 +81,7 @@ def run(
     if to == "jax":
         save_folder(out, model.config, model.preprocessing, arrays, source=model.source, replace=force)
     else:
-        save_hub_folder(out, model.config, model.preprocessing, arrays, replace=force)
+        save_hub_folder(out, model.config, model.preprocessing, arrays, half=half, replace=force)
     console = Console()
     console.print(tally.table(f"{model.source} -> {out}", _bytes(out), time.perf_counter() - began), soft_wrap=True)
     return 0 if verify is None else _verify(console, model, out, to, verify)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dfine_jax.bundled import SHAPES_PICTURE
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.inference.detections import Detections, class_ids
 from dfine_jax.inference.detector import Detector, Found
@@ -20,11 +21,14 @@ from dfine_jax.inference.pictures import PictureError, find_pictures
 FEW = 5
 """Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
 
+EXAMPLE_FOLDER = "detected"
+"""Where the picture that comes with the package is drawn, in the current folder."""
+
 
 def run(
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")],
+    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = (),
     /,
-    model: str = DEFAULT_MODEL,
+    model: str | None = None,
     threshold: float = 0.5,
     save: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
@@ -35,6 +39,9 @@ def run(
 ) -> int:
     """Find things in pictures.
 
+    With no arguments, "dfine detect" tries a small model that comes with the package on a picture of drawn shapes, and
+    writes what it found to the folder detected; nothing is downloaded.
+
     Prints what was found, as a table a picture; from six pictures on, as a line a picture. The exit code is 0 if all
     went well, 1 if some pictures couldn't be read (they are named and skipped), 2 if nothing could be done.
 
@@ -43,7 +50,8 @@ def run(
 
     Args:
         paths: Picture files, folders (searched with their subfolders), patterns such as 'a/*.jpg', or URLs.
-        model: A short name (nano-coco), a Hub id, a folder, or a .pth of the original release.
+        model: A short name (nano-coco, the default for pictures of yours, or shapes, which comes with the package), a
+            Hub id, a folder, or a .pth of the original release.
         threshold: Show what scores more than this, from 0 to 1.
         save: Write the pictures with boxes drawn on them to this folder.
         json: Write all detections to this file ("-" for standard output): a list, one object a picture.
@@ -53,7 +61,9 @@ def run(
         classes: Show these classes only, by name or number.
     """
     if not paths:
-        raise ValueError("no picture given: name files, folders, patterns or URLs, or see dfine detect --help")
+        paths, save = (str(SHAPES_PICTURE),), save or Path(EXAMPLE_FOLDER)
+        model = model or "shapes"
+    model = model or DEFAULT_MODEL
     pictures = _outside(save, find_pictures(paths))
     detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     wanted = None if classes is None else class_ids(classes.split(","), detector.config.class_names)
@@ -79,7 +89,8 @@ def run(
     if json is not None:
         _write_json([detections.to_dict() for detections in results], json)
     if save is not None:
-        notes.print(f"{len(results)} pictures drawn in {save}", markup=False, highlight=False)
+        pictures_drawn = "1 picture" if len(results) == 1 else f"{len(results)} pictures"
+        notes.print(f"{pictures_drawn} drawn in {save}", markup=False, highlight=False)
     if skipped:
         notes.print(f"{skipped} of {len(pictures)} pictures could not be read", style="red", highlight=False)
     return 1 if skipped else 0

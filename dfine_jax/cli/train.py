@@ -12,6 +12,7 @@ import tyro
 from rich.console import Console
 
 from convert.folder import save_folder
+from convert.sources import read_backbone
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, summarise
@@ -76,8 +77,8 @@ def run(configuration: Configuration, *, resume: bool = False) -> int:
     written = output / FILE_NAME
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
         raise TrainingError(f"{output} was trained with other settings: {'; '.join(changed)}")
-    dataset, held_out = _datasets(configuration.data, console)
-    start = _start(configuration, dataset)
+    dataset, held_out = open_datasets(configuration.data, console)
+    start = make_start(configuration, dataset)
     if first:
         write_configuration(configuration, written)
 
@@ -124,7 +125,7 @@ def _defaults(arguments: list[str]) -> Configuration:
     return Configuration(data=tyro.MISSING, output=tyro.MISSING, recipe=recipe)
 
 
-def _datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
+def open_datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
     """What to train on, and what to evaluate on where the data has a part for it."""
     source = recognise(data)
     dataset = source.open("train" if source.splits else None)
@@ -138,21 +139,23 @@ def _datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
     return dataset, held_out
 
 
-def _start(configuration: Configuration, dataset: Dataset) -> Start:
-    seed = configuration.run.seed
-    if configuration.model:
-        stored = open_pretrained(configuration.model)
-        config = _with_queries(stored.config, configuration.queries)
-        return fine_tune(config, dict(stored.arrays()), dataset.class_names, seed)
-    if configuration.architecture:
+def make_start(configuration: Configuration, dataset: Dataset) -> Start:
+    """The values that a training with this configuration begins with."""
+    seed, queries, class_names = configuration.run.seed, configuration.queries, dataset.class_names
+    if configuration.model and configuration.backbone:
+        raise ValueError("give --model, which has a backbone, or --backbone, not both")
+    stored = open_pretrained(configuration.model) if configuration.model else None
+    if stored is not None:
+        config = stored.config
+    elif configuration.architecture:
         config = from_hub(json.loads(configuration.architecture.read_text("utf-8")))
     else:
         config = DFineConfig.from_size(configuration.size)
-    return fresh(_with_queries(config, configuration.queries).with_classes(dataset.class_names), seed)
-
-
-def _with_queries(config: DFineConfig, queries: int | None) -> DFineConfig:
-    return config if queries is None else replace(config, decoder=replace(config.decoder, queries=queries))
+    config = config if queries is None else config.with_queries(queries)
+    if stored is not None:
+        return fine_tune(config, dict(stored.arrays()), class_names, seed)
+    config = config.with_classes(class_names)
+    return fresh(config, seed, read_backbone(configuration.backbone, config) if configuration.backbone else None)
 
 
 def _evaluation(configuration: Configuration, config: DFineConfig, held_out: Dataset):

@@ -1,4 +1,4 @@
-"""What a training says while it runs: a line on the screen, and a file with a JSON object a line."""
+"""What a training says while it runs: a line on the screen, a file with a JSON object a line, and TensorBoard's."""
 
 import json
 import time
@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from tensorboardX import SummaryWriter
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line is printed this often instead of a moving one."""
@@ -19,7 +20,7 @@ class Journal:
     """Collects what every step reports and writes means: to ``path`` every ``every`` steps, to the screen always.
 
     A line holds ``step``, ``epoch``, ``loss``, ``gradient_norm``, ``pictures_per_second`` and ``terms``; lines of
-    evaluations hold ``step``, ``epoch`` and ``ap``.
+    evaluations hold ``step``, ``epoch`` and ``ap``. The same numbers go to the folder ``tensorboard`` beside it.
     """
 
     def __init__(self, path: Path, total_steps: int, *, every: int, first_step: int, console: Console, writes: bool):
@@ -27,8 +28,10 @@ class Journal:
         self._writes = writes
         self._steps: list[Mapping[str, Any]] = []
         self._pictures, self._since, self._printed = 0, time.monotonic(), 0.0
+        self._board: SummaryWriter | None = None
         if writes:
             _forget_after(path, first_step)
+            self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=first_step + 1)
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(20),
@@ -45,6 +48,8 @@ class Journal:
 
     def __exit__(self, *_) -> None:
         self._bar.stop()
+        if self._board is not None:
+            self._board.close()
 
     def step(self, step: int, epoch: int, pictures: int, numbers: Mapping[str, Any]) -> None:
         """Takes the numbers of one step: ``loss``, ``gradient_norm``, ``terms``, all finite or left out by the mean."""
@@ -68,9 +73,12 @@ class Journal:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line to the file."""
-        if self._writes:
+        if self._board is not None:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(line) + "\n")
+            for name, value in {**line, **line.get("terms", {})}.items():
+                if name not in ("step", "terms"):
+                    self._board.add_scalar(name, value, line["step"])
 
     def say(self, text: str) -> None:
         """Prints a line above the moving one."""

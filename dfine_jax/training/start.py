@@ -29,10 +29,13 @@ class Start(NamedTuple):
     """What was kept of a loaded model, in a few words."""
 
 
-def fresh(config: DFineConfig, seed: int) -> Start:
-    """Untrained values."""
+def fresh(config: DFineConfig, seed: int, backbone: Mapping[str, np.ndarray] | None = None) -> Start:
+    """Untrained values, but for those of a ``backbone`` that are given, by dotted name."""
     params, batch_stats = _host(variables(DFine(config, rng=np.random.default_rng(seed))))
-    return Start(config, params, batch_stats, "all weights are new")
+    if backbone is None:
+        return Start(config, params, batch_stats, "all weights are new")
+    params, batch_stats = ({**values, **_members(backbone, values)} for values in (params, batch_stats))
+    return Start(config, params, batch_stats, "the backbone's weights are kept; all others are new")
 
 
 def fine_tune(config: DFineConfig, values: Mapping[str, np.ndarray], class_names: Sequence[str], seed: int) -> Start:
@@ -65,6 +68,10 @@ def fine_tune(config: DFineConfig, values: Mapping[str, np.ndarray], class_names
     params = {name: taken(name, new) for name, new in start.params.items()}
     batch_stats = {name: taken(name, new) for name, new in start.batch_stats.items()}
     return Start(start.config, params, batch_stats, _report(class_names, [class_names[row] for row in new_rows]))
+
+
+def _members(some: Mapping[str, np.ndarray], known: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: value for name, value in some.items() if name in known}
 
 
 def _report(class_names: Sequence[str], kept: Sequence[str]) -> str:

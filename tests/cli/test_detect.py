@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 
 import numpy as np
@@ -6,9 +7,14 @@ import pytest
 from PIL import Image
 from tiny import HEIGHT, WIDTH, tiny_model
 
+from dfine_jax.bundled import SHAPES_PICTURE
 from dfine_jax.cli.main import main
+from dfine_jax.data.shapes import CLASS_NAMES, draw
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.pretrained import save_pretrained
+
+EXAMPLE = 165
+"""Which of the drawn pictures came with the package."""
 
 
 @pytest.fixture(scope="module")
@@ -112,10 +118,22 @@ def test_bfloat16_and_another_size(model, pictures, tmp_path):
     assert len(json.loads(out.read_text())[0]["detections"]) == 20
 
 
+def test_without_arguments_the_model_in_the_package_finds_the_shapes(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("socket.socket.connect", pytest.fail)
+    assert main(["detect"]) == 0
+    out, err = capsys.readouterr()
+    found = re.findall(r"^│ ([a-z]+) +│", out, re.MULTILINE)
+    assert sorted(found) == sorted(CLASS_NAMES[label] for label in draw(EXAMPLE, split="test").labels)
+    assert "1 picture drawn in detected" in err
+    with Image.open(tmp_path / "detected" / "shapes.jpg") as drawn, Image.open(SHAPES_PICTURE) as picture:
+        assert drawn.size == picture.size
+        assert np.abs(np.asarray(drawn, float) - np.asarray(picture, float)).max() > 100
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "no picture given"),
         (["missing.jpg"], "missing.jpg: no such file or folder"),
         (["PICTURES", "--size", "640"], "give HEIGHTxWIDTH"),
         (["PICTURES", "--size", "600x640"], "600x640 (height x width): both must be divisible by 32"),

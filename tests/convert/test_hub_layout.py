@@ -41,6 +41,28 @@ def test_there_and_back_to_the_bit(stored_hub, tmp_path, same_arrays):
     same_arrays(open_model(tmp_path / "again").arrays(), stored_hub.arrays)
 
 
+def test_half_precision_rounds_what_is_large(stored_hub, tmp_path):
+    model = open_model(stored_hub.path)
+    save_hub_folder(tmp_path / "half", model.config, model.preprocessing, model.arrays(), half=True)
+    for name, tensor in load_file(tmp_path / "half" / "model.safetensors").items():
+        vector = tensor.ndim < 2
+        assert tensor.dtype == (np.int64 if name.endswith("tracked") else np.float32 if vector else np.float16), name
+    for name, value in open_model(tmp_path / "half").arrays():
+        whole = stored_hub.arrays[name]
+        np.testing.assert_array_equal(value, whole.astype(np.float16) if whole.ndim > 1 else whole)
+
+
+def test_half_precision_refuses_what_it_can_not_hold(stored_hub, tmp_path):
+    model = open_model(stored_hub.path)
+    large = {
+        **stored_hub.arrays,
+        "decoder.encoder_score.kernel": stored_hub.arrays["decoder.encoder_score.kernel"] + 7e4,
+    }
+    with pytest.raises(ValueError, match=r"decoder\.encoder_score\.kernel has values up to 700.*too large for half"):
+        save_hub_folder(tmp_path / "half", model.config, model.preprocessing, large.items(), half=True)
+    assert not (tmp_path / "half").exists()
+
+
 def test_the_library_reads_the_file(stored_hub):
     tensors = load_file(stored_hub.path / "model.safetensors")
     kernel = stored_hub.arrays["decoder.layers.1.mlp.layers.0.kernel"]

@@ -63,6 +63,16 @@ def test_other_classes_keep_no_head(trained):
     assert start.params["decoder.class_heads.0.kernel"].shape == (16, 1)
 
 
+def test_a_given_backbone_is_kept_and_all_else_is_new(trained):
+    backbone = {name: value for name, value in trained.items() if name.startswith("backbone.")}
+    start, new = fresh(TINY, 0, backbone), fresh(TINY, 0)
+    for name, value in (start.params | start.batch_stats).items():
+        kept = trained if name.startswith("backbone.") else new.params | new.batch_stats
+        np.testing.assert_array_equal(value, kept[name], err_msg=name)
+    assert start.params.keys() == new.params.keys()
+    assert "backbone's weights are kept" in start.report
+
+
 def test_a_model_that_lacks_something_is_refused(trained):
     without = {name: value for name, value in trained.items() if name != "decoder.up"}
     with pytest.raises(ValueError, match=r"lacks decoder\.up"):

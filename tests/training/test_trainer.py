@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import resource
 import signal
 import socket
 import subprocess
@@ -17,6 +18,7 @@ import numpy as np
 import pytest
 import run_tiny
 from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pictures
+from tensorboardX.proto.event_pb2 import Event
 
 from dfine_jax.data.samples import DataError
 from dfine_jax.training import trainer
@@ -72,6 +74,19 @@ def test_the_log_holds_all_terms_and_adds_up(whole):
         assert line["gradient_norm"] > 0
 
 
+def test_tensorboard_holds_what_the_log_holds(whole):
+    (path,) = (whole.output / "tensorboard").iterdir()
+    rest, found = path.read_bytes(), {}
+    while rest:  # records: length, its checksum, content, its checksum
+        end = 12 + int.from_bytes(rest[:8], "little")
+        event = Event.FromString(rest[12:end])
+        found.update({(value.tag, event.step): value.simple_value for value in event.summary.value})
+        rest = rest[end + 4 :]
+    for line in map(json.loads, (whole.output / "log.jsonl").open()):
+        assert found["loss", line["step"]] == pytest.approx(line["loss"])
+        assert found["loss_vfl", line["step"]] == pytest.approx(line["terms"]["loss_vfl"])
+
+
 def test_the_average_is_saved_once_without_evaluations(whole):
     ((config, params, batch_stats),) = whole.saved
     start = begin()
@@ -106,6 +121,28 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, m
     trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)
     assert digest(trained) == whole.digest
     assert losses(tmp_path) == losses(whole.output)
+
+
+def test_a_full_disk_ends_with_one_line_and_loses_no_checkpoint(whole, tmp_path, monkeypatch):
+    step, (_, most) = Journal.step, resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def fill_at_five(self, number, *arguments):
+        step(self, number, *arguments)
+        if number == 5:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, most))  # no file may grow beyond
+
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "step", fill_at_five)
+            with pytest.raises(
+                TrainingError, match=r"can't write a checkpoint to .*; the one of step 4 is whole"
+            ) as full:
+                train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
+    assert "\n" not in str(full.value)
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)
+    assert digest(trained) == whole.digest
 
 
 def test_a_folder_with_a_training_is_not_begun_again(whole):
