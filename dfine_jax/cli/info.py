@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.tree import Tree
 
-from dfine_jax.cli.options import parse_size
+from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.inference.detector import Detector
 from dfine_jax.model.dfine import DFine, variables
@@ -36,17 +36,7 @@ def run(
         console.print(_sizes())
         console.print("dfine info --model NAME counts operations and shows classes and modules", style="dim")
         return 0
-    shape = parse_size(size)
-    if model in SIZES:
-        from dfine_jax.inference.preprocess import Preprocessing
-
-        network = DFine(DFineConfig.from_size(model), rng=np.random.default_rng(0))
-        settings = Preprocessing(*shape) if shape else Preprocessing()
-    else:
-        from dfine_jax.pretrained import load_pretrained
-
-        loaded = load_pretrained(model)
-        network, settings = loaded.model, loaded.preprocessing
+    network, settings = model_of(model, parse_size(size))
     with console.status("compiling to count operations"):
         operations = Detector(network, settings).compiled.cost_analysis()["flops"]
     console.print(_summary(model, network, operations, settings.height, settings.width))

@@ -12,11 +12,16 @@ VERBS = {
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",
     "eval": "measure how good a model is on labelled pictures",
+    "bench": "measure how fast a model is on this machine",
 }
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb with the given arguments (the process's own if None) and returns the exit code."""
+    """Runs one verb with the given arguments and returns the exit code.
+
+    Without any given it is the process's own, and what is compiled is kept for the next one.
+    """
+    is_process = arguments is None
     arguments = sys.argv[1:] if arguments is None else arguments
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_usage())
@@ -29,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     warnings.filterwarnings("ignore", module="PIL")  # what matters of them comes as one line of ours
     module = import_module(f"dfine_jax.cli.{verb}")
+    if is_process:
+        from dfine_jax.cli.compilation_cache import keep_compiled
+
+        keep_compiled()
     try:
         if verb == "train":  # its defaults depend on what is to be trained
             return module.command(rest)

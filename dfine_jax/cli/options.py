@@ -1,6 +1,14 @@
 """Options that several verbs take, from text to values."""
 
 import re
+from dataclasses import replace
+
+import numpy as np
+
+from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model.dfine import DFine
+from dfine_jax.model.layers import Compute
 
 DEFAULT_MODEL = "nano-coco"
 
@@ -13,3 +21,21 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if not match:
         raise ValueError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
     return int(match[1]), int(match[2])
+
+
+def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple[DFine, Preprocessing]:
+    """A model and how it wants its pictures: of a published size with random weights, or a trained one by name.
+
+    ``size`` (height, width) replaces its own.
+    """
+    if name in SIZES:
+        model, settings = (
+            DFine(DFineConfig.from_size(name), compute=compute, rng=np.random.default_rng(0)),
+            Preprocessing(),
+        )
+    else:
+        from dfine_jax.pretrained import load_pretrained  # brings the converter
+
+        loaded = load_pretrained(name, compute=compute)
+        model, settings = loaded.model, loaded.preprocessing
+    return model, settings if size is None else replace(settings, height=size[0], width=size[1])

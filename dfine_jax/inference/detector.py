@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
@@ -92,6 +92,10 @@ class Detector:
             lower_detection(self._functional.apply, params, batch_stats, self.preprocessing, self.batch_size)
         )
 
+    def run(self, images: UInt8[ArrayLike, "B H W 3"], sizes: Int[ArrayLike, "B 2"]) -> TopDetections:
+        """What the device computes: the best detections of resized pictures, given their original (height, width)."""
+        return self.compiled(self._functional.params, self._functional.batch_stats, images, sizes)
+
     def __call__(self, pictures: Any, threshold: float = 0.5) -> Detections | list[Detections]:
         """Detections that score more than ``threshold`` (0 to 1), best first; a list of them for a list of pictures.
 
@@ -159,7 +163,7 @@ class Detector:
         for i, picture in enumerate(pictures):
             images[i] = picture.pixels
             sizes[i] = picture.size[::-1]
-        return self.compiled(self._functional.params, self._functional.batch_stats, images, sizes)
+        return self.run(images, sizes)
 
     def _finish(self, entries: list[_Prepared | Found], top: TopDetections | None, threshold: float) -> Iterator[Found]:
         rows = iter(zip(*map(np.asarray, top), strict=True)) if top is not None else iter(())

@@ -1,0 +1,112 @@
+"""``dfine bench``: how fast a model is on this machine."""
+
+import json as json_format
+import os
+import platform
+import time
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jax
+import jaxlib
+import numpy as np
+import tyro
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dfine_jax.cli.options import model_of, parse_size
+from dfine_jax.inference.detector import Detector
+from dfine_jax.model.layers import Compute
+
+PERCENTILES = (50, 90, 99)
+
+
+def run(
+    *,
+    model: str = "n",
+    batch_size: tuple[int, ...] = (1,),
+    size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
+    dtype: Literal["float32", "bfloat16"] = "float32",
+    runs: int = 30,
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+) -> int:
+    """Measure how fast a model is on this machine.
+
+    From a batch of resized pictures to its best detections: what the device computes, without reading and drawing. The
+    first two of all runs don't count. Memory is what the compiled program needs for weights, pictures and all that is
+    in between.
+
+    For example, "dfine bench" measures size N with a picture at a time, and "dfine bench --model s --batch-size 1 8 32
+    --dtype bfloat16 --json speed.json" size S with three batch sizes.
+
+    Args:
+        model: A size (n, s, m, l, x; weights are random), a short name, a Hub id, a folder, or a .pth.
+        batch_size: Pictures computed at a time; several are measured one after another.
+        size: Height and width of the pictures, each divisible by 32; the model's own if not given.
+        dtype: Type of the large products.
+        runs: How often each batch is computed.
+        json: Write the numbers to this file, with the versions and the device.
+    """
+    if runs < 1:
+        raise ValueError(f"runs={runs}: give 1 or more")
+    network, settings = model_of(model, parse_size(size), Compute.named(dtype))
+    console = Console()
+    rows = [_measured(Detector(network, settings, batch_size=batch), runs, console) for batch in batch_size]
+    shape = f"{settings.height}x{settings.width}"
+    console.print(_table(f"{model}, {shape}, {dtype}, on {_device()}", rows), soft_wrap=True)
+    if json is not None:
+        about = {"model": model, "size": shape, "dtype": dtype, "runs": runs, "device": _device(), **_versions()}
+        json.write_text(json_format.dumps({**about, "results": rows}, indent=1) + "\n", "utf-8")
+    return 0
+
+
+def _measured(detector: Detector, runs: int, console: Console) -> dict[str, Any]:
+    batch, settings = detector.batch_size, detector.preprocessing
+    began = time.perf_counter()
+    with console.status(f"compiling for {batch} picture(s)"):
+        _ = detector.compiled
+    compiled = time.perf_counter() - began
+    rng = np.random.default_rng(0)
+    images = jax.device_put(rng.integers(0, 256, (batch, settings.height, settings.width, 3), np.uint8))
+    sizes = jax.device_put(np.full((batch, 2), 640, np.int32))
+    seconds = []
+    for _ in track(range(runs + 2), f"{batch} picture(s)", console=console, transient=True):
+        began = time.perf_counter()
+        jax.block_until_ready(detector.run(images, sizes))
+        seconds.append(time.perf_counter() - began)
+    seconds = np.array(seconds[2:])
+    memory = detector.compiled.memory_analysis()
+    needed = memory.argument_size_in_bytes + memory.output_size_in_bytes + memory.temp_size_in_bytes
+    latencies = {f"p{p}_ms": round(1e3 * float(np.percentile(seconds, p)), 3) for p in PERCENTILES}
+    return {
+        "batch_size": batch,
+        "compile_seconds": round(compiled, 2),
+        **latencies,
+        "pictures_per_second": round(batch / float(np.median(seconds)), 2),
+        "memory_bytes": int(needed),
+        "gflops_a_picture": round(detector.compiled.cost_analysis()["flops"] / batch / 1e9, 2),
+    }
+
+
+def _table(title: str, rows: list[dict[str, Any]]) -> Table:
+    table = Table(title=title, title_justify="left")
+    latencies = [f"p{p} ms" for p in PERCENTILES]
+    for heading in ("batch", "compile s", *latencies, "pictures/s", "memory MiB", "GFLOP a picture"):
+        table.add_column(heading, justify="right")
+    for row in rows:
+        numbers = [f"{row[f'p{p}_ms']:.1f}" for p in PERCENTILES]
+        memory, gflops = f"{row['memory_bytes'] / 2**20:,.0f}", f"{row['gflops_a_picture']:.1f}"
+        cells = (f"{row['compile_seconds']:.1f}", *numbers, f"{row['pictures_per_second']:,.1f}", memory, gflops)
+        table.add_row(str(row["batch_size"]), *cells)
+    return table
+
+
+def _device() -> str:
+    device = jax.devices()[0]
+    cores = f" with {len(os.sched_getaffinity(0))} cores" if hasattr(os, "sched_getaffinity") else ""
+    return f"{platform.machine()} CPU{cores}" if device.platform == "cpu" else device.device_kind
+
+
+def _versions() -> dict[str, str]:
+    return {"jax": jax.__version__, "jaxlib": jaxlib.__version__, "python": platform.python_version()}

@@ -1,0 +1,40 @@
+"""What the commands compile is kept for the next run, so that it starts in a fraction of the time."""
+
+import contextlib
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import jax
+
+LARGEST = 2 * 1024**3
+"""Bytes that stay; what was not used for longest goes first."""
+LEAST_SECONDS = 0.3
+"""What compiles faster is not kept."""
+
+
+def keep_compiled() -> None:
+    """Turns JAX's persistent compilation cache on, unless it is on already (``JAX_COMPILATION_CACHE_DIR``).
+
+    JAX finds programs by their code, options, versions and devices, so that nothing stale is ever taken. It does not
+    look at what a CPU is able to do, so processors of different kinds that share a home each have a folder.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir is not None:
+        return
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = cache / "dfine_jax" / "compiled" / _processor()
+    with contextlib.suppress(OSError):  # a home that can't be written to is no reason to fail
+        folder.mkdir(parents=True, exist_ok=True)
+        jax.config.update("jax_compilation_cache_dir", str(folder))
+        jax.config.update("jax_compilation_cache_max_size", LARGEST)
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)
+
+
+def _processor() -> str:
+    """A name for this kind of processor."""
+    known = f"{platform.system()} {platform.machine()} {platform.processor()}"
+    with contextlib.suppress(OSError):
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        known += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return hashlib.sha256(known.encode()).hexdigest()[:12]
