@@ -6,7 +6,8 @@
 
 The settings are read from the first folder's ``training.json``. Starting weights, pictures, their order, augmentation,
 learning rates, weight decay, warm-up, clipping, number of denoising copies and the moving average are the same. The
-average is saved in the Hub's layout, so that one evaluation measures both. Needs ``python -m pip install '.[parity]'``.
+average is saved in the Hub's layout, so that one evaluation measures both. Needs ``python -m pip install '.[parity]'`` with
+transformers 5 or newer.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import torch
 import transformers
 from rich.console import Console
 from rich.progress import track
+from transformers.core_model_loading import revert_weight_conversion
 
 from convert.hub_layout import save_hub_folder
 from convert.rules import HUB, to_torch
@@ -84,7 +86,7 @@ def main() -> None:
                     if value.is_floating_point():
                         average[name].lerp_(value, 1 - decay)
             if step % options.log_every == 0:
-                log.write(json.dumps({"step": step, "loss": float(loss)}) + "\n")
+                log.write(json.dumps({"step": step, "loss": loss.item()}) + "\n")
                 log.flush()
     seconds = time.perf_counter() - began
     model.load_state_dict(average)
@@ -94,8 +96,10 @@ def main() -> None:
 
 
 def torch_groups(model: torch.nn.Module, names, recipe: Optimization) -> list[dict]:
-    """The parameter groups of a training here, of transformers' parameters."""
-    parameters = dict(model.named_parameters(remove_duplicate=False))
+    """The parameter groups of a training here, of transformers' parameters, which it renames as it loads them."""
+    parameters = revert_weight_conversion(model, dict(model.named_parameters(remove_duplicate=False)))
+    for constant in ("reg_scale", "up"):
+        parameters[f"model.decoder.{constant}"].requires_grad_(False)
     groups, taken = [], set()
     for group in parameter_groups(names, recipe):
         members = {}
