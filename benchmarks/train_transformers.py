@@ -6,8 +6,8 @@
 
 The settings are read from the first folder's ``training.json``. Starting weights, pictures, their order, augmentation,
 learning rates, weight decay, warm-up, clipping, number of denoising copies and the moving average are the same. The
-average is saved in the Hub's layout, so that one evaluation measures both. Needs ``python -m pip install '.[parity]'`` with
-transformers 5 or newer.
+average is saved in the Hub's layout, so that one evaluation measures both. Needs transformers 5 or newer:
+``python -m pip install '.[parity]'``.
 """
 
 import argparse
