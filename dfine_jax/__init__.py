@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     from dfine_jax.inference.detections import Detection, Detections
     from dfine_jax.inference.detector import Detector
     from dfine_jax.inference.draw import draw
+    from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import DFine, Functional, functional
     from dfine_jax.model.fuse import fuse
-    from dfine_jax.model.layers import Compute
     from dfine_jax.pretrained import Pretrained, load_pretrained
 
 _HOMES = {
-    "Compute": "dfine_jax.model.layers",
+    "Compute": "dfine_jax.model.compute",
     "DFine": "dfine_jax.model.dfine",
     "DFineConfig": "dfine_jax.config",
     "Detection": "dfine_jax.inference.detections",

@@ -16,8 +16,8 @@ from convert.sources import open_model
 from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, load, variables
-from dfine_jax.model.layers import Compute
 
 SHORT_NAMES: dict[str, str] = {
     "shapes": str(SHAPES_MODEL),

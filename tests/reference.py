@@ -16,8 +16,8 @@ import numpy as np
 from convert.fill import Shape, fill, plan
 from convert.rules import HUB, ORIGINAL, Dialect
 from dfine_jax.config import DFineConfig
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, load, variables
-from dfine_jax.model.layers import Compute
 
 DATA = Path(__file__).parent / "data"
 SIZES = "nsmlx"

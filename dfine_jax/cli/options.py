@@ -7,8 +7,8 @@ import numpy as np
 
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine
-from dfine_jax.model.layers import Compute
 
 DEFAULT_MODEL = "nano-coco"
 

@@ -18,9 +18,9 @@ from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.model.fuse import fuse
-from dfine_jax.model.layers import Compute
 
 
 class Found(NamedTuple):

@@ -8,11 +8,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float, Int
 
 from dfine_jax.config import DecoderConfig
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.initial import constant, ring_of_points
-from dfine_jax.model.layers import Compute, Linear
+from dfine_jax.model.layers import Linear
 
 Shapes = tuple[tuple[int, int], ...]
 
@@ -121,6 +123,32 @@ def _weighted_sum(
     batch, tokens, heads, channels = values.shape
     rows = values.reshape(batch * tokens * heads, channels)
     first = jnp.arange(batch, dtype=jnp.int32)[:, None, None, None] * tokens
-    head = jnp.arange(heads, dtype=jnp.int32)[:, None]
-    gathered = rows.at[(first + cells) * heads + head].get(mode="promise_in_bounds")
-    return (gathered.astype(jnp.float32) * weights[..., None]).sum(-2)
+    places = (first + cells) * heads + jnp.arange(heads, dtype=jnp.int32)[:, None]
+    return lax.platform_dependent(rows, places, weights, cpu=_sum_in_turn, default=_sum_at_once)
+
+
+def _sum_at_once(
+    rows: Float[Array, "R C"], places: Int[Array, "*N P"], weights: Float[Array, "*N P"]
+) -> Float[Array, "*N C"]:
+    return (_rows_at(rows, places) * weights[..., None]).sum(-2)
+
+
+def _sum_in_turn(
+    rows: Float[Array, "R C"], places: Int[Array, "*N P"], weights: Float[Array, "*N P"]
+) -> Float[Array, "*N C"]:
+    """A few points at a time: XLA for CPUs writes all the rows out before it adds them up, and that is slow.
+
+    In the loop's body it can't calculate places and weights anew for every channel either, as it does outside.
+    """
+
+    def add(total, point):
+        place, weight = point
+        return total + _rows_at(rows, place) * weight[..., None], None
+
+    points = jnp.moveaxis(places, -1, 0), jnp.moveaxis(weights, -1, 0)
+    start = jnp.zeros((*places.shape[:-1], rows.shape[1]), jnp.float32)
+    return lax.scan(add, start, points, unroll=8)[0]
+
+
+def _rows_at(rows: Float[Array, "R C"], places: Int[Array, "*N"]) -> Float[Array, "*N C"]:
+    return rows.at[places].get(mode="promise_in_bounds").astype(jnp.float32)

@@ -7,14 +7,15 @@ from flax import nnx
 
 from dfine_jax.model.dfine import DFine
 from dfine_jax.model.hybrid_encoder import RepVGG
-from dfine_jax.model.layers import ConvNorm
+from dfine_jax.model.layers import ConvNorm, Linear
 
 
 def fuse(model: DFine) -> DFine:
     """A copy that computes the same at inference with less work; it can't be trained. ``model`` stays as it is.
 
     Every batch norm becomes part of its convolution, every RepVGG block one 3x3 convolution; decoder layers past the
-    one that counts and the denoising embedding are dropped. Weights are folded on the host, in float64.
+    one that counts and the denoising embedding are dropped. Weights are folded on the host, in float64, and kernels
+    rounded to the type of the products.
     """
     model = nnx.clone(model)
     modules = [module for _, module in nnx.iter_modules(model)]
@@ -28,6 +29,9 @@ def fuse(model: DFine) -> DFine:
     for conv in modules:
         if isinstance(conv, ConvNorm) and conv.norm is not None:
             _set(conv, *_folded(conv))
+    for module in modules:
+        if isinstance(module, ConvNorm | Linear):
+            module.kernel = nnx.Param(module.kernel[...].astype(module.compute.dtype))
     decoder, count = model.decoder, model.decoder.config.last_layer + 1
     for name in ("layers", "class_heads", "box_heads", "quality"):
         setattr(decoder, name, nnx.List(getattr(decoder, name)[:count]))

@@ -6,7 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import BackboneConfig, StageConfig
-from dfine_jax.model.layers import Compute, ConvNorm
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.layers import ConvNorm
 
 
 class HGNetV2(nnx.Module):

@@ -6,7 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig, EncoderConfig
-from dfine_jax.model.layers import ACTIVATIONS, MLP, Compute, ConvNorm, LayerNorm, SelfAttention
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.layers import ACTIVATIONS, MLP, ConvNorm, LayerNorm, SelfAttention
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 

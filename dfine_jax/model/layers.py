@@ -5,7 +5,6 @@ that shape W(n)). Kernels are HWIO and (in, out).
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
 
@@ -16,6 +15,8 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.convolution import convolve
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 
 Activation = Callable[[Array], Array]
@@ -31,33 +32,6 @@ ACTIVATIONS: dict[str | None, Activation] = {
     "sigmoid": jax.nn.sigmoid,
     "tanh": jnp.tanh,
 }
-
-
-@dataclass(frozen=True)
-class Compute:
-    """How products are calculated.
-
-    Parameters are float32 always; ``dtype`` is what operands of convolutions and matrix products are rounded to. Sums,
-    softmax, normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent
-    GPUs do not multiply float32 exactly by default.
-    """
-
-    dtype: jnp.dtype = jnp.dtype("float32")
-    precision: lax.Precision | None = lax.Precision.HIGHEST
-
-    @classmethod
-    def named(cls, name: str) -> "Compute":
-        """``"float32"`` (exact products) or ``"bfloat16"``; anything else is a ``ValueError``."""
-        if name == "float32":
-            return cls()
-        if name == "bfloat16":
-            return cls(jnp.dtype("bfloat16"), None)
-        raise ValueError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
-
-    def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
-        """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
-        rounded = [operand.astype(self.dtype) for operand in operands]
-        return jnp.einsum(equation, *rounded, precision=self.precision, preferred_element_type=jnp.float32)
 
 
 class Linear(nnx.Module):
@@ -182,84 +156,6 @@ class ConvNorm(nnx.Module):
         if self.affine is not None:
             x = self.affine(x)
         return x.astype(self.compute.dtype)
-
-
-def convolve(
-    x: Float[Array, "B H W I"],
-    kernel: Float[Array, "kh kw G O"],
-    stride: int,
-    padding: tuple[int, int],
-    compute: Compute,
-) -> Float[Array, "B h w O"]:
-    """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
-
-    A pointwise convolution is written as the matrix product that it is. A depthwise one is, on a CPU, a sum of shifted
-    maps: XLA fuses that into one loop, where its own depthwise convolution is many times slower.
-    """
-    size, _, per_group, _ = kernel.shape
-    x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
-    if size == 1 and stride == 1 and per_group == x.shape[-1]:
-        return compute.einsum("bhwi,io->bhwo", x, kernel[0, 0])
-    direct = partial(
-        lax.conv_general_dilated,
-        window_strides=(stride, stride),
-        padding=(padding, padding),
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1] // per_group,
-        precision=compute.precision,
-    )
-    if per_group == x.shape[-1]:
-        return direct(x, kernel)
-    return lax.platform_dependent(
-        x, kernel, cpu=lambda x, kernel: _depthwise_by_shifts(x, kernel, stride, padding), default=direct
-    )
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise_by_shifts(
-    x: Float[Array, "B H W C"], kernel: Float[Array, "kh kw 1 C"], stride: int, padding: tuple[int, int]
-) -> Float[Array, "B h w C"]:
-    size = kernel.shape[0]
-    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    height, width = ((n - size) // stride + 1 for n in x.shape[1:3])
-    total = 0.0
-    for row in range(size):
-        for column in range(size):
-            rows = slice(row, row + stride * (height - 1) + 1, stride)
-            columns = slice(column, column + stride * (width - 1) + 1, stride)
-            total += x[:, rows, columns].astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
-    return total.astype(x.dtype)
-
-
-def _depthwise_residuals(x, kernel, stride, padding):
-    return _depthwise_by_shifts(x, kernel, stride, padding), (x, kernel)
-
-
-def _depthwise_gradients(stride, padding, residuals, gradient):
-    """What differentiating each shift on its own comes to, in a tenth of the code to compile."""
-    x, kernel = residuals
-    size = kernel.shape[0]
-    low, high = padding
-    spread, (height, width) = stride - 1, gradient.shape[1:3]
-
-    # Along each axis: the cells between outputs, then those that the stride left over at the far end.
-    left_over = [(n + low + high - size) % stride for n in x.shape[1:3]]
-    ends = [(size - 1 - low, size - 1 - high + rest, spread) for rest in left_over]
-    dilated = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
-    for_x = _depthwise_by_shifts(dilated, kernel[::-1, ::-1], 1, (0, 0))
-
-    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    reach = (x.shape[0], stride * (height - 1) + 1, stride * (width - 1) + 1, x.shape[3])
-
-    def for_weight(index):
-        window = lax.dynamic_slice(padded, (0, index // size, index % size, 0), reach)[:, ::stride, ::stride]
-        return jnp.sum(window.astype(jnp.float32) * gradient.astype(jnp.float32), axis=(0, 1, 2))
-
-    for_kernel = lax.map(for_weight, jnp.arange(size * size)).reshape(kernel.shape)
-    return for_x, for_kernel.astype(kernel.dtype)
-
-
-_depthwise_by_shifts.defvjp(_depthwise_residuals, _depthwise_gradients)
 
 
 class MLP(nnx.Module):

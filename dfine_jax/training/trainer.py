@@ -16,8 +16,8 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.model.layers import Compute
 from dfine_jax.training.checkpoint import Checkpoints, Standing, TrainingError
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.journal import Journal

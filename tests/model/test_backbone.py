@@ -8,9 +8,9 @@ from flax import nnx
 from tiny import TINY, tiny_pictures
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load, variables
 from dfine_jax.model.hgnetv2 import Block, HGNetV2, _maximum_of_four
-from dfine_jax.model.layers import Compute
 
 COMMON = dict(compute=Compute(), rng=np.random.default_rng(0))
 

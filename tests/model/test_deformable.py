@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.deformable import DeformableAttention, sample_bilinear, sample_nearest
 from dfine_jax.model.dfine import load
-from dfine_jax.model.layers import Compute
 
 SHAPES = ((4, 6), (2, 3))
 POINTS = (3, 2)

@@ -8,6 +8,7 @@ from flax import nnx
 from tiny import TINY
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.hybrid_encoder import (
     AIFI,
     CSPLayer,
@@ -18,7 +19,6 @@ from dfine_jax.model.hybrid_encoder import (
     _twice_as_large,
     position_table,
 )
-from dfine_jax.model.layers import Compute
 
 
 def common() -> dict:

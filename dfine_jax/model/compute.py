@@ -1,0 +1,34 @@
+"""In which type, and how exactly, products are calculated."""
+
+from dataclasses import dataclass
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+
+@dataclass(frozen=True)
+class Compute:
+    """How products are calculated.
+
+    Parameters are float32 always; ``dtype`` is what operands of convolutions and matrix products are rounded to. Sums,
+    softmax, normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent
+    GPUs do not multiply float32 exactly by default.
+    """
+
+    dtype: jnp.dtype = jnp.dtype("float32")
+    precision: lax.Precision | None = lax.Precision.HIGHEST
+
+    @classmethod
+    def named(cls, name: str) -> "Compute":
+        """``"float32"`` (exact products) or ``"bfloat16"``; anything else is a ``ValueError``."""
+        if name == "float32":
+            return cls()
+        if name == "bfloat16":
+            return cls(jnp.dtype("bfloat16"), None)
+        raise ValueError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
+
+    def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
+        """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
+        rounded = [operand.astype(self.dtype) for operand in operands]
+        return jnp.einsum(equation, *rounded, precision=self.precision, preferred_element_type=jnp.float32)
