@@ -16,20 +16,22 @@ from rich.progress import track
 from rich.table import Table
 
 from dfine_jax.cli.options import model_of, parse_size
+from dfine_jax.config import SIZES
 from dfine_jax.inference.detector import Detector
-from dfine_jax.model.layers import Compute
+from dfine_jax.model.compute import Compute
 
 PERCENTILES = (50, 90, 99)
 
 
 def run(
     *,
-    model: str = "n",
-    batch_size: tuple[int, ...] = (1,),
+    model: str | None = None,
+    batch_size: tuple[int, ...] | None = None,
     size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
-    dtype: Literal["float32", "bfloat16"] = "float32",
+    dtype: Literal["float32", "bfloat16"] | None = None,
     runs: int = 30,
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
+    compile_for: Annotated[str | None, tyro.conf.arg(metavar="TOPOLOGY")] = None,
 ) -> int:
     """Measure how fast a model is on this machine.
 
@@ -38,18 +40,32 @@ def run(
     in between.
 
     For example, "dfine bench" measures size N with a picture at a time, and "dfine bench --model s --batch-size 1 8 32
-    --dtype bfloat16 --json speed.json" size S with three batch sizes.
+    --dtype bfloat16 --json speed.json" size S with three batch sizes. "dfine bench --compile-for tpu:v5e:2x2" needs no
+    TPU: it compiles inference for one chip and the training step for all four, and shows what they need there.
 
     Args:
-        model: A size (n, s, m, l, x; weights are random), a short name, a Hub id, a folder, or a .pth.
-        batch_size: Pictures computed at a time; several are measured one after another.
+        model: A size (n, s, m, l, x; weights are random), a short name, a Hub id, a folder, or a .pth; n if not given.
+            With --compile-for a size; all five if not given.
+        batch_size: Pictures computed at a time; several are measured one after another. 1 if not given, with
+            --compile-for 1 and 32.
         size: Height and width of the pictures, each divisible by 32; the model's own if not given.
-        dtype: Type of the large products.
+        dtype: Type of the large products; float32 if not given, with --compile-for bfloat16.
         runs: How often each batch is computed.
         json: Write the numbers to this file, with the versions and the device.
+        compile_for: Measure nothing, but compile for such TPU chips; needs jax[tpu], in an environment of its own.
     """
     if runs < 1:
         raise ValueError(f"runs={runs}: give 1 or more")
+    if compile_for is not None:
+        if size is not None:
+            raise ValueError("--size can't be combined with --compile-for: the sizes' own 640x640 is compiled")
+        from dfine_jax.cli.compile_for import BATCHES, compile_all  # brings all that training needs
+
+        sizes = tuple(SIZES) if model is None else (model,)
+        batches = BATCHES if batch_size is None else batch_size
+        compile_all(compile_for, sizes, batches, dtype or "bfloat16", json, Console())
+        return 0
+    model, batch_size, dtype = model or "n", batch_size or (1,), dtype or "float32"
     network, settings = model_of(model, parse_size(size), Compute.named(dtype))
     console = Console()
     rows = [_measured(Detector(network, settings, batch_size=batch), runs, console) for batch in batch_size]
