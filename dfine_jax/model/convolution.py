@@ -69,6 +69,7 @@ def _direct_in_float32(
     )
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _dense_by_shifts(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
@@ -90,6 +91,19 @@ def _dense_by_shifts(
             shifted = cells[:, start : start + height * padded]
             total += compute.einsum("bni,io->bno", shifted, kernel[row, column])
     return total.reshape(batch, height, padded, -1)[:, :, :width].astype(x.dtype)
+
+
+def _dense_residuals(x, kernel, padding, compute):
+    return _dense_by_shifts(x, kernel, padding, compute), (x, kernel)
+
+
+def _dense_gradients(padding, compute, residuals, gradient):
+    """Those of the direct form: the shifts' own would be rounded one by one before they are added up."""
+    _, pull_back = jax.vjp(partial(_direct_in_float32, stride=1, padding=padding), *residuals)
+    return pull_back(gradient)
+
+
+_dense_by_shifts.defvjp(_dense_residuals, _dense_gradients)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

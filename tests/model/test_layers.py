@@ -1,12 +1,11 @@
 import math
-from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load
 from dfine_jax.model.initial import constant
 from dfine_jax.model.layers import (
@@ -14,11 +13,9 @@ from dfine_jax.model.layers import (
     MLP,
     Affine,
     BatchNorm,
-    Compute,
     ConvNorm,
     LayerNorm,
     SelfAttention,
-    convolve,
 )
 
 RNG = np.random.default_rng(0)
@@ -27,43 +24,6 @@ COMMON = dict(compute=Compute(), rng=RNG)
 
 def normal(*shape: int) -> jnp.ndarray:
     return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
-
-
-def direct(x, kernel, stride, padding, groups):
-    numbers = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), (padding, padding), dimension_numbers=numbers, feature_group_count=groups
-    )
-
-
-@pytest.mark.parametrize("size", [3, 5])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize("shape", [(8, 12), (7, 10)])
-def test_depthwise_convolution_and_its_gradients(size, stride, shape):
-    x, kernel, padding = normal(2, *shape, 6), normal(size, size, 1, 6), (size // 2,) * 2
-    ours = partial(convolve, stride=stride, padding=padding, compute=Compute())
-    reference = partial(direct, stride=stride, padding=padding, groups=6)
-
-    y, pull_back = jax.vjp(jax.jit(ours), x, kernel)
-    expected, pull_back_reference = jax.vjp(jax.jit(reference), x, kernel)
-    assert y.shape == expected.shape
-    np.testing.assert_allclose(y, expected, atol=2e-5)
-    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
-
-
-@pytest.mark.parametrize(
-    ("size", "stride", "padding"), [(1, 1, (0, 0)), (1, 2, (0, 0)), (2, 1, (0, 1)), (3, 2, (1, 1))]
-)
-def test_dense_convolution(size, stride, padding):
-    x, kernel = normal(2, 6, 10, 4), normal(size, size, 4, 5)
-    expected = direct(x, kernel, stride, padding, 1)
-    np.testing.assert_allclose(convolve(x, kernel, stride, padding, Compute()), expected, atol=1e-5)
-
-
-def test_one_channel_is_dense_and_depthwise_alike():
-    x, kernel = normal(1, 5, 6, 1), normal(3, 3, 1, 1)
-    np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
 
 
 def filled_norm(**options) -> BatchNorm:
@@ -200,11 +160,3 @@ def test_bfloat16_products_round_operands_and_not_the_sum():
     assert result.dtype == jnp.float32
     rounded = [np.asarray(x.astype(jnp.bfloat16).astype(jnp.float32), np.float64) for x in (a, b)]
     np.testing.assert_allclose(result, rounded[0] @ rounded[1], atol=1e-4)
-
-
-def test_bfloat16_convolutions_are_near():
-    x = normal(1, 8, 8, 6)
-    for kernel in (normal(3, 3, 6, 4), normal(3, 3, 1, 6), normal(1, 1, 6, 4)):
-        exact = convolve(x, kernel, 1, (1, 1) if len(kernel) == 3 else (0, 0), Compute())
-        low = convolve(x, kernel, 1, (1, 1) if len(kernel) == 3 else (0, 0), Compute.named("bfloat16"))
-        np.testing.assert_allclose(low.astype(jnp.float32), exact, atol=0.02 * float(jnp.abs(exact).max()))

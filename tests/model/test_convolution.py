@@ -1,0 +1,85 @@
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.convolution import WIDE, convolve
+
+BFLOAT16 = Compute.named("bfloat16")
+
+
+def normal(*shape: int) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+
+
+def direct(x, kernel, stride, padding, groups):
+    numbers = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), (padding, padding), dimension_numbers=numbers, feature_group_count=groups
+    )
+
+
+@pytest.mark.parametrize("size", [3, 5])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("shape", [(8, 12), (7, 10)])
+def test_depthwise_convolution_and_its_gradients(size, stride, shape):
+    x, kernel, padding = normal(2, *shape, 6), normal(size, size, 1, 6), (size // 2,) * 2
+    ours = partial(convolve, stride=stride, padding=padding, compute=Compute())
+    reference = partial(direct, stride=stride, padding=padding, groups=6)
+
+    y, pull_back = jax.vjp(jax.jit(ours), x, kernel)
+    expected, pull_back_reference = jax.vjp(jax.jit(reference), x, kernel)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(1, 1, (0, 0)), (1, 2, (0, 0)), (2, 1, (0, 1)), (3, 2, (1, 1))]
+)
+def test_dense_convolution(size, stride, padding):
+    x, kernel = normal(2, 6, 10, 4), normal(size, size, 4, 5)
+    expected = direct(x, kernel, stride, padding, 1)
+    np.testing.assert_allclose(convolve(x, kernel, stride, padding, Compute()), expected, atol=1e-5)
+
+
+def test_one_channel_is_dense_and_depthwise_alike():
+    x, kernel = normal(1, 5, 6, 1), normal(3, 3, 1, 1)
+    np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
+
+
+@pytest.mark.parametrize("channels", [6, WIDE])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding"), [(2, 1, (0, 1)), (3, 1, (1, 1)), (3, 2, (1, 1)), (5, 1, (2, 2))]
+)
+def test_bfloat16_convolution_and_its_gradients(channels, size, stride, padding):
+    """Of rounded operands: the result is the exact one, rounded, and gradients are as near."""
+    x, kernel = (rounded(values) for values in (normal(2, 6, 9, channels), normal(size, size, channels, 5)))
+    low, pull_back = jax.vjp(partial(convolve, stride=stride, padding=padding, compute=BFLOAT16), x, kernel)
+    exact, pull_back_exact = jax.vjp(partial(direct, stride=stride, padding=padding, groups=1), x, kernel)
+    assert low.dtype == jnp.bfloat16
+    assert_near(low, exact)
+    gradient = rounded(jnp.sin(exact))
+    for ours, wanted in zip(pull_back(gradient.astype(jnp.bfloat16)), pull_back_exact(gradient), strict=True):
+        assert_near(ours, wanted)
+
+
+@pytest.mark.parametrize("kernel", [(3, 3, 1, 6), (1, 1, 6, 4)])
+def test_bfloat16_depthwise_and_pointwise(kernel):
+    x, kernel = rounded(normal(1, 8, 8, 6)), rounded(normal(*kernel))
+    padding, groups = ((1, 1), 6) if len(kernel) == 3 else ((0, 0), 1)
+    assert_near(convolve(x, kernel, 1, padding, BFLOAT16), direct(x, kernel, 1, padding, groups))
+
+
+def rounded(values: jax.Array) -> jax.Array:
+    return values.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def assert_near(ours: jax.Array, wanted: jax.Array) -> None:
+    """Half of a bfloat16's last place of the largest value, and a little for another order of sums."""
+    np.testing.assert_allclose(ours.astype(jnp.float32), wanted, atol=0.0041 * float(jnp.abs(wanted).max()))
