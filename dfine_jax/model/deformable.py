@@ -138,7 +138,8 @@ def _sum_in_turn(
 ) -> Float[Array, "*N C"]:
     """A few points at a time: XLA for CPUs writes all the rows out before it adds them up, and that is slow.
 
-    In the loop's body it can't calculate places and weights anew for every channel either, as it does outside.
+    In the loop's body it can't calculate places and weights anew for every channel either, as it does outside. For
+    gradients the rows are fetched again.
     """
 
     def add(total, point):
@@ -147,7 +148,7 @@ def _sum_in_turn(
 
     points = jnp.moveaxis(places, -1, 0), jnp.moveaxis(weights, -1, 0)
     start = jnp.zeros((*places.shape[:-1], rows.shape[1]), jnp.float32)
-    return lax.scan(add, start, points, unroll=8)[0]
+    return lax.scan(jax.checkpoint(add), start, points, unroll=8)[0]
 
 
 def _rows_at(rows: Float[Array, "R C"], places: Int[Array, "*N"]) -> Float[Array, "*N C"]:

@@ -217,9 +217,27 @@ class SelfAttention(nnx.Module):
         query = self.query(placed).reshape(heads) * heads[-1] ** -0.5
         key = self.key(placed).reshape(heads)
         value = self.value(x).reshape(heads)
-        scores = self.compute.einsum("bqhd,bkhd->bhqk", query, key)
         if blocked is not None:
-            scores = jnp.where(blocked if blocked.ndim == 2 else blocked[:, None], -jnp.inf, scores)
-        weights = jax.nn.softmax(scores, axis=-1)
-        mixed = self.compute.einsum("bhqk,bkhd->bqhd", weights, value)
+            blocked = jnp.broadcast_to(blocked, (batch, count, count))
+        attend = partial(_attend, compute=self.compute)
+        # XLA for CPUs writes out every score, several times in training: few enough at a time to stay in its caches.
+        mixed = lax.platform_dependent(
+            (query, key, value, blocked),
+            cpu=partial(lax.map, lambda picture: jax.checkpoint(attend)(*picture)),
+            default=lambda pictures: jax.vmap(attend)(*pictures),
+        )
         return self.out(mixed.reshape(batch, count, width))
+
+
+def _attend(
+    query: Float[Array, "Q M C"],
+    key: Float[Array, "Q M C"],
+    value: Float[Array, "Q M C"],
+    blocked: Bool[Array, "Q Q"] | None,
+    compute: Compute,
+) -> Float[Array, "Q M C"]:
+    """One picture's mixed values, for each head."""
+    scores = compute.einsum("qhd,khd->hqk", query, key)
+    if blocked is not None:
+        scores = jnp.where(blocked, -jnp.inf, scores)
+    return compute.einsum("hqk,khd->qhd", jax.nn.softmax(scores, axis=-1), value)
