@@ -214,30 +214,29 @@ class SelfAttention(nnx.Module):
         batch, count, width = x.shape
         heads = (batch, count, self.heads, width // self.heads)
         placed = x + position
-        query = self.query(placed).reshape(heads) * heads[-1] ** -0.5
-        key = self.key(placed).reshape(heads)
-        value = self.value(x).reshape(heads)
-        if blocked is not None:
-            blocked = jnp.broadcast_to(blocked, (batch, count, count))
-        attend = partial(_attend, compute=self.compute)
-        # XLA for CPUs writes out every score, several times in training: few enough at a time to stay in its caches.
-        mixed = lax.platform_dependent(
-            (query, key, value, blocked),
-            cpu=partial(lax.map, lambda picture: jax.checkpoint(attend)(*picture)),
-            default=lambda pictures: jax.vmap(attend)(*pictures),
+        query, key, value = (
+            jnp.moveaxis(projected.reshape(heads), 2, 0)
+            for projected in (self.query(placed) * heads[-1] ** -0.5, self.key(placed), self.value(x))
         )
-        return self.out(mixed.reshape(batch, count, width))
+        attend = partial(_attend, blocked=blocked, compute=self.compute)
+        # XLA for CPUs writes out every score, several times in training: one head's stay in its caches.
+        mixed = lax.platform_dependent(
+            (query, key, value),
+            cpu=partial(lax.map, lambda head: jax.checkpoint(attend)(*head)),
+            default=lambda heads: jax.vmap(attend)(*heads),
+        )
+        return self.out(jnp.moveaxis(mixed, 0, 2).reshape(batch, count, width))
 
 
 def _attend(
-    query: Float[Array, "Q M C"],
-    key: Float[Array, "Q M C"],
-    value: Float[Array, "Q M C"],
-    blocked: Bool[Array, "Q Q"] | None,
+    query: Float[Array, "B Q C"],
+    key: Float[Array, "B Q C"],
+    value: Float[Array, "B Q C"],
+    blocked: Bool[Array, "*B Q Q"] | None,
     compute: Compute,
-) -> Float[Array, "Q M C"]:
-    """One picture's mixed values, for each head."""
-    scores = compute.einsum("qhd,khd->hqk", query, key)
+) -> Float[Array, "B Q C"]:
+    """The values that one head mixes."""
+    scores = compute.einsum("bqd,bkd->bqk", query, key)
     if blocked is not None:
         scores = jnp.where(blocked, -jnp.inf, scores)
-    return compute.einsum("hqk,khd->qhd", jax.nn.softmax(scores, axis=-1), value)
+    return compute.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), value)
