@@ -144,7 +144,7 @@ def measured(
     """One row of the tables; times are milliseconds for a picture."""
     makes = {one.title: partial(checked, one, case) for one in chosen.values()}
     try:
-        timings = in_turn(makes, rounds, peers.THREADS, f"{size.upper()}, {batch} at a time,")
+        timings = in_turn(makes, rounds, peers.THREADS, f"{size.upper()}, {batch} at a time,", warm=True)
     except RuntimeError as error:
         raise SystemExit(f"size {size}, batch {batch}: {error}") from None
     times, shares, differences = {}, {}, {}
@@ -207,7 +207,7 @@ def measured_peaks(rounds: int) -> dict[str, float]:
         for dtype in ("float32", "bfloat16")
         for side in PRODUCTS
     }
-    timings = in_turn(makes, rounds, peers.THREADS, "peak,")
+    timings = in_turn(makes, rounds, peers.THREADS, "peak,", warm=True)
     peaks: dict[str, float] = {}
     for name, timing in timings.items():
         _, dtype, side = name.split()

@@ -16,6 +16,10 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
+PAUSE = 0.2
+"""Seconds between contenders. Threads of ONNX Runtime and others spin for a while after their work is done, which takes
+a core from whoever comes next."""
+
 Make = Callable[[], Callable[[], Any]]
 """Sets a contender up (imports, weights, compilation) and returns what is timed; has to be picklable."""
 
@@ -38,10 +42,13 @@ class Timing(NamedTuple):
         return float(np.median(self.seconds))
 
 
-def in_turn(contenders: Mapping[str, Make], rounds: int, threads: int = 2, title: str = "") -> dict[str, Timing]:
+def in_turn(
+    contenders: Mapping[str, Make], rounds: int, threads: int = 2, title: str = "", warm: bool = False
+) -> dict[str, Timing]:
     """Runs every contender once a round, ``rounds`` times, after setting up one after another.
 
-    Each process is bound to the first ``threads`` CPUs before it imports anything. A contender that fails raises
+    Each process is bound to the first ``threads`` CPUs before it imports anything. With ``warm`` it runs untimed just
+    before, as in steady use: else it finds the caches as the contender before left them. A contender that fails raises
     ``RuntimeError`` with its name and its error.
     """
     context = multiprocessing.get_context("spawn")
@@ -60,6 +67,10 @@ def in_turn(contenders: Mapping[str, Make], rounds: int, threads: int = 2, title
         peaks = {}
         for turn in track(range(rounds + 1), f"{title} timing", transient=True):
             for name, pipe in pipes.items():
+                time.sleep(PAUSE)
+                if warm:
+                    pipe.send("run")
+                    _answer(name, pipe)
                 pipe.send("run")
                 taken, peaks[name] = _answer(name, pipe)
                 if turn:  # the first round warms up

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import lax
 from tiny import HEIGHT, TINY, WIDTH, tiny_model
 
 from dfine_jax.inference.postprocess import postprocess
 from dfine_jax.model.dfine import functional
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
 from dfine_jax.training.recipe import Recipe
-from dfine_jax.training.step import layout_of, make_update, start_state
+from dfine_jax.training.step import layout_of, make_loss, make_update, start_state
 from dfine_jax.training.targets import Targets
 
 DEVICE_CALLS = {"cu_threefry2x32_ffi", "Sharding", "SPMDFullToShardShape", "mhlo.topk", "TopK", "ApproxTopK"}
@@ -52,3 +53,35 @@ def test_a_training_step(platform):
     targets = Targets(jnp.zeros((2, 4, 4)), jnp.zeros((2, 4), jnp.int32), jnp.zeros((2, 4), bool))
     exported = jax.export.export(jax.jit(update), platforms=[platform])(state, images, targets)
     assert custom_calls(exported) <= DEVICE_CALLS
+
+
+def test_the_forms_for_other_platforms_compute_the_same(monkeypatch):
+    """Outputs, loss and gradients of what GPUs and TPUs are given, computed here."""
+    apply, params, batch_stats = functional(tiny_model())
+    loss_of = make_loss(apply, TINY, Recipe(batch_size=2, image_size=64))
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (2, 64, 64, 3), np.uint8)
+    boxes = jnp.asarray(rng.uniform(0.2, 0.5, (2, 3, 4)), jnp.float32)
+    targets = Targets(boxes, jnp.asarray([[0, 1, 2], [1, 0, 0]]), jnp.asarray([[True] * 3, [True, False, False]]))
+
+    def everything():
+        output = jax.jit(lambda *x: apply(*x))(params, batch_stats, images / np.float32(255))
+        by_params = jax.jit(jax.value_and_grad(lambda *x: loss_of(*x), has_aux=True))
+        (loss, _), gradients = by_params(params, params, batch_stats, images, targets, jax.random.key(0))
+        return output.logits, output.boxes, loss, gradients
+
+    *ours, gradients = everything()
+    chosen = []
+
+    def choose_default(*operands, default, **others):
+        chosen.append(default)
+        return default(*operands)
+
+    monkeypatch.setattr(lax, "platform_dependent", choose_default)
+    *theirs, their_gradients = everything()
+    assert chosen
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5)
+    largest = max(float(jnp.abs(gradient).max()) for gradient in gradients.values())
+    for name, gradient in gradients.items():
+        np.testing.assert_allclose(gradient, their_gradients[name], atol=1e-5 * largest, rtol=1e-3, err_msg=name)
