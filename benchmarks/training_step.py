@@ -88,7 +88,7 @@ def main() -> None:
             )
             makes = {f"dfine_jax {dtype}": partial(ours, model, dtype, pictures) for dtype in DTYPES}
             makes[PEER] = partial(theirs, model, pictures)
-            timings = in_turn(makes, options.rounds, title=f"{size}x{size},")
+            timings = in_turn(makes, options.rounds, title=f"{size}x{size},", warm=True)
             rows += [row(f"{size}x{size}, batch {batch_size}", name, timings, apart) for name in timings]
     report(rows, options.rounds, busy, options.output, console)
 
