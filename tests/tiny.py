@@ -1,4 +1,4 @@
-"""The smallest model that has every part of a large one; all tests share it."""
+"""The smallest model that has every part of a large one, and arrays to try its parts on; all tests share them."""
 
 from dataclasses import replace
 from typing import Any
@@ -54,3 +54,8 @@ def tiny_model(config: DFineConfig = TINY, seed: int = 0) -> DFine:
 def tiny_pictures(batch: int = 2, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> jnp.ndarray:
     """Random pictures, (batch, height, width, 3) in 0..1."""
     return jnp.asarray(np.random.default_rng(seed).random((batch, height, width, 3), np.float32))
+
+
+def normal(*shape: int) -> jnp.ndarray:
+    """Normally distributed values that depend on the shape alone."""
+    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)

@@ -5,15 +5,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tiny import normal
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import WIDE, convolve
 
 BFLOAT16 = Compute.named("bfloat16")
-
-
-def normal(*shape: int) -> jnp.ndarray:
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
 
 
 def direct(x, kernel, stride, padding, groups):

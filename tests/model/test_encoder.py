@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import TINY
+from tiny import TINY, normal
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.compute import Compute
@@ -23,10 +23,6 @@ from dfine_jax.model.hybrid_encoder import (
 
 def common() -> dict:
     return dict(compute=Compute(), rng=np.random.default_rng(0))
-
-
-def normal(*shape: int) -> jnp.ndarray:
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
 
 
 def test_position_table_goes_row_by_row():

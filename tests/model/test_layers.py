@@ -4,6 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from tiny import normal
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load
@@ -20,10 +21,6 @@ from dfine_jax.model.layers import (
 
 RNG = np.random.default_rng(0)
 COMMON = dict(compute=Compute(), rng=RNG)
-
-
-def normal(*shape: int) -> jnp.ndarray:
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
 
 
 def filled_norm(**options) -> BatchNorm:
