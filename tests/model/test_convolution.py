@@ -50,13 +50,40 @@ def test_one_channel_is_dense_and_depthwise_alike():
     np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
 
 
-@pytest.mark.parametrize("channels", [6, WIDE])
+@pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
+@pytest.mark.parametrize("shape", [(6, 8), (7, 8), (6, 9), (3, 5)])
+def test_wide_convolution_by_tiles_and_its_gradients(shape, padding):
+    x, kernel = normal(2, *shape, WIDE), normal(3, 3, WIDE, WIDE + 3) / WIDE
+    ours = partial(convolve, stride=1, padding=padding, compute=Compute())
+    reference = partial(direct, stride=1, padding=padding, groups=1)
+
+    y, pull_back = jax.vjp(ours, x, kernel)
+    expected, pull_back_reference = jax.vjp(reference, x, kernel)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=2e-6)
+    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=2e-5)
+
+
+def test_wide_bfloat16_convolution_by_tiles_and_its_gradients():
+    """Tiles and kernels are rounded after their transforms, so the sums are off by their own rounding too."""
+    x, kernel = rounded(normal(2, 7, 8, WIDE)), rounded(normal(3, 3, WIDE, WIDE))
+    low, pull_back = jax.vjp(partial(convolve, stride=1, padding=(1, 1), compute=BFLOAT16), x, kernel)
+    exact, pull_back_exact = jax.vjp(partial(direct, stride=1, padding=(1, 1), groups=1), x, kernel)
+    assert low.dtype == jnp.bfloat16
+    off = low.astype(jnp.float32) - exact
+    assert 0 < jnp.sqrt(jnp.mean(off**2)) < 2**-8 * 1.5 * jnp.std(exact)
+    gradient = rounded(jnp.sin(exact))
+    for ours, wanted in zip(pull_back(gradient.astype(jnp.bfloat16)), pull_back_exact(gradient), strict=True):
+        assert_near(ours, wanted)
+
+
 @pytest.mark.parametrize(
     ("size", "stride", "padding"), [(2, 1, (0, 1)), (3, 1, (1, 1)), (3, 2, (1, 1)), (5, 1, (2, 2))]
 )
-def test_bfloat16_convolution_and_its_gradients(channels, size, stride, padding):
+def test_bfloat16_convolution_and_its_gradients(size, stride, padding):
     """Of rounded operands: the result is the exact one, rounded, and gradients are as near."""
-    x, kernel = (rounded(values) for values in (normal(2, 6, 9, channels), normal(size, size, channels, 5)))
+    x, kernel = (rounded(values) for values in (normal(2, 6, 9, 6), normal(size, size, 6, 5)))
     low, pull_back = jax.vjp(partial(convolve, stride=stride, padding=padding, compute=BFLOAT16), x, kernel)
     exact, pull_back_exact = jax.vjp(partial(direct, stride=stride, padding=padding, groups=1), x, kernel)
     assert low.dtype == jnp.bfloat16
