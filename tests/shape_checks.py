@@ -9,7 +9,7 @@ import numpy as np
 from beartype import beartype
 from jaxtyping import AbstractArray, install_import_hook
 
-UNCHECKED = {"_twice_as_large", "SelfAttention.__call__"}
+UNCHECKED = {"SelfAttention.__call__"}
 """Functions whose annotations say what shapes are, but not in words that jaxtyping can check."""
 
 

@@ -40,15 +40,12 @@ class HybridEncoder(nnx.Module):
         coarsest_first = [projected[-1]]
         for i, (lateral, fuse) in enumerate(zip(self.lateral, self.fpn, strict=True)):
             coarsest_first[-1] = lateral(coarsest_first[-1], train)
-            finer = projected[-2 - i]
-            joined = jnp.concatenate([_twice_as_large(coarsest_first[-1]), finer], axis=-1)
-            coarsest_first.append(fuse(joined, train))
+            coarsest_first.append(fuse(coarsest_first[-1], projected[-2 - i], train))
 
         finest_first = coarsest_first[::-1]
         outputs = [finest_first[0]]
         for coarser, halve, fuse in zip(finest_first[1:], self.downsample, self.pan, strict=True):
-            joined = jnp.concatenate([halve(outputs[-1], train), coarser], axis=-1)
-            outputs.append(fuse(joined, train))
+            outputs.append(fuse(halve(outputs[-1], train), coarser, train))
         return tuple(outputs)
 
 
@@ -93,7 +90,10 @@ class EncoderLayer(nnx.Module):
 
 
 class RepNCSPELAN4(nnx.Module):
-    """GELAN's block: half of the input goes through two CSP layers, everything met on the way is merged."""
+    """GELAN's block on two maps: half of both goes through two CSP layers, everything met on the way is merged.
+
+    The first map may be half as large as the second; it is enlarged then.
+    """
 
     def __init__(self, encoder: EncoderConfig, *, epsilon: float, compute: Compute, rng: np.random.Generator | None):
         width, inner = encoder.width, encoder.csp_channels
@@ -106,8 +106,13 @@ class RepNCSPELAN4(nnx.Module):
         self.conv3 = ConvNorm(inner, inner, 3, **conv)
         self.conv4 = ConvNorm(2 * width + 2 * inner, width, **conv)
 
-    def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
-        x = self.conv1(x, train)
+    def __call__(
+        self, fused: Float[Array, "B h w D"], x: Float[Array, "B H W D"], train: bool = False
+    ) -> Float[Array, "B H W D"]:
+        if fused.shape == x.shape:
+            x = self.conv1(jnp.concatenate([fused, x], axis=-1), train)
+        else:
+            x = self.conv1.joined(fused, x, train)
         first = self.conv2(self.csp1(jnp.split(x, 2, axis=-1)[1], train), train)
         second = self.conv3(self.csp2(first, train), train)
         return self.conv4(jnp.concatenate([x, first, second], axis=-1), train)
@@ -185,7 +190,3 @@ def position_table(height: int, width: int, channels: int, temperature: float) -
     by_row, by_column = rows.reshape(-1, 1) * frequencies, columns.reshape(-1, 1) * frequencies
     table = np.concatenate([np.sin(by_row), np.cos(by_row), np.sin(by_column), np.cos(by_column)], axis=1)
     return table.astype(np.float32)
-
-
-def _twice_as_large(x: Float[Array, "B H W C"]) -> Float[Array, "B 2H 2W C"]:
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)

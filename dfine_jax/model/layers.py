@@ -16,7 +16,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve
+from dfine_jax.model.convolution import convolve, convolve_joined
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 
 Activation = Callable[[Array], Array]
@@ -150,7 +150,15 @@ class ConvNorm(nnx.Module):
         self.compute = compute
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
-        x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
+        return self._finish(convolve(x, self.kernel[...], self.stride, self.padding, self.compute), train)
+
+    def joined(
+        self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
+    ) -> Float[Array, "B 2*h 2*w O"]:
+        """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
+        return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
+
+    def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
         x = x + self.bias[...] if self.norm is None else self.norm(x, train)
         x = self.activation(x)
         if self.affine is not None:

@@ -8,7 +8,7 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import WIDE, convolve
+from dfine_jax.model.convolution import WIDE, convolve, convolve_joined
 
 BFLOAT16 = Compute.named("bfloat16")
 
@@ -98,6 +98,15 @@ def test_bfloat16_depthwise_and_pointwise(kernel):
     x, kernel = rounded(normal(1, 8, 8, 6)), rounded(normal(*kernel))
     padding, groups = ((1, 1), 6) if len(kernel) == 3 else ((0, 0), 1)
     assert_near(convolve(x, kernel, 1, padding, BFLOAT16), direct(x, kernel, 1, padding, groups))
+
+
+@pytest.mark.parametrize(("dtype", "atol"), [("float32", 1e-5), ("bfloat16", 1e-5)])
+def test_joined_maps_are_as_if_enlarged_and_put_together(dtype, atol):
+    coarse, fine, kernel = (rounded(x) for x in (normal(2, 3, 4, 5), normal(2, 6, 8, 7), normal(1, 1, 12, 9)))
+    enlarged = np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2)
+    joined = np.concatenate([enlarged, fine], axis=-1)
+    ours = convolve_joined(coarse, fine, kernel, Compute.named(dtype))
+    np.testing.assert_allclose(ours, joined @ kernel[0, 0], atol=atol)
 
 
 def rounded(values: jax.Array) -> jax.Array:

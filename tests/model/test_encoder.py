@@ -16,7 +16,6 @@ from dfine_jax.model.hybrid_encoder import (
     RepNCSPELAN4,
     RepVGG,
     SCDown,
-    _twice_as_large,
     position_table,
 )
 
@@ -57,11 +56,13 @@ def test_encoder_layer_normalises_after_adding():
     assert float(jnp.abs(layer(x, position).mean(-1)).max()) < 1e-5
 
 
-def test_twice_as_large_repeats_cells():
-    x = normal(2, 2, 3, 4)
-    y = np.asarray(_twice_as_large(x))
-    for i, j in np.ndindex(4, 6):
-        np.testing.assert_array_equal(y[:, i, j], x[:, i // 2, j // 2])
+def test_csp_block_enlarges_the_coarser_of_its_maps():
+    """Cells of a map half as large are repeated, whether its norms use the batch's statistics or stored ones."""
+    block = RepNCSPELAN4(TINY.encoder, epsilon=1e-5, **common())
+    coarse, fine = normal(2, 2, 3, 16), normal(2, 4, 6, 16)
+    for train in (False, True):
+        expected = block(np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2), fine, train)
+        np.testing.assert_allclose(block(coarse, fine, train), expected, atol=2e-6)
 
 
 def test_rep_vgg_adds_both_branches_before_the_activation():
@@ -85,7 +86,7 @@ def test_elan_merges_all_on_the_way():
     first = block.conv2(block.csp1(halves[..., 16:]))
     second = block.conv3(block.csp2(first))
     expected = block.conv4(jnp.concatenate([halves, first, second], axis=-1))
-    np.testing.assert_array_equal(block(x), expected)
+    np.testing.assert_array_equal(block(x[..., :16], x[..., 16:]), expected)
 
 
 def test_downsampling_mixes_then_halves():
@@ -124,8 +125,8 @@ def test_the_whole_encoder_is_its_parts_in_order():
     def by_hand(maps):
         fine, coarse = (project(x) for project, x in zip(encoder.input_proj, maps, strict=True))
         top = encoder.lateral[0](encoder.attention[0](coarse))
-        down = encoder.fpn[0](jnp.concatenate([_twice_as_large(top), fine], axis=-1))
-        return down, encoder.pan[0](jnp.concatenate([encoder.downsample[0](down), top], axis=-1))
+        down = encoder.fpn[0](jnp.repeat(jnp.repeat(top, 2, axis=1), 2, axis=2), fine)
+        return down, encoder.pan[0](encoder.downsample[0](down), top)
 
     for ours, expected in zip(outputs, by_hand(MAPS), strict=True):
         np.testing.assert_allclose(ours, expected, atol=1e-6)
