@@ -16,6 +16,7 @@ from dfine_jax.training.targets import Assignment, Targets
 
 # Real costs lie within some tens. The bound keeps the solver finite when a network has diverged.
 COST_LIMIT = 1e3
+DEAR = 4 * COST_LIMIT
 LOG_EPS = 1e-8
 
 
@@ -47,23 +48,41 @@ def match_cost(
     return jnp.clip(jnp.nan_to_num(cost, nan=1.0), -COST_LIMIT, COST_LIMIT)
 
 
-def assign(cost: Float[Array, "Q N"], mask: Bool[Array, " N"]) -> Assignment:
-    """The one-to-one assignment of one picture's boxes to queries with the least total cost.
+def assign(cost: Float[Array, "P B Q N"], mask: Bool[Array, "B N"]) -> Assignment:
+    """For each of `P` places and each picture the one-to-one assignment of boxes to queries with the least total cost.
 
     Every real box gets a query. If there are more real boxes than queries, every query gets a box, so that the
     total is the least of all such choices, and the boxes left over have none.
     """
+    box_by_box, query_by_query = (
+        jax.vmap(jax.vmap(solve), in_axes=(0, None)) for solve in (_places_for_boxes, _boxes_for_queries)
+    )
+    queries, boxes = cost.shape[2:]
+    if boxes <= queries:
+        return box_by_box(cost, mask)
+    return jax.lax.cond(jnp.any(jnp.sum(mask, axis=-1) > queries), query_by_query, box_by_box, cost, mask)
+
+
+def _places_for_boxes(cost: Float[Array, "Q N"], mask: Bool[Array, " N"]) -> Assignment:
+    """Box by box. A box that finds all queries taken makes the solver look at every one of them, which is slow."""
     queries, boxes = cost.shape
     # Besides the queries every box has a place of its own to go to. A padded box goes there at once, which keeps
     # it out of the real ones' way and the solver fast. To a real box all places are dearer than any query, so it
     # is left with one only when there are more boxes than queries.
-    dear = 4 * COST_LIMIT
-    to_query = jnp.where(mask[:, None], cost.T, dear)
-    to_own_place = jnp.where(jnp.eye(boxes, dtype=bool) & ~mask, 0.0, dear)
+    to_query = jnp.where(mask[:, None], cost.T, DEAR)
+    to_own_place = jnp.where(jnp.eye(boxes, dtype=bool) & ~mask, 0.0, DEAR)
     box_index, place = optax.assignment.hungarian_algorithm(jnp.concatenate([to_query, to_own_place], axis=1))
     box_of_place = jnp.full(queries + boxes, -1).at[place].set(box_index)
     box_of_query = box_of_place[:queries]
     return Assignment(box=jnp.maximum(box_of_query, 0), matched=box_of_query >= 0)
+
+
+def _boxes_for_queries(cost: Float[Array, "Q N"], mask: Bool[Array, " N"]) -> Assignment:
+    """Query by query, for more boxes than queries. One left without a real box takes a padded one."""
+    query, box = optax.assignment.hungarian_algorithm(jnp.where(mask, cost, DEAR))
+    box_of_query = jnp.zeros(len(cost), box.dtype).at[query].set(box)
+    matched = mask[box_of_query]
+    return Assignment(box=jnp.where(matched, box_of_query, 0), matched=matched)
 
 
 def match(
@@ -78,12 +97,9 @@ def match(
     logits, boxes = jax.lax.stop_gradient((logits, boxes))
     labels = jnp.where(targets.mask, targets.labels, 0)
 
-    def match_picture(logits, boxes, target_boxes, target_labels, mask):
-        return assign(match_cost(logits, boxes, target_boxes, target_labels, weights), mask)
-
-    match_pictures = jax.vmap(match_picture)
-    match_places = jax.vmap(match_pictures, in_axes=(0, 0, None, None, None))
-    return match_places(logits, boxes, targets.boxes, labels, targets.mask)
+    of_pictures = jax.vmap(match_cost, in_axes=(0, 0, 0, 0, None))
+    of_places = jax.vmap(of_pictures, in_axes=(0, 0, None, None, None))
+    return assign(of_places(logits, boxes, targets.boxes, labels, weights), targets.mask)
 
 
 def union(assignments: Assignment, num_boxes: int) -> Assignment:

@@ -27,7 +27,9 @@ def test_matchings_and_union_of_the_original(reference, padding):
             assert found == set(zip(queries, matched_boxes, strict=True)), (place, picture)
 
 
-@pytest.mark.parametrize(("queries", "places", "real"), [(12, 5, 5), (12, 7, 3), (6, 6, 6), (5, 9, 4), (5, 9, 8)])
+@pytest.mark.parametrize(
+    ("queries", "places", "real"), [(12, 5, 5), (12, 7, 3), (6, 6, 6), (5, 9, 4), (5, 9, 8), (5, 9, 9)]
+)
 def test_assignment_has_the_least_total(queries, places, real):
     rng = np.random.default_rng(queries)
     solve = jax.jit(assign)
@@ -35,13 +37,25 @@ def test_assignment_has_the_least_total(queries, places, real):
         cost = rng.uniform(-30, 30, (queries, places)).astype(np.float32)
         mask = np.zeros(places, bool)
         mask[rng.choice(places, real, replace=False)] = True
-        box, matched = map(np.asarray, solve(cost, mask))
+        box, matched = (np.asarray(x)[0, 0] for x in solve(cost[None, None], mask[None]))
         assert matched.sum() == min(real, queries)
         assert mask[box[matched]].all()
         assert len(set(box[matched])) == matched.sum()
         real_cost = cost[:, mask]
         best = real_cost[linear_sum_assignment(real_cost)].sum()
         np.testing.assert_allclose(cost[matched, box[matched]].sum(), best, rtol=1e-3)
+
+
+def test_pictures_of_more_and_of_fewer_boxes_than_queries_in_one_batch():
+    """The solver goes query by query then; a picture of few boxes comes out as it does on its own."""
+    rng = np.random.default_rng(0)
+    cost, mask = rng.uniform(-30, 30, (2, 3, 5, 9)).astype(np.float32), np.arange(9) < np.array([[9], [3], [0]])
+    together = jax.jit(assign)(cost, mask)
+    np.testing.assert_array_equal(together.matched.sum(-1), [[5, 3, 0]] * 2)
+    for picture in (1, 2):
+        alone = assign(cost[:, [picture], :, :3], mask[[picture], :3])
+        for ours, expected in zip(together, alone, strict=True):
+            np.testing.assert_array_equal(ours[:, [picture]], expected)
 
 
 def test_costs_worked_out_by_hand():
