@@ -26,24 +26,24 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise ones are sums of shifted maps, wide 3x3 ones products of tiles, and what is left runs in float32.
+    depthwise ones are sums of shifted maps, wide 3x3 ones products of tiles, and what is left runs in float32, those
+    with a stride with gradients of their own.
     """
     size, _, per_group, _ = kernel.shape
     depthwise = per_group != x.shape[-1]
     if size == 1 and stride == 1 and not depthwise:
-        return compute.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+        default = partial(compute.einsum, "bhwi,io->bhwo")
+        return lax.platform_dependent(x, kernel[0, 0], cpu=partial(_by_cell, compute=compute), default=default)
     x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
     by_shape = dict(stride=stride, padding=padding)
-    direct = partial(_direct, **by_shape, precision=compute.precision)
     if depthwise:
         on_cpu = partial(_depthwise_by_shifts, **by_shape)
     elif by_tiles(kernel, stride):
         on_cpu = partial(_by_tiles, padding=padding, compute=compute)
-    elif compute.dtype == jnp.float32:
-        on_cpu = direct
     else:
-        on_cpu = partial(_direct_in_float32, **by_shape)
-    return direct(x, kernel) if on_cpu is direct else lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
+        on_cpu = partial(_direct_in_float32 if stride == 1 else _strided_in_float32, **by_shape)
+    direct = partial(_direct, **by_shape, precision=compute.precision)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
 
 def convolve_tiles(
@@ -92,12 +92,79 @@ def _direct(
     )
 
 
+def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "I O"], compute: Compute) -> Float[Array, "B H W O"]:
+    """All cells in one long list: the kernel's gradient then sums over one axis, for which XLA copies nothing."""
+    return compute.einsum("ni,io->no", x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+
+
 def _direct_in_float32(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
-    return _direct(x.astype(jnp.float32), kernel.astype(jnp.float32), stride, padding, lax.Precision.HIGHEST).astype(
-        x.dtype
-    )
+    wide = [operand.astype(jnp.float32) for operand in (x, kernel)]
+    return _direct(*wide, stride, padding, lax.Precision.HIGHEST).astype(x.dtype)
+
+
+_strided_in_float32 = jax.custom_vjp(_direct_in_float32, nondiff_argnums=(2, 3))
+
+
+def _strided_residuals(x, kernel, stride, padding):
+    return _direct_in_float32(x, kernel, stride, padding), (x, kernel)
+
+
+def _strided_gradients(stride, padding, residuals, gradient):
+    """Those of the direct form, without the dilated convolutions that XLA for CPUs is slow at."""
+    x, kernel = residuals
+    wide = [operand.astype(jnp.float32) for operand in (x, kernel, gradient)]
+    for_x, for_kernel = _gradient_for_map(*wide, stride, padding), _gradient_for_kernel(*wide, stride, padding)
+    return for_x.astype(x.dtype), for_kernel.astype(kernel.dtype)
+
+
+_strided_in_float32.defvjp(_strided_residuals, _strided_gradients)
+
+
+def _gradient_for_map(x, kernel, gradient, stride, padding):
+    """Each of the cells between two outputs gets a convolution of its own; put together they are one, of stride 1.
+
+    Along an axis, cell ``stride * m + f`` of the padded map took part in output ``m - j`` by the kernel's cell
+    ``stride * j + f``, for every j.
+    """
+    size, _, inputs, outputs = kernel.shape
+    reach = -(-size // stride)
+    rest = reach * stride - size
+    cells = jnp.pad(kernel, ((0, rest), (0, rest), (0, 0), (0, 0)))
+    cells = cells.reshape(reach, stride, reach, stride, inputs, outputs)[::-1, :, ::-1]
+    cells = cells.transpose(0, 2, 5, 1, 3, 4).reshape(reach, reach, outputs, stride * stride * inputs)
+    between = _direct(gradient, cells, 1, (reach - 1, reach - 1), lax.Precision.HIGHEST)
+    batch, rows, columns, _ = between.shape
+    between = between.reshape(batch, rows, columns, stride, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
+    padded = between.reshape(batch, stride * rows, stride * columns, inputs)
+    low, _ = padding
+    ends = [(-low, n + low - have, 0) for n, have in zip(x.shape[1:3], padded.shape[1:3], strict=True)]
+    return lax.pad(padded, jnp.zeros((), padded.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+
+
+def _gradient_for_kernel(x, kernel, gradient, stride, padding):
+    """A matrix product for each of the kernel's cells."""
+    flat = gradient.reshape(-1, gradient.shape[-1])
+
+    def for_cell(window):
+        return jnp.einsum("ni,no->io", window.reshape(-1, window.shape[-1]), flat, precision=lax.Precision.HIGHEST)
+
+    return _for_each_cell(for_cell, x, kernel, gradient, stride, padding)
+
+
+def _for_each_cell(function, x, kernel, gradient, stride, padding):
+    """What ``function`` says of the map's cells that each cell of the kernel met, one after another."""
+    size = kernel.shape[0]
+    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    reach = [stride * (n - 1) + 1 for n in gradient.shape[1:3]]
+
+    def at(index):
+        start = (0, index // size, index % size, 0)
+        window = lax.dynamic_slice(padded, start, (x.shape[0], *reach, x.shape[3]))
+        return function(window[:, ::stride, ::stride])
+
+    return lax.map(at, jnp.arange(size * size)).reshape(kernel.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
@@ -196,7 +263,7 @@ def _depthwise_gradients(stride, padding, residuals, gradient):
     x, kernel = residuals
     size = kernel.shape[0]
     low, high = padding
-    spread, (height, width) = stride - 1, gradient.shape[1:3]
+    spread = stride - 1
 
     # Along each axis: the cells between outputs, then those that the stride left over at the far end.
     left_over = [(n + low + high - size) % stride for n in x.shape[1:3]]
@@ -204,14 +271,10 @@ def _depthwise_gradients(stride, padding, residuals, gradient):
     dilated = lax.pad(gradient, jnp.zeros((), gradient.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
     for_x = _depthwise_by_shifts(dilated, kernel[::-1, ::-1], 1, (0, 0))
 
-    padded = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
-    reach = (x.shape[0], stride * (height - 1) + 1, stride * (width - 1) + 1, x.shape[3])
-
-    def for_weight(index):
-        window = lax.dynamic_slice(padded, (0, index // size, index % size, 0), reach)[:, ::stride, ::stride]
+    def for_cell(window):
         return jnp.sum(window.astype(jnp.float32) * gradient.astype(jnp.float32), axis=(0, 1, 2))
 
-    for_kernel = lax.map(for_weight, jnp.arange(size * size)).reshape(kernel.shape)
+    for_kernel = _for_each_cell(for_cell, x, kernel, gradient, stride, padding)
     return for_x, for_kernel.astype(kernel.dtype)
 
 
