@@ -18,8 +18,8 @@ from dfine_jax.training.recipe import Recipe
 
 BATCHES = (1, 32)
 """Pictures that inference is compiled for, if nothing else is asked."""
-COLUMNS = ("program", "batch", "GFLOP", "GB", "MiB", "copies", "collectives", "host", "seconds")
-"""A batch is chips x pictures on each."""
+COLUMNS = ("program", "batch", "GFLOP", "GB", "Mcycles", "MiB", "padding", "copies", "collectives", "host", "seconds")
+"""A batch is chips x pictures on each; copies come with the MB that they put out, collectives with those in loops."""
 
 
 def compile_all(
@@ -75,13 +75,20 @@ def _table(title: str, programs: list[Program]) -> Table:
             f"{program.chips}x{program.batch}",
             f"{program.flops / 1e9:,.0f}",
             f"{program.bytes_accessed / 1e9:,.0f}",
+            f"{program.cycles / 1e6:,.1f}",
             f"{program.memory_bytes / 2**20:,.0f}",
-            str(program.copies),
-            str(sum(program.collectives.values())),
+            f"{program.padding:.0%}",
+            f"{program.copies} ({program.copied_bytes / 1e6:,.0f} MB)",
+            _collectives(program),
             str(program.host_transfers),
             f"{program.compile_seconds:.0f}",
         )
     return table
+
+
+def _collectives(program: Program) -> str:
+    looped = f" ({program.looped_collectives} in loops)" if program.looped_collectives else ""
+    return f"{sum(program.collectives.values())}{looped}"
 
 
 def _whether_it_fits(topology: Topology, programs: list[Program], too_large: dict[str, str]) -> str:

@@ -33,12 +33,13 @@ from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.step import layout_of, make_update, start_state
 from dfine_jax.training.targets import Targets
 
-# Without these libtpu asks the cloud's metadata server what it runs on, and waits. The last is only to have some
-# answer: the topology's own name decides what is compiled for.
+# Without the first three libtpu asks the cloud's metadata server what it runs on, and waits. The type of accelerator is
+# only to have some answer: the topology's own name decides what is compiled for.
 ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_WORKER_HOSTNAMES": "localhost",
     "TPU_ACCELERATOR_TYPE": "v5litepod-4",
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # no chip is used, so nothing is in another process's way
 }
 CHIP_GB = {"v4": 32, "v5e": 16, "v5p": 95, "v6e": 32}
 """Memory of one chip, of the kinds that topologies are known for."""
@@ -71,9 +72,13 @@ class Program(NamedTuple):
     memory_bytes: int
     """Arguments, results that don't reuse their memory, everything in between, and the program itself."""
     copies: int
+    copied_bytes: int
+    padding: float
+    cycles: int
     collectives: dict[str, int]
+    looped_collectives: int
     host_transfers: int
-    """Of these three see ``dfine_jax.export.hlo.Counts``."""
+    """Of these seven see ``dfine_jax.export.hlo.Counts``."""
 
 
 class Topology:
