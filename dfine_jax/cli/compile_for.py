@@ -18,8 +18,9 @@ from dfine_jax.training.recipe import Recipe
 
 BATCHES = (1, 32)
 """Pictures that inference is compiled for, if nothing else is asked."""
-COLUMNS = ("program", "batch", "GFLOP", "GB", "MiB", "copies", "collectives", "host", "seconds")
-"""A batch is chips x pictures on each."""
+NEEDS = ("program", "batch", "GFLOP", "GB", "Mcycles", "MiB", "seconds")
+MOVES = ("program", "batch", "padding", "copies", "MB", "collectives", "in loops", "to host")
+"""The columns of two tables; a batch is chips x pictures on each."""
 
 
 def compile_all(
@@ -47,10 +48,10 @@ def compile_all(
             console.print(f"{title}: compiled in {programs[-1].compile_seconds:.0f} s", soft_wrap=True)
         if json is not None:
             json.write_text(json_format.dumps(_as_json(topology, programs, too_large), indent=1) + "\n", "utf-8")
-    console.print(
-        _table(f"{name}, {dtype}, GB accessed and MiB of memory on each chip, seconds to compile", programs),
-        soft_wrap=True,
-    )
+    title = f"{name}, {dtype}, on each chip: GB accessed, cycles as the compiler estimates, memory, seconds to compile"
+    console.print(_table(title, NEEDS, programs, _needs), soft_wrap=True)
+    title = "What computes nothing: share of padding in all that is written, copies to other layouts, exchanges"
+    console.print(_table(title, MOVES, programs, _moves), soft_wrap=True)
     console.print(_whether_it_fits(topology, programs, too_large), soft_wrap=True)
 
 
@@ -65,23 +66,36 @@ def _wanted(
     return wanted
 
 
-def _table(title: str, programs: list[Program]) -> Table:
+def _table(
+    title: str, headings: tuple[str, ...], programs: list[Program], cells: Callable[[Program], tuple[str, ...]]
+) -> Table:
     table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
-    for heading in COLUMNS:
+    for heading in headings:
         table.add_column(heading, justify="left" if heading == "program" else "right")
     for program in programs:
-        table.add_row(
-            f"{program.size} {program.purpose}",
-            f"{program.chips}x{program.batch}",
-            f"{program.flops / 1e9:,.0f}",
-            f"{program.bytes_accessed / 1e9:,.0f}",
-            f"{program.memory_bytes / 2**20:,.0f}",
-            str(program.copies),
-            str(sum(program.collectives.values())),
-            str(program.host_transfers),
-            f"{program.compile_seconds:.0f}",
-        )
+        table.add_row(f"{program.size} {program.purpose}", f"{program.chips}x{program.batch}", *cells(program))
     return table
+
+
+def _needs(program: Program) -> tuple[str, ...]:
+    return (
+        f"{program.flops / 1e9:,.0f}",
+        f"{program.bytes_accessed / 1e9:,.1f}",
+        f"{program.cycles / 1e6:,.1f}",
+        f"{program.memory_bytes / 2**20:,.0f}",
+        f"{program.compile_seconds:.0f}",
+    )
+
+
+def _moves(program: Program) -> tuple[str, ...]:
+    return (
+        f"{program.padding:.0%}",
+        str(program.copies),
+        f"{program.copied_bytes / 1e6:,.0f}",
+        str(sum(program.collectives.values())),
+        str(program.looped_collectives),
+        str(program.host_transfers),
+    )
 
 
 def _whether_it_fits(topology: Topology, programs: list[Program], too_large: dict[str, str]) -> str:

@@ -4,6 +4,10 @@ D-FINE's variant (after Deformable DETR, arXiv 2010.04159) gives each level a nu
 maps as they are, without value or output projections.
 """
 
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -49,7 +53,7 @@ class DeformableAttention(nnx.Module):
         locations = centre + offsets * share * size * self.config.offset_scale
         values = memory.reshape(batch, -1, heads, width // heads)
         sample = sample_bilinear if self.config.method == "default" else sample_nearest
-        return sample(values, shapes, locations, weights, points).reshape(batch, count, width)
+        return sample(values, shapes, locations, weights, points, self.compute).reshape(batch, count, width)
 
 
 def sample_bilinear(
@@ -58,27 +62,13 @@ def sample_bilinear(
     locations: Float[Array, "B Q M P 2"],
     weights: Float[Array, "B Q M P"],
     points: tuple[int, ...],
+    compute: Compute = Compute(),
 ) -> Float[Array, "B Q M C"]:
     """Weighted sum of bilinear samples; M heads, and P points of which ``points[i]`` lie on level i.
 
     Locations are x, y in fractions of a map whose cells have their centres at (i + 0.5) / n; what lies outside is zero.
     """
-    cells, shares = [], []
-    for (height, width), start, location in _by_level(shapes, locations, points):
-        position = location * jnp.asarray([width, height], jnp.float32) - 0.5
-        corner = jnp.floor(position)
-        fraction = position - corner
-        for right in (0, 1):
-            for down in (0, 1):
-                x, y = corner[..., 0] + right, corner[..., 1] + down
-                share_x = fraction[..., 0] if right else 1 - fraction[..., 0]
-                share_y = fraction[..., 1] if down else 1 - fraction[..., 1]
-                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-                cells.append(start + _cell(x, y, height, width))
-                shares.append(jnp.where(inside, share_x * share_y, 0))
-    levels = jnp.split(weights, _starts(points)[1:-1], axis=-1)
-    weights = jnp.concatenate([level for level in levels for _ in range(4)], axis=-1)
-    return _weighted_sum(values, jnp.concatenate(cells, -1), jnp.concatenate(shares, -1) * weights)
+    return _sample(_bilinear, values, shapes, locations, weights, points, compute)
 
 
 def sample_nearest(
@@ -87,16 +77,128 @@ def sample_nearest(
     locations: Float[Array, "B Q M P 2"],
     weights: Float[Array, "B Q M P"],
     points: tuple[int, ...],
+    compute: Compute = Compute(),
 ) -> Float[Array, "B Q M C"]:
     """Like ``sample_bilinear``, but takes one cell a point ("discrete"); what lies outside counts as the border.
 
     The cell is that of ``location * size + 0.5`` rounded towards zero, as the original release has it.
     """
-    cells = []
+    return _sample(_nearest, values, shapes, locations, weights, points, compute)
+
+
+class _Share(NamedTuple):
+    """Of a point, along one axis of a map: the index of a cell, and what share of the point it has."""
+
+    cell: Float[Array, "..."]
+    """A whole number, possibly outside of the map."""
+    share: Float[Array, "..."]
+
+
+AxisShares = Callable[[Float[Array, "..."], int], list[_Share]]
+
+
+def _bilinear(location: Float[Array, "..."], size: int) -> list[_Share]:
+    position = location * size - 0.5
+    corner = jnp.floor(position)
+    fraction = position - corner
+    return [_Share(corner, 1 - fraction), _Share(corner + 1, fraction)]
+
+
+def _nearest(location: Float[Array, "..."], size: int) -> list[_Share]:
+    cell = jnp.clip(jnp.trunc(location * size + 0.5), 0, size - 1)
+    return [_Share(cell, jnp.ones_like(cell))]
+
+
+def _sample(
+    shares_of: AxisShares,
+    values: Float[Array, "B S M C"],
+    shapes: Shapes,
+    locations: Float[Array, "B Q M P 2"],
+    weights: Float[Array, "B Q M P"],
+    points: tuple[int, ...],
+    compute: Compute,
+) -> Float[Array, "B Q M C"]:
+    """Samples in the form that the backend is fast at."""
+    static = dict(shares_of=shares_of, shapes=shapes, points=points)
+    return lax.platform_dependent(
+        values,
+        locations,
+        weights,
+        cpu=partial(_by_rows, add_up=_sum_in_turn, **static),
+        tpu=partial(_by_products, compute=compute, **static),
+        default=partial(_by_rows, add_up=_sum_at_once, **static),
+    )
+
+
+def _by_products(
+    values: Float[Array, "B S M C"],
+    locations: Float[Array, "B Q M P 2"],
+    weights: Float[Array, "B Q M P"],
+    *,
+    shares_of: AxisShares,
+    shapes: Shapes,
+    points: tuple[int, ...],
+    compute: Compute,
+) -> Float[Array, "B Q M C"]:
+    """The weight that each query gives to every cell, times all cells.
+
+    Nearly all of these weights are zero, but a TPU makes them on the way to its matrix units in less time than it takes
+    to pick rows, which it pads to 128 channels, and far less than to scatter their gradients. Nothing of theirs is kept
+    for the gradients, since it would be large.
+    """
+
+    @jax.checkpoint
+    def level_sum(cells: Float[Array, "B H W M C"], location, weight) -> Float[Array, "B Q M C"]:
+        height, width = cells.shape[1:3]
+        location, weight = jnp.moveaxis(location, 1, 3), jnp.moveaxis(weight, 1, 3)
+        along_x = _on_axis(shares_of(location[..., 0], width), width)
+        along_y = _on_axis(shares_of(location[..., 1], height), height) * weight[..., None]
+        # Point by point and not as a product over points, which would be written out.
+        places = range(weight.shape[2])
+        of_cells = sum(along_y[:, :, i, :, :, None] * along_x[:, :, i, :, None, :] for i in places)
+        return compute.einsum("bmqyx,byxmc->bqmc", of_cells, cells)
+
+    first_cells, bounds = _starts([height * width for height, width in shapes]), _starts(points)
+    levels = zip(
+        (
+            cells.reshape(len(cells), *shape, *cells.shape[2:])
+            for cells, shape in zip(jnp.split(values, first_cells[1:-1], axis=1), shapes, strict=True)
+        ),
+        jnp.split(locations, bounds[1:-1], axis=3),
+        jnp.split(weights, bounds[1:-1], axis=3),
+        strict=True,
+    )
+    return sum(level_sum(*level) for level in levels)
+
+
+def _on_axis(shares: list[_Share], size: int) -> Float[Array, "*N size"]:
+    """The share of every cell along an axis."""
+    index = jnp.arange(size, dtype=jnp.float32)
+    return sum(jnp.where(index == cell[..., None], share[..., None], 0.0) for cell, share in shares)
+
+
+def _by_rows(
+    values: Float[Array, "B S M C"],
+    locations: Float[Array, "B Q M P 2"],
+    weights: Float[Array, "B Q M P"],
+    *,
+    shares_of: AxisShares,
+    shapes: Shapes,
+    points: tuple[int, ...],
+    add_up: Callable[..., Array],
+) -> Float[Array, "B Q M C"]:
+    """The cells around each point are picked and added up."""
+    cells, shares = [], []
     for (height, width), start, location in _by_level(shapes, locations, points):
-        position = jnp.trunc(location * jnp.asarray([width, height], jnp.float32) + 0.5)
-        cells.append(start + _cell(position[..., 0], position[..., 1], height, width))
-    return _weighted_sum(values, jnp.concatenate(cells, -1), weights)
+        for x, share_x in shares_of(location[..., 0], width):
+            for y, share_y in shares_of(location[..., 1], height):
+                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+                cells.append(start + _cell(x, y, height, width))
+                shares.append(jnp.where(inside, share_x * share_y, 0))
+    corners = len(cells) // len(points)
+    levels = jnp.split(weights, _starts(points)[1:-1], axis=-1)
+    weights = jnp.concatenate([level for level in levels for _ in range(corners)], axis=-1)
+    return _weighted_sum(values, jnp.concatenate(cells, -1), jnp.concatenate(shares, -1) * weights, add_up)
 
 
 def _by_level(shapes: Shapes, locations: Float[Array, "B Q M P 2"], points: tuple[int, ...]):
@@ -118,36 +220,41 @@ def _cell(x: Float[Array, "..."], y: Float[Array, "..."], height: int, width: in
 
 
 def _weighted_sum(
-    values: Float[Array, "B S M C"], cells: Int[Array, "B Q M P"], weights: Float[Array, "B Q M P"]
+    values: Float[Array, "B S M C"],
+    cells: Int[Array, "B Q M P"],
+    weights: Float[Array, "B Q M P"],
+    add_up: Callable[..., Array],
 ) -> Float[Array, "B Q M C"]:
     batch, tokens, heads, channels = values.shape
-    rows = values.reshape(batch * tokens * heads, channels)
-    first = jnp.arange(batch, dtype=jnp.int32)[:, None, None, None] * tokens
-    places = (first + cells) * heads + jnp.arange(heads, dtype=jnp.int32)[:, None]
-    return lax.platform_dependent(rows, places, weights, cpu=_sum_in_turn, default=_sum_at_once)
+    rows = values.reshape(batch, tokens * heads, channels)
+    return add_up(rows, cells * heads + jnp.arange(heads, dtype=jnp.int32)[:, None], weights)
 
 
 def _sum_at_once(
-    rows: Float[Array, "R C"], places: Int[Array, "*N P"], weights: Float[Array, "*N P"]
-) -> Float[Array, "*N C"]:
-    return (_rows_at(rows, places) * weights[..., None]).sum(-2)
+    rows: Float[Array, "B R C"], places: Int[Array, "B *N P"], weights: Float[Array, "B *N P"]
+) -> Float[Array, "B *N C"]:
+    # Picture by picture, so that devices that share a batch need not send each other their maps.
+    return (jax.vmap(_rows_at)(rows, places) * weights[..., None]).sum(-2)
 
 
 def _sum_in_turn(
-    rows: Float[Array, "R C"], places: Int[Array, "*N P"], weights: Float[Array, "*N P"]
-) -> Float[Array, "*N C"]:
+    rows: Float[Array, "B R C"], places: Int[Array, "B *N P"], weights: Float[Array, "B *N P"]
+) -> Float[Array, "B *N C"]:
     """A few points at a time: XLA for CPUs writes all the rows out before it adds them up, and that is slow.
 
     In the loop's body it can't calculate places and weights anew for every channel either, as it does outside. For
     gradients the rows are fetched again.
     """
+    batch, count, channels = rows.shape
+    rows = rows.reshape(batch * count, channels)
+    places = places + count * jnp.arange(batch, dtype=jnp.int32).reshape(-1, *[1] * (places.ndim - 1))
 
     def add(total, point):
         place, weight = point
         return total + _rows_at(rows, place) * weight[..., None], None
 
     points = jnp.moveaxis(places, -1, 0), jnp.moveaxis(weights, -1, 0)
-    start = jnp.zeros((*places.shape[:-1], rows.shape[1]), jnp.float32)
+    start = jnp.zeros((*places.shape[:-1], channels), jnp.float32)
     return lax.scan(jax.checkpoint(add), start, points, unroll=8)[0]
 
 

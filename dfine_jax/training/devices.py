@@ -65,8 +65,13 @@ class Devices:
 
     def compile(self, update: Update) -> Callable[..., tuple[TrainState, Metrics]]:
         """The update over all devices; the state it is given is used up."""
+
+        def update_on_mesh(state: TrainState, *batch) -> tuple[TrainState, Metrics]:
+            with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for what each device does by itself
+                return update(state, *batch)
+
         return jax.jit(
-            update,
+            update_on_mesh,
             donate_argnums=0,
             in_shardings=(self.whole, self.shared, self.shared),
             out_shardings=self.whole,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.boxes import cxcywh_to_xyxy, pairwise_giou
@@ -91,15 +92,30 @@ def match(
     targets: Targets,
     weights: MatchWeights = MatchWeights(),
 ) -> Assignment:
-    """Hungarian matching of `P` places (layers and heads) at once; `boxes` are cx, cy, w, h. No gradient flows."""
+    """Hungarian matching of `P` places (layers and heads) at once; `boxes` are cx, cy, w, h. No gradient flows.
+
+    Under a mesh (`jax.sharding.use_abstract_mesh`) the pictures must be shared among all of its devices.
+    """
     if targets.mask.shape[-1] == 0:
         raise ValueError("Targets have no place for a box (N is 0): pad them to at least 1, with mask False.")
     logits, boxes = jax.lax.stop_gradient((logits, boxes))
     labels = jnp.where(targets.mask, targets.labels, 0)
 
-    of_pictures = jax.vmap(match_cost, in_axes=(0, 0, 0, 0, None))
-    of_places = jax.vmap(of_pictures, in_axes=(0, 0, None, None, None))
-    return assign(of_places(logits, boxes, targets.boxes, labels, weights), targets.mask)
+    def solve(logits, boxes, target_boxes, labels, mask):
+        of_pictures = jax.vmap(match_cost, in_axes=(0, 0, 0, 0, None))
+        of_places = jax.vmap(of_pictures, in_axes=(0, 0, None, None, None))
+        return assign(of_places(logits, boxes, target_boxes, labels, weights), mask)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    if not mesh.empty:
+        # Each device goes on by itself. As one program over all of them, every round of the solver's loops would ask
+        # the others whether they are done.
+        (axis,) = mesh.axis_names
+        places, pictures = PartitionSpec(None, axis), PartitionSpec(axis)
+        inputs = (places, places, pictures, pictures, pictures)
+        # Unchecked: the solver's loops start from constants, which the check would want marked as each device's own.
+        solve = jax.shard_map(solve, in_specs=inputs, out_specs=places, check_vma=False)
+    return solve(logits, boxes, targets.boxes, labels, targets.mask)
 
 
 def union(assignments: Assignment, num_boxes: int) -> Assignment:

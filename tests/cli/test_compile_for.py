@@ -7,7 +7,7 @@ import pytest
 from dfine_jax.cli import compile_for
 from dfine_jax.cli.main import main
 from dfine_jax.export import topology
-from dfine_jax.export.hlo import Counts, count, count_instructions
+from dfine_jax.export.hlo import Counts, Size, count, count_instructions, size_of
 from dfine_jax.export.topology import Program, TooLargeError, Topology
 
 TPU = "tpu:v5e:2x2"
@@ -30,7 +30,25 @@ ENTRY %main.9 (x.1: f32[256,256]) -> f32[256,256] {
   %all-reduce-done.4 = f32[256]{0:T(256)} all-reduce-done(%all-reduce-start.4)
   %all-to-all = f32[4,1,4096]{2,1,0:T(1,128)S(1)} all-to-all(%reshape.22), channel_id=3
   %send.1 = (f32[256]{0:T(256)}, u32[], token[]) send(%all-reduce.2, %token), channel_id=4
-  ROOT %fusion = bf16[40,40,256]{2,1,0:T(8,128)} fusion(%x.1), kind=kLoop, calls=%fused_computation.1
+  ROOT %fusion = bf16[40,40,250]{2,1,0:T(8,128)} fusion(%x.1), kind=kLoop, calls=%fused_computation.1, \
+backend_config={"window_config":{"estimated_cycles":"500","iteration_bounds":["1"]}}
+}
+"""
+LOOP = """
+%add.1 (x: f32[], y: f32[]) -> f32[] {
+  ROOT %sum = f32[] add(%x, %y)
+}
+%asks_others (state.1: (s32[], f32[4])) -> pred[] {
+  %all-reduce.9 = f32[] all-reduce(%state.1), channel_id=9, to_apply=%add.1
+}
+%body.1 (state.2: (s32[], f32[4])) -> (s32[], f32[4]) {
+  ROOT %chosen = (s32[], f32[4]) conditional(%state.2), branch_computations={%on.1, %off.1}
+}
+%on.1 (x.2: f32[4]) -> f32[4] {
+  %all-gather-start.3 = (f32[1], f32[4]) all-gather-start(%x.2), channel_id=8
+}
+ENTRY %main.1 (x.3: f32[4]) -> f32[4] {
+  ROOT %while.1 = (s32[], f32[4]) while(%x.3), condition=%asks_others, body=%body.1
 }
 """
 TO_HOST = """
@@ -43,9 +61,40 @@ TO_HOST = """
 
 
 def test_counts_of_a_program():
-    assert count(PROGRAM) == Counts(copies=2, collectives={"all-reduce": 2, "all-to-all": 1}, host_transfers=0)
+    counts = count(PROGRAM)
+    assert counts._replace(padding=0) == Counts(
+        copies=2,
+        copied_bytes=2 * 40 * 40 * 256 + 4 * 256 * 256,
+        padding=0,
+        cycles=500,
+        collectives={"all-reduce": 2, "all-to-all": 1},
+        looped_collectives=0,
+        host_transfers=0,
+    )
+    assert 0 < counts.padding < 0.5
     assert count(PROGRAM + TO_HOST).host_transfers == 4
     assert count_instructions(PROGRAM)["copy-start"] == 1
+
+
+def test_collectives_in_loops_are_told_apart():
+    counts = count(PROGRAM + LOOP)
+    assert counts.collectives == {"all-reduce": 3, "all-to-all": 1, "all-gather": 1}
+    assert counts.looped_collectives == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "data", "padded"),
+    [
+        ("f32[3,5]", 60, 60),
+        ("bf16[40,256]{1,0:T(8,128)(2,1)}", 20480, 20480),
+        ("bf16[2,40,3]{2,1,0:T(8,128)(2,1)S(1)}", 480, 2 * 40 * 128 * 2),
+        ("bf16[2,40,3]{1,2,0:T(4,128)(2,1)}", 480, 2 * 4 * 128 * 2),
+        ("pred[100]{0:T(512)(128)(4,1)}", 100, 512),
+        ("(f32[16]{0:T(128)}, token[], u32[]{:S(2)})", 68, 516),
+    ],
+)
+def test_sizes_with_and_without_padding(result, data, padded):
+    assert size_of(result) == Size(data, padded)
 
 
 def test_counts_of_a_compiled_program():
@@ -53,6 +102,7 @@ def test_counts_of_a_compiled_program():
     assert sum(count_instructions(text).values()) > 1
     assert count(text).collectives == {}
     assert count(text).host_transfers == 0
+    assert count(text).padding == 0
 
 
 @pytest.mark.parametrize(
@@ -81,6 +131,9 @@ def test_without_the_compiler_it_says_what_to_install(monkeypatch, capsys):
     assert len(error.strip().splitlines()) == 1
 
 
+COUNTS = Counts(256, 12_000_000, 0.25, 3_600_000, {}, 0, 0)
+
+
 class FourChips:
     """Stands in for a topology; training fits with up to 16 pictures a chip, size X's not at all."""
 
@@ -90,12 +143,13 @@ class FourChips:
         self.chip_gb = 16
 
     def inference(self, size: str, batch: int, dtype: str) -> Program:
-        return Program(size, "inference", batch, 1, dtype, 2.0, 8e9 * batch, 3e9, 2**20 * batch, 256, {}, 0)
+        return Program(size, "inference", batch, 1, dtype, 2.0, 8e9 * batch, 3e9, 2**20 * batch, *COUNTS)
 
     def training(self, size: str, batch: int, dtype: str) -> Program:
         if batch > 16 or size == "x":
             raise TooLargeError("Ran out of memory")
-        return Program(size, "training", batch, 4, dtype, 3.0, 5e12, 6e11, 2**30, 9, {"all-reduce": 7}, 0)
+        counts = COUNTS._replace(collectives={"all-reduce": 7}, looped_collectives=3)
+        return Program(size, "training", batch, 4, dtype, 3.0, 5e12, 6e11, 2**30, *counts)
 
     largest_training = Topology.largest_training
 
@@ -112,6 +166,9 @@ def test_table_and_file_hold_the_same_programs(monkeypatch, tmp_path, capsys):
     assert "x, training step does not fit in the 16 GB of a chip: Ran out of memory" in printed
     assert "accumulate 2" in printed
     assert training[0]["collectives"] == {"all-reduce": 7}
+    needs, moves = (line.split() for line in printed.splitlines() if line.startswith("n training"))
+    assert needs[2:] == ["4x16", "5,000", "600.0", "3.6", "1,024", "3"]
+    assert moves[2:] == ["4x16", "25%", "256", "12", "7", "3", "0"]
     for program in found["results"]:
         assert f"{program['size']} {program['purpose']}" in printed
         assert f"{program['chips']}x{program['batch']}" in printed
