@@ -8,6 +8,8 @@ from pathlib import Path
 
 import jax
 
+from dfine_jax.kept import keep_in
+
 LARGEST = 2 * 1024**3
 """Bytes that stay; what was not used for longest goes first."""
 LEAST_SECONDS = 0.3
@@ -15,16 +17,18 @@ LEAST_SECONDS = 0.3
 
 
 def keep_compiled() -> None:
-    """Turns JAX's persistent compilation cache on, unless it is on already (``JAX_COMPILATION_CACHE_DIR``).
+    """Keeps detectors' programs whole, see ``dfine_jax.kept``, and turns JAX's persistent compilation cache on.
 
     JAX finds programs by their code, options, versions and devices, so that nothing stale is ever taken. It does not
-    look at what a CPU is able to do, so processors of different kinds that share a home each have a folder.
+    look at what a CPU is able to do, so processors of different kinds that share a home each have a folder. Where its
+    cache is on already (``JAX_COMPILATION_CACHE_DIR``) everything is left to it.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir is not None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "dfine_jax" / "compiled" / _processor()
     with contextlib.suppress(OSError):  # a home that can't be written to is no reason to fail
+        keep_in(folder / "programs")
         folder.mkdir(parents=True, exist_ok=True)
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", LARGEST)

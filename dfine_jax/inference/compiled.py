@@ -1,13 +1,16 @@
 """The function from pictures to their best detections, compiled once for one shape."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from dfine_jax.inference.postprocess import TopDetections, postprocess
 from dfine_jax.inference.preprocess import Preprocessing, normalise
-from dfine_jax.model.dfine import Variables
+
+if TYPE_CHECKING:
+    from dfine_jax.model.dfine import Variables
 
 # What XLA for CPUs is faster with; other backends don't know these options. Its newer kernels win in bfloat16 products
 # only. Sums in two stages are left out, since all that is summed would be written out before.
@@ -19,11 +22,11 @@ CPU_OPTIONS = {
 
 
 def lower_detection(
-    apply: Callable, params: Variables, batch_stats: Variables, settings: Preprocessing, batch_size: int
+    apply: Callable, params: "Variables", batch_stats: "Variables", settings: Preprocessing, batch_size: int
 ) -> jax.stages.Lowered:
     """The program for ``batch_size`` resized pictures (uint8) and their original (height, width), not yet compiled."""
 
-    def detect(params: Variables, batch_stats: Variables, images: jax.Array, sizes: jax.Array) -> TopDetections:
+    def detect(params: "Variables", batch_stats: "Variables", images: jax.Array, sizes: jax.Array) -> TopDetections:
         output = apply(params, batch_stats, normalise(images, settings))
         return postprocess(output.logits, output.boxes, sizes)
 
