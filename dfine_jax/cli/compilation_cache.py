@@ -16,8 +16,8 @@ LEAST_SECONDS = 0.3
 """What compiles faster is not kept."""
 
 
-def keep_compiled() -> None:
-    """Keeps detectors' programs whole, see ``dfine_jax.kept``, and turns JAX's persistent compilation cache on.
+def keep_compiled(*, by_jax: bool = True) -> None:
+    """Keeps detectors' programs whole, see ``dfine_jax.kept``, and ``by_jax`` whatever else is compiled.
 
     JAX finds programs by their code, options, versions and devices, so that nothing stale is ever taken. It does not
     look at what a CPU is able to do, so processors of different kinds that share a home each have a folder. Where its
@@ -29,7 +29,8 @@ def keep_compiled() -> None:
     folder = cache / "dfine_jax" / "compiled" / _processor()
     with contextlib.suppress(OSError):  # a home that can't be written to is no reason to fail
         keep_in(folder / "programs")
-        folder.mkdir(parents=True, exist_ok=True)
+        if not by_jax:
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from dfine_jax.model.dfine import Variables
 
 # What XLA for CPUs is faster with; other backends don't know these options. Its newer kernels win in bfloat16 products
-# only. Sums in two stages are left out, since all that is summed would be written out before.
-_CPU = {"xla_disable_hlo_passes": "tree_reduction_rewriter", "xla_cpu_experimental_ynn_fusion_type": ""}
+# only. Sums in two stages are left out, since all that is summed would be written out before. LLVM's higher levels
+# compile for longer and run no faster.
+_CPU = {
+    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_backend_optimization_level": 1,
+}
 CPU_OPTIONS = {
     "float32": _CPU,
     "bfloat16": _CPU | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},

@@ -1,5 +1,7 @@
 """A pretrained model's program, compiled; or as an earlier process kept it, which needs neither Flax nor tracing."""
 
+import contextlib
+import ctypes
 import os
 from typing import NamedTuple
 
@@ -25,7 +27,9 @@ class Program(NamedTuple):
 def detection_program(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
     """The program for a model of this configuration, from the values kept by ``kept`` or compiled anew."""
     key = (config, compute, settings, batch_size, _surroundings())
-    return kept("program", key, lambda: _compiled(config, compute, settings, batch_size), dump=_dump, load=_load)
+    program = kept("program", key, lambda: _compiled(config, compute, settings, batch_size), dump=_dump, load=_load)
+    _return_memory()
+    return program
 
 
 def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
@@ -59,3 +63,9 @@ def _surroundings() -> tuple:
     options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
     return kind, cores, flags, sorted(options.items())
+
+
+def _return_memory() -> None:
+    """Gives the system back what XLA needed to compile or to load: with glibc, hundreds of MiB that it holds on to."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)
