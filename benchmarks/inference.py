@@ -6,15 +6,15 @@
 At 640x640 on two threads, the model alone: from a normalised float32 batch in memory to logits and boxes. All
 contenders have the same random, well scaled weights (but KerasHub, which can't read them) and the same drawn pictures.
 Before it is timed, each contender's queries are paired with those of transformers in PyTorch: in float32 the logits
-and boxes of each pair have to agree within 1e-3, in bfloat16 they have to be finite. GFLOPs are those of the float32
-program as loaded, norms and branches not folded; the peaks are the best of square matrix products, in JAX and PyTorch.
+and boxes of each pair have to agree within 1e-3, in bfloat16 they have to be finite. GFLOPs are those of
+convolutions done directly, norms and branches folded; peaks are the best of square matrix products, in JAX and PyTorch.
 """
 
 import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,7 +26,7 @@ from rich.table import Table
 
 # Every contender's process imports this module before it is bound to its CPUs: no JAX or PyTorch up here.
 from benchmarks import peers
-from benchmarks.measure import in_turn, machine, versions
+from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
 
 SIDE = 640
 TOLERANCE = 1e-3
@@ -77,11 +77,12 @@ class Difference(NamedTuple):
 def main() -> None:
     """Checks, measures and prints; ``SystemExit`` where a contender is missing, fails or answers something else."""
     arguments = _arguments()
-    chosen = {name: CONTENDERS[name] for name in (*OURS, *arguments.peers)}
+    dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
+    chosen = {name: CONTENDERS[name] for name in (*OURS, *arguments.peers) if CONTENDERS[name].dtype in dtypes}
     _require(chosen)
     console = Console(width=170)
     about = {"machine": machine(peers.THREADS), "versions": versions(*PACKAGES), "rounds": arguments.rounds}
-    peaks = measured_peaks(arguments.rounds)
+    peaks = measured_peaks(arguments.rounds, dtypes)
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for size in arguments.sizes:
@@ -98,6 +99,8 @@ def main() -> None:
     console.print(shares_table(rows, chosen))
     console.print(answers_table(rows, chosen))
     console.print("measured peaks: " + ", ".join(f"{dtype} {peak:.0f} GFLOP/s" for dtype, peak in peaks.items()))
+    if "bfloat16" not in dtypes:
+        console.print("bfloat16 was left out: this processor has no instructions for it")
     if "keras-hub" in chosen:
         console.print("* can't be given the common weights: it has its own random ones, and its answer is not compared")
     console.print(f"{about['machine']}; medians of {arguments.rounds} rounds\n{about['versions']}")
@@ -106,19 +109,18 @@ def main() -> None:
 def prepare_model(size: str, folder: Path) -> float:
     """Saves weights for all contenders to ``folder/model``; returns GFLOPs for one picture."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-    import jax
     from reference import reference_model
 
     from convert.hub_layout import save_hub_folder
+    from dfine_jax.inference.compiled import count_operations
     from dfine_jax.inference.preprocess import Preprocessing
-    from dfine_jax.model.dfine import functional
+    from dfine_jax.model.dfine import variables
 
     model = reference_model(size)
-    apply, params, batch_stats = functional(model)
+    params, batch_stats = variables(model)
     arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
     save_hub_folder(folder / peers.MODEL, model.config, Preprocessing(), arrays)
-    pixels = jax.ShapeDtypeStruct((1, SIDE, SIDE, 3), np.float32)
-    return jax.jit(apply).lower(params, batch_stats, pixels).cost_analysis()["flops"] / 1e9
+    return count_operations(model, Preprocessing(SIDE, SIDE)) / 1e9
 
 
 def prepare_case(folder: Path, batch: int) -> None:
@@ -199,12 +201,12 @@ def difference(answer: peers.Answer, expected: peers.Answer) -> Difference:
     return Difference(*map(float, np.max(apart, axis=0)), float(correlation))
 
 
-def measured_peaks(rounds: int) -> dict[str, float]:
+def measured_peaks(rounds: int, dtypes: Sequence[str]) -> dict[str, float]:
     """The most GFLOP/s that any matrix product reached, by type."""
     makes = {
         f"{make.__name__} {dtype} {side}": partial(make, side=side, dtype=dtype)
         for make in (jax_product, torch_product)
-        for dtype in ("float32", "bfloat16")
+        for dtype in dtypes
         for side in PRODUCTS
     }
     timings = in_turn(makes, rounds, peers.THREADS, "peak,", warm=True)

@@ -34,13 +34,12 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Make, Timing, in_turn, machine, versions
+from benchmarks.measure import Make, Timing, in_turn, machine, multiplies_bfloat16, versions
 from benchmarks.start import others, write_model
 
 SHAPES = ((320, 8), (640, 4))
 """Height and width of the pictures, and how many a batch has."""
 BOXES, COPIES = 10, 100
-DTYPES = ("float32", "bfloat16")
 TOLERANCE = 1e-3
 SEED = 1
 PEER = "transformers float32"
@@ -77,6 +76,7 @@ def main() -> None:
         parser.error("--rounds: give 1 or more")
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     console, rows, busy = Console(width=140), [], others()
+    dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         write_model("n", model)
@@ -86,7 +86,7 @@ def main() -> None:
             console.print(
                 f"{size}x{size}: the comparable terms are at most {apart:.1e} apart ({term})", highlight=False
             )
-            makes = {f"dfine_jax {dtype}": partial(ours, model, dtype, pictures) for dtype in DTYPES}
+            makes = {f"dfine_jax {dtype}": partial(ours, model, dtype, pictures) for dtype in dtypes}
             makes[PEER] = partial(theirs, model, pictures)
             timings = in_turn(makes, options.rounds, title=f"{size}x{size},", warm=True)
             rows += [row(f"{size}x{size}, batch {batch_size}", name, timings, apart) for name in timings]

@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES
+from dfine_jax.inference.compiled import count_operations
 from dfine_jax.inference.detector import Detector
 from dfine_jax.model.compute import Compute
 
@@ -68,7 +69,11 @@ def run(
     model, batch_size, dtype = model or "n", batch_size or (1,), dtype or "float32"
     network, settings = model_of(model, parse_size(size), Compute.named(dtype))
     console = Console()
-    rows = [_measured(Detector(network, settings, batch_size=batch), runs, console) for batch in batch_size]
+    gflops = round(count_operations(network, settings) / 1e9, 2)
+    rows = [
+        {**_measured(Detector(network, settings, batch_size=batch), runs, console), "gflops_a_picture": gflops}
+        for batch in batch_size
+    ]
     shape = f"{settings.height}x{settings.width}"
     console.print(_table(f"{model}, {shape}, {dtype}, on {_device()}", rows), soft_wrap=True)
     if json is not None:
@@ -101,7 +106,6 @@ def _measured(detector: Detector, runs: int, console: Console) -> dict[str, Any]
         **latencies,
         "pictures_per_second": round(batch / float(np.median(seconds)), 2),
         "memory_bytes": int(needed),
-        "gflops_a_picture": round(detector.compiled.cost_analysis()["flops"] / batch / 1e9, 2),
     }
 
 

@@ -10,7 +10,7 @@ from rich.tree import Tree
 
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES, DFineConfig
-from dfine_jax.inference.detector import Detector
+from dfine_jax.inference.compiled import count_operations
 from dfine_jax.model.dfine import DFine, variables
 
 
@@ -21,8 +21,8 @@ def run(
 ) -> int:
     """Show what a model is made of.
 
-    Without --model: the five published sizes. With it: parameters, operations (counted from the compiled program, for
-    one picture), the decoder's levels, the classes, and the tree of modules with the shapes of their variables.
+    Without --model: the five published sizes. With it: parameters, operations (counted from the program, for one
+    picture), the decoder's levels, the classes, and the tree of modules with the shapes of their variables.
 
     For example, "dfine info" compares the sizes, and "dfine info --model nano-coco --depth 4" shows one in detail.
 
@@ -37,8 +37,8 @@ def run(
         console.print("dfine info --model NAME counts operations and shows classes and modules", style="dim")
         return 0
     network, settings = model_of(model, parse_size(size))
-    with console.status("compiling to count operations"):
-        operations = Detector(network, settings).compiled.cost_analysis()["flops"]
+    with console.status("counting operations"):
+        operations = count_operations(network, settings)
     console.print(_summary(model, network, operations, settings.height, settings.width))
     console.print(_tree(network, depth))
     return 0

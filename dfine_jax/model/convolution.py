@@ -6,8 +6,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from dfine_jax.model.compute import Compute
 
@@ -36,13 +37,25 @@ def convolve(
     direct = partial(_direct, **by_shape, precision=compute.precision)
     if depthwise:
         on_cpu = partial(_depthwise_by_shifts, **by_shape)
-    elif size == 3 and stride == 1 and min(kernel.shape[2:]) >= WIDE:
+    elif by_tiles(kernel, stride):
         on_cpu = partial(_by_tiles, padding=padding, compute=compute)
     elif compute.dtype == jnp.float32:
         on_cpu = direct
     else:
         on_cpu = partial(_direct_in_float32, **by_shape)
     return direct(x, kernel) if on_cpu is direct else lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
+
+
+def convolve_tiles(
+    x: Float[Array, "B H W I"], kernels: Float[Array, "4 4 I O"], padding: tuple[int, int], compute: Compute
+) -> Float[Array, "B h w O"]:
+    """A 3x3 convolution of stride 1 whose kernel went through ``tile_kernels`` before, on any backend."""
+    return _products_of_tiles(x, kernels, padding, compute)
+
+
+def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
+    """Whether a dense convolution is one that CPUs do faster by tiles."""
+    return kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= WIDE
 
 
 def convolve_joined(
@@ -91,6 +104,12 @@ def _direct_in_float32(
 def _by_tiles(
     x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O"], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
+    return _products_of_tiles(x, tile_kernels(kernel.astype(jnp.float32)), padding, compute)
+
+
+def _products_of_tiles(
+    x: Float[Array, "B H W I"], kernels: Float[Array, "4 4 I O"], padding: tuple[int, int], compute: Compute
+) -> Float[Array, "B h w O"]:
     """Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 products for four cells instead of 36.
 
     Each tile of 4x4 inputs and the kernel are transformed into 16 sums; their products, a matrix product for each of
@@ -104,15 +123,20 @@ def _by_tiles(
 
     corners = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(4) for j in range(4)]
     tiles = _along_both(_tile_transform, [corner.astype(jnp.float32) for corner in corners])
-    kernels = _along_both(
-        _kernel_transform, [cell.astype(jnp.float32) for cell in kernel.reshape(9, *kernel.shape[2:])]
-    )
+    kernels = kernels.reshape(16, *kernels.shape[2:])
     products = [compute.einsum("bhwi,io->bhwo", *pair) for pair in zip(tiles, kernels, strict=True)]
     top_left, top_right, bottom_left, bottom_right = _along_both(_output_transform, products)
 
     top, bottom = jnp.stack([top_left, top_right], axis=3), jnp.stack([bottom_left, bottom_right], axis=3)
     outputs = jnp.stack([top, bottom], axis=2).reshape(batch, 2 * rows, 2 * columns, -1)
     return outputs[:, :height, :width].astype(compute.dtype)
+
+
+def tile_kernels(kernel: Float[ArrayLike, "3 3 I O"]) -> Float[ArrayLike, "4 4 I O"]:
+    """The sums of a kernel's cells that products of tiles take; a NumPy array stays one, of the same type."""
+    cells = _along_both(_kernel_transform, list(kernel.reshape(9, *kernel.shape[2:])))
+    stack = np.stack if isinstance(kernel, np.ndarray) else jnp.stack
+    return stack(cells).reshape(4, 4, *kernel.shape[2:])
 
 
 def _along_both(transform: Callable[..., list[Array]], cells: list[Array]) -> list[Array]:

@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike
 
+from dfine_jax.model.convolution import tile_kernels
+
 
 class FoldedConv(NamedTuple):
     """A convolution of a fused model."""
@@ -14,6 +16,8 @@ class FoldedConv(NamedTuple):
     """Names of the convolutions that become this one, the largest, whose name it has, first."""
     epsilons: tuple[float, ...]
     """Of each branch's batch norm."""
+    tiled: bool
+    """Whether the kernel is transformed ahead for products of tiles."""
 
 
 class Folding(NamedTuple):
@@ -64,7 +68,7 @@ def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> tuple[np.ndarray
     for pointwise, pointwise_bias in others:
         kernel[1, 1] += pointwise[0, 0]
         bias = bias + pointwise_bias
-    return kernel, bias
+    return tile_kernels(kernel) if conv.tiled else kernel, bias
 
 
 def _folded(kernel, scale, bias, mean, var, epsilon: float) -> tuple[np.ndarray, np.ndarray]:

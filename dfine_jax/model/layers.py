@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.activations import ACTIVATIONS
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined
+from dfine_jax.model.convolution import convolve, convolve_joined, convolve_tiles
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 
 
@@ -105,7 +105,8 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
 
     ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd kernels.
-    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead.
+    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``tiled`` says that the kernel went
+    through ``tile_kernels``.
     """
 
     def __init__(
@@ -131,13 +132,18 @@ class ConvNorm(nnx.Module):
         self.bias: nnx.Param | None = nnx.data(None)
         self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
         self.affine = Affine(rng) if affine else None
+        self.tiled = False
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
         self.activation = ACTIVATIONS[activation]
         self.compute = compute
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
-        return self._finish(convolve(x, self.kernel[...], self.stride, self.padding, self.compute), train)
+        if self.tiled:
+            x = convolve_tiles(x, self.kernel[...], self.padding, self.compute)
+        else:
+            x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
+        return self._finish(x, train)
 
     def joined(
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False

@@ -8,7 +8,7 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import WIDE, convolve, convolve_joined
+from dfine_jax.model.convolution import WIDE, convolve, convolve_joined, convolve_tiles, tile_kernels
 
 BFLOAT16 = Compute.named("bfloat16")
 
@@ -63,6 +63,19 @@ def test_wide_convolution_by_tiles_and_its_gradients(shape, padding):
     np.testing.assert_allclose(y, expected, atol=2e-6)
     for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
         np.testing.assert_allclose(gradient, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("shape", [(6, 8), (7, 9)])
+def test_kernels_transformed_ahead(shape):
+    """The kernel may be transformed on the host, and every kind of derivative is there."""
+    x, kernel = normal(2, *shape, 6), normal(3, 3, 6, 5)
+    kernels = tile_kernels(np.asarray(kernel, np.float64))
+    assert isinstance(kernels, np.ndarray)
+    assert kernels.dtype == np.float64
+    ours = partial(convolve_tiles, kernels=jnp.asarray(kernels, jnp.float32), padding=(1, 1), compute=Compute())
+    reference = partial(direct, kernel=kernel, stride=1, padding=(1, 1), groups=1)
+    for result, expected in zip(jax.jvp(ours, (x,), (x,)), jax.jvp(reference, (x,), (x,)), strict=True):
+        np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
 def test_wide_bfloat16_convolution_by_tiles_and_its_gradients():

@@ -2,8 +2,10 @@ from dataclasses import replace
 
 import jax
 import numpy as np
+import pytest
 from tiny import TINY, tiny_config, tiny_model
 
+from dfine_jax.model.convolution import WIDE
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
 
@@ -55,6 +57,31 @@ def test_another_model(pictures):
     np.testing.assert_array_equal(outputs[0].selected, outputs[1].selected)
     np.testing.assert_allclose(outputs[0].logits, outputs[1].logits, atol=TOLERANCE)
     np.testing.assert_allclose(outputs[0].boxes, outputs[1].boxes, atol=TOLERANCE / 10)
+
+
+@pytest.mark.parametrize("tiles", [True, False])
+def test_wide_kernels_go_through_tiles_where_that_is_wanted(pictures, tiles):
+    first, second, last = TINY.backbone.stages
+    backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=WIDE), last))
+    model = tiny_model(replace(TINY, backbone=backbone))
+    fused = fuse(model, tiles=tiles)
+    layers = fused.backbone.stages[1].blocks[0].layers
+    shape = (4, 4, WIDE, WIDE) if tiles else (3, 3, WIDE, WIDE)
+    assert layers[0].kernel.shape == (3, 3, 16, WIDE)  # of few channels in
+    assert layers[1].kernel.shape == shape
+    for plain, quick in zip(model.backbone(pictures), fused.backbone(pictures), strict=True):
+        np.testing.assert_allclose(quick, plain, atol=1e-5 * float(np.abs(plain).max()))
+
+
+def test_tiles_are_for_cpus(monkeypatch):
+    asked = []
+    monkeypatch.setattr("dfine_jax.model.fuse.by_tiles", lambda *which: asked.append(which))
+    fuse(tiny_model())
+    assert asked
+    asked.clear()
+    monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    fuse(tiny_model())
+    assert not asked
 
 
 def test_weights_stay_float32(model):
