@@ -9,16 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from convert.atomic import new_folder
 from convert.fill import CheckpointError, Shape
-from convert.orbax_stream import Shapes, read_streamed, save_streamed, stored_shapes
 from dfine_jax.config import BackboneConfig, DecoderConfig, DFineConfig, EncoderConfig, StageConfig
 from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.dfine import DFine, variables
+from dfine_jax.kept import kept
+
+if TYPE_CHECKING:
+    from convert.orbax_stream import Shapes
 
 FORMAT, VERSION = "dfine-jax", 1
 
@@ -38,9 +40,15 @@ class StoredModel(NamedTuple):
 @lru_cache(maxsize=8)
 def model_shapes(config: DFineConfig) -> tuple[Mapping[str, Shape], Mapping[str, Shape]]:
     """Names and shapes of the parameters and of the batch statistics that a model of this configuration has."""
-    params, batch_stats = variables(DFine(config))
-    shapes = ({name: value.shape for name, value in kind.items()} for kind in (params, batch_stats))
-    return tuple(map(MappingProxyType, shapes))
+
+    def shapes() -> tuple[dict[str, Shape], dict[str, Shape]]:
+        from dfine_jax.model.dfine import DFine, variables
+
+        params, batch_stats = variables(DFine(config))
+        return tuple({name: value.shape for name, value in kind.items()} for kind in (params, batch_stats))
+
+    params, batch_stats = kept("shapes", config, shapes)
+    return MappingProxyType(params), MappingProxyType(batch_stats)
 
 
 def save_folder(
@@ -56,6 +64,8 @@ def save_folder(
 
     ``source`` is kept as a note. ``ValueError`` unless ``arrays`` are those of a model of this configuration.
     """
+    from convert.orbax_stream import save_streamed  # Orbax takes a while to load
+
     params, batch_stats = model_shapes(config)
     with new_folder(target, replace=replace) as folder:
         save_streamed(folder / "weights", {"params": params, "batch_stats": batch_stats}, arrays)
@@ -72,6 +82,8 @@ def is_converted(folder: Path) -> bool:
 
 def open_folder(folder: Path) -> StoredModel:
     """A converted folder; ``CheckpointError`` where it is damaged or does not fit its own configuration."""
+    from convert.orbax_stream import read_streamed, stored_shapes
+
     about = read_json(folder / "config.json")
     if about.get("version") != VERSION:
         raise CheckpointError(f"{folder}: format version {about.get('version')!r}, this release reads {VERSION}")
@@ -106,7 +118,7 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _check_fit(folder: Path, wanted: Shapes, found: Shapes) -> None:
+def _check_fit(folder: Path, wanted: "Shapes", found: "Shapes") -> None:
     wanted_shapes = {name: shape for kind in wanted.values() for name, shape in kind.items()}
     found_shapes = {name: shape for kind in found.values() for name, shape in kind.items()}
     problems = [f"missing: {name}" for name in sorted(wanted_shapes.keys() - found_shapes.keys())]

@@ -12,7 +12,7 @@ from typing import Any
 
 from dfine_jax.config import BackboneConfig, DecoderConfig, DFineConfig, EncoderConfig, StageConfig
 from dfine_jax.json_fields import Fields
-from dfine_jax.model.layers import ACTIVATIONS
+from dfine_jax.model.activations import ACTIVATIONS
 
 _DEFAULTS = {
     "model_type": "d_fine",

@@ -5,9 +5,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, NamedTuple
 
 from convert.fill import CheckpointError
 from convert.folder import StoredModel, save_folder
@@ -17,7 +15,9 @@ from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.dfine import DFine, load, variables
+
+if TYPE_CHECKING:
+    from dfine_jax.model.dfine import DFine
 
 SHORT_NAMES: dict[str, str] = {
     "shapes": str(SHAPES_MODEL),
@@ -45,7 +45,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 class Pretrained(NamedTuple):
     """A trained model and what belongs to it."""
 
-    model: DFine
+    model: "DFine"
     config: DFineConfig
     preprocessing: Preprocessing
     source: str
@@ -73,15 +73,21 @@ def load_pretrained(
 
 def read_stored(stored: StoredModel, compute: Compute = Compute()) -> Pretrained:
     """Reads the weights of a model that ``open_pretrained`` found."""
+    import jax.numpy as jnp
+
+    from dfine_jax.model.dfine import DFine, load  # a Detector that starts with a kept program needs no Flax
+
     model = DFine(stored.config, compute=compute)
     load(model, {name: jnp.asarray(value) for name, value in stored.arrays()})
     return Pretrained(model, stored.config, stored.preprocessing, stored.source)
 
 
 def save_pretrained(
-    folder: str | os.PathLike, model: DFine, preprocessing: Preprocessing = Preprocessing(), *, replace: bool = False
+    folder: str | os.PathLike, model: "DFine", preprocessing: Preprocessing = Preprocessing(), *, replace: bool = False
 ) -> None:
     """Writes a model as a folder that ``load_pretrained`` reads; ``replace`` allows it to take another one's place."""
+    from dfine_jax.model.dfine import variables
+
     params, batch_stats = variables(model)
     arrays = {**params, **batch_stats}
     save_folder(Path(folder), model.config, preprocessing, arrays.items(), replace=replace)

@@ -8,24 +8,29 @@ from pathlib import Path
 
 import jax
 
+from dfine_jax.kept import keep_in
+
 LARGEST = 2 * 1024**3
 """Bytes that stay; what was not used for longest goes first."""
 LEAST_SECONDS = 0.3
 """What compiles faster is not kept."""
 
 
-def keep_compiled() -> None:
-    """Turns JAX's persistent compilation cache on, unless it is on already (``JAX_COMPILATION_CACHE_DIR``).
+def keep_compiled(*, by_jax: bool = True) -> None:
+    """Keeps detectors' programs whole, see ``dfine_jax.kept``, and ``by_jax`` whatever else is compiled.
 
     JAX finds programs by their code, options, versions and devices, so that nothing stale is ever taken. It does not
-    look at what a CPU is able to do, so processors of different kinds that share a home each have a folder.
+    look at what a CPU is able to do, so processors of different kinds that share a home each have a folder. Where its
+    cache is on already (``JAX_COMPILATION_CACHE_DIR``) everything is left to it.
     """
     if "JAX_COMPILATION_CACHE_DIR" in os.environ or jax.config.jax_compilation_cache_dir is not None:
         return
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "dfine_jax" / "compiled" / _processor()
     with contextlib.suppress(OSError):  # a home that can't be written to is no reason to fail
-        folder.mkdir(parents=True, exist_ok=True)
+        keep_in(folder / "programs")
+        if not by_jax:
+            return
         jax.config.update("jax_compilation_cache_dir", str(folder))
         jax.config.update("jax_compilation_cache_max_size", LARGEST)
         jax.config.update("jax_persistent_cache_min_compile_time_secs", LEAST_SECONDS)

@@ -17,6 +17,7 @@ from dfine_jax.inference.detections import Detections, class_ids
 from dfine_jax.inference.detector import Detector, Found
 from dfine_jax.inference.draw import draw
 from dfine_jax.inference.pictures import PictureError, find_pictures
+from dfine_jax.pretrained import open_pretrained
 
 FEW = 5
 """Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
@@ -65,8 +66,9 @@ def run(
         model = model or "shapes"
     model = model or DEFAULT_MODEL
     pictures = _outside(save, find_pictures(paths))
-    detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
-    wanted = None if classes is None else class_ids(classes.split(","), detector.config.class_names)
+    stored = open_pretrained(model)
+    wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
+    detector = Detector.from_stored(stored, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)

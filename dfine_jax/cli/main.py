@@ -1,5 +1,6 @@
 """``dfine VERB ...``: finds the verb's file, and turns errors into one line and exit code 2."""
 
+import gc
 import sys
 import warnings
 from importlib import import_module
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> int:
     if verb not in VERBS:
         print(f"dfine: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
+    if is_process:
+        gc.disable()  # nothing that is imported is garbage, and looking for it takes a tenth of a start
     import tyro
 
     warnings.filterwarnings("ignore", module="PIL")  # what matters of them comes as one line of ours
@@ -37,7 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     if is_process:
         from dfine_jax.cli.compilation_cache import keep_compiled
 
-        keep_compiled()
+        gc.freeze()
+        gc.enable()
+        keep_compiled(by_jax=verb != "detect")  # its one program is kept whole, and once is enough
     try:
         if verb == "train":  # its defaults depend on what is to be trained
             return module.command(rest)

@@ -2,13 +2,16 @@
 
 import re
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.dfine import DFine
+
+if TYPE_CHECKING:
+    from dfine_jax.model.dfine import DFine
 
 DEFAULT_MODEL = "nano-coco"
 
@@ -23,11 +26,13 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple[DFine, Preprocessing]:
+def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple["DFine", Preprocessing]:
     """A model and how it wants its pictures: of a published size with random weights, or a trained one by name.
 
     ``size`` (height, width) replaces its own.
     """
+    from dfine_jax.model.dfine import DFine  # not for verbs that only want the options
+
     if name in SIZES:
         model, settings = (
             DFine(DFineConfig.from_size(name), compute=compute, rng=np.random.default_rng(0)),

@@ -1,18 +1,26 @@
 """The function from pictures to their best detections, compiled once for one shape."""
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 
 from dfine_jax.inference.postprocess import TopDetections, postprocess
 from dfine_jax.inference.preprocess import Preprocessing, normalise
-from dfine_jax.model.dfine import DFine, Variables, functional
-from dfine_jax.model.fuse import fuse
+
+if TYPE_CHECKING:
+    from dfine_jax.model.dfine import DFine, Variables
 
 # What XLA for CPUs is faster with; other backends don't know these options. Its newer kernels win in bfloat16 products
-# only. Sums in two stages are left out, since all that is summed would be written out before.
-_CPU = {"xla_disable_hlo_passes": "tree_reduction_rewriter", "xla_cpu_experimental_ynn_fusion_type": ""}
+# only. Sums in two stages are left out, since all that is summed would be written out before. LLVM's higher levels
+# compile for longer and run no faster. Nor do programs of the newer emitters, which take hundreds of MiB more to compile.
+_CPU = {
+    "xla_disable_hlo_passes": "tree_reduction_rewriter",
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_backend_optimization_level": 1,
+    "xla_cpu_use_fusion_emitters": False,
+}
 CPU_OPTIONS = {
     "float32": _CPU,
     "bfloat16": _CPU | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
@@ -20,26 +28,29 @@ CPU_OPTIONS = {
 
 
 def lower_detection(
-    apply: Callable, params: Variables, batch_stats: Variables, settings: Preprocessing, batch_size: int
+    apply: Callable, params: "Variables", batch_stats: "Variables", settings: Preprocessing, batch_size: int
 ) -> jax.stages.Lowered:
     """The program for ``batch_size`` resized pictures (uint8) and their original (height, width), not yet compiled."""
     return _traced(apply, params, batch_stats, settings, batch_size).lower()
 
 
-def count_operations(model: DFine, settings: Preprocessing) -> float:
+def count_operations(model: "DFine", settings: Preprocessing) -> float:
     """FLOPs for one picture, with norms folded and every convolution done directly.
 
     They are counted in the program for TPUs, which has convolutions as such: on a CPU some are replaced by forms with
     more or fewer operations.
     """
+    from dfine_jax.model.dfine import functional  # Flax takes a while to load
+    from dfine_jax.model.fuse import fuse
+
     traced = _traced(*functional(fuse(model, tiles=False)), settings, 1)
     return traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
 
 
 def _traced(
-    apply: Callable, params: Variables, batch_stats: Variables, settings: Preprocessing, batch_size: int
+    apply: Callable, params: "Variables", batch_stats: "Variables", settings: Preprocessing, batch_size: int
 ) -> jax.stages.Traced:
-    def detect(params: Variables, batch_stats: Variables, images: jax.Array, sizes: jax.Array) -> TopDetections:
+    def detect(params: "Variables", batch_stats: "Variables", images: jax.Array, sizes: jax.Array) -> TopDetections:
         output = apply(params, batch_stats, normalise(images, settings))
         return postprocess(output.logits, output.boxes, sizes)
 

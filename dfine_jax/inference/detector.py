@@ -6,21 +6,26 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
+from dfine_jax.config import DFineConfig
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.inference.program import detection_program
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.model.fuse import fuse
+from dfine_jax.model.folding import fold
+
+if TYPE_CHECKING:
+    from convert.folder import StoredModel
+    from dfine_jax.model.dfine import DFine
 
 
 class Found(NamedTuple):
@@ -43,23 +48,30 @@ class _Prepared(NamedTuple):
 class Detector:
     """Finds things in pictures with a trained model.
 
-    The program is compiled at the first use, for ``batch_size`` pictures of the size in ``preprocessing``: pictures of
-    any size are stretched to it, a last batch that isn't full is filled up, so nothing is compiled twice.
+    The program is compiled once, with ``from_pretrained`` when the model is loaded and else at the first use, for
+    ``batch_size`` pictures of the size in ``preprocessing``: pictures of any size are stretched to it, a last batch
+    that isn't full is filled up, so nothing is compiled twice.
     """
 
-    def __init__(self, model: DFine, preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
+    def __init__(self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
         """``ValueError`` for a batch size below 1 or a picture size that isn't divisible by 32."""
-        preprocessing = preprocessing or Preprocessing()
+        from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
+        from dfine_jax.model.fuse import fuse
+
+        self._set(model.config, preprocessing or Preprocessing(), batch_size)
+        self._apply, *values = functional(fuse(model))
+        self._variables = jax.device_put(tuple(values))
+
+    def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: give 1 or more")
         if preprocessing.height % 32 or preprocessing.width % 32:
             raise ValueError(
                 f"size {preprocessing.height}x{preprocessing.width} (height x width): both must be divisible by 32"
             )
-        self.config = model.config
+        self.config = config
         self.preprocessing = preprocessing
         self.batch_size = batch_size
-        self._functional = functional(fuse(model))
 
     @classmethod
     def from_pretrained(
@@ -76,25 +88,47 @@ class Detector:
 
         ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16.
         """
-        from dfine_jax.pretrained import load_pretrained  # brings the converter, which a Detector doesn't need
+        from dfine_jax.pretrained import open_pretrained  # brings the converter, which a Detector doesn't need
 
-        loaded = load_pretrained(name, revision=revision, token=token, compute=Compute.named(dtype))
-        preprocessing = loaded.preprocessing
+        stored = open_pretrained(name, revision=revision, token=token)
+        return cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size)
+
+    @classmethod
+    def from_stored(
+        cls,
+        stored: "StoredModel",
+        *,
+        size: tuple[int, int] | None = None,
+        dtype: str = "float32",
+        batch_size: int = 1,
+    ) -> "Detector":
+        """Loads a model that ``open_pretrained`` found; the options are those of ``from_pretrained``.
+
+        The program comes first and then the weights, one by one: compiling is what takes most memory. Where the program
+        was kept, Flax is not even imported.
+        """
+        preprocessing = stored.preprocessing
         if size is not None:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
-        return cls(loaded.model, preprocessing, batch_size=batch_size)
+        detector = cls.__new__(cls)
+        detector._set(stored.config, preprocessing, batch_size)
+        program = detection_program(stored.config, Compute.named(dtype), preprocessing, batch_size)
+        params, batch_stats = {}, {}
+        for variable, value in fold(program.folding, stored.arrays()):
+            kind = batch_stats if variable in program.batch_stats else params
+            kind[variable] = jax.device_put(value)
+        detector.compiled = program.compiled
+        detector._variables = params, batch_stats
+        return detector
 
     @cached_property
     def compiled(self) -> jax.stages.Compiled:
         """The compiled program, from resized pictures to their best detections."""
-        _, params, batch_stats = self._functional
-        return compile_lowered(
-            lower_detection(self._functional.apply, params, batch_stats, self.preprocessing, self.batch_size)
-        )
+        return compile_lowered(lower_detection(self._apply, *self._variables, self.preprocessing, self.batch_size))
 
     def run(self, images: UInt8[ArrayLike, "B H W 3"], sizes: Int[ArrayLike, "B 2"]) -> TopDetections:
         """What the device computes: the best detections of resized pictures, given their original (height, width)."""
-        return self.compiled(self._functional.params, self._functional.batch_stats, images, sizes)
+        return self.compiled(*self._variables, images, sizes)
 
     def __call__(self, pictures: Any, threshold: float = 0.5) -> Detections | list[Detections]:
         """Detections that score more than ``threshold`` (0 to 1), best first; a list of them for a list of pictures.

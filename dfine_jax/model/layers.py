@@ -15,23 +15,10 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
+from dfine_jax.model.activations import ACTIVATIONS
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_tiles
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
-
-Activation = Callable[[Array], Array]
-
-ACTIVATIONS: dict[str | None, Activation] = {
-    None: lambda x: x,
-    "relu": jax.nn.relu,
-    "silu": jax.nn.silu,
-    "swish": jax.nn.silu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "sigmoid": jax.nn.sigmoid,
-    "tanh": jnp.tanh,
-}
 
 
 class Linear(nnx.Module):

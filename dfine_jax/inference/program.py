@@ -1,0 +1,71 @@
+"""A pretrained model's program, compiled; or as an earlier process kept it, which needs neither Flax nor tracing."""
+
+import contextlib
+import ctypes
+import os
+from typing import NamedTuple
+
+import jax
+from jax.experimental import serialize_executable
+
+from dfine_jax.config import DFineConfig
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.kept import kept
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.folding import Folding
+
+
+class Program(NamedTuple):
+    """The function from resized pictures to their best detections, and how it wants a model's variables."""
+
+    compiled: jax.stages.Compiled
+    folding: Folding
+    batch_stats: frozenset[str]
+    """Which of the folded variables are the second argument; the others are the first."""
+
+
+def detection_program(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
+    """The program for a model of this configuration, from the values kept by ``kept`` or compiled anew."""
+    key = (config, compute, settings, batch_size, _surroundings())
+    program = kept("program", key, lambda: _compiled(config, compute, settings, batch_size), dump=_dump, load=_load)
+    _return_memory()
+    return program
+
+
+def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
+    # What only compiling needs is loaded here: it takes as long as all else that a start with a kept program does.
+    from dfine_jax.inference.compiled import compile_lowered, lower_detection
+    from dfine_jax.model.dfine import DFine, functional
+    from dfine_jax.model.fuse import fused_form
+
+    form, folding = fused_form(DFine(config, compute=compute))
+    apply, params, batch_stats = functional(form)
+    compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size))
+    return Program(compiled, folding, frozenset(batch_stats))
+
+
+def _dump(program: Program) -> tuple:
+    return serialize_executable.serialize(program.compiled), program.folding, program.batch_stats
+
+
+def _load(dumped: tuple) -> Program:
+    serialized, folding, batch_stats = dumped
+    devices = jax.devices()[:1]
+    compiled = serialize_executable.deserialize_and_load(*serialized, execution_devices=devices)
+    return Program(compiled, folding, batch_stats)
+
+
+def _surroundings() -> tuple:
+    """All but the source and the arguments that a compiled program depends on."""
+    device = jax.devices()[0]
+    cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
+    options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
+    kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
+    return kind, cores, flags, sorted(options.items())
+
+
+def _return_memory() -> None:
+    """Gives the system back what XLA needed to compile or to load: with glibc, hundreds of MiB that it holds on to."""
+    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
+        ctypes.CDLL(None).malloc_trim(0)

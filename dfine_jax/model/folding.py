@@ -1,0 +1,81 @@
+"""The arithmetic of ``fuse``, on arrays by name: batch norms and RepVGG branches folded into convolutions."""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import ArrayLike
+
+from dfine_jax.model.convolution import tile_kernels
+
+
+class FoldedConv(NamedTuple):
+    """A convolution of a fused model."""
+
+    branches: tuple[str, ...]
+    """Names of the convolutions that become this one, the largest, whose name it has, first."""
+    epsilons: tuple[float, ...]
+    """Of each branch's batch norm."""
+    tiled: bool
+    """Whether the kernel is transformed ahead for products of tiles."""
+
+
+class Folding(NamedTuple):
+    """How the variables of a fused model come from those of the model that it was; a plain value, easily kept."""
+
+    convs: tuple[FoldedConv, ...]
+    dtypes: dict[str, np.dtype]
+    """The types that kernels are rounded to, by name. All other variables stay as they are."""
+    names: frozenset[str]
+    """All variables of the fused model."""
+
+
+def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterator[tuple[str, ArrayLike]]:
+    """Names and values of a fused model's variables, from those of the model that it was, in any order.
+
+    Kernels are folded on the host, in float64. What is no longer needed is let go as early as can be.
+    """
+    needed = {conv: {name for branch in conv.branches for name in _parts(branch)} for conv in folding.convs}
+    owners = {name: conv for conv, names in needed.items() for name in names}
+    waiting: dict[FoldedConv, dict[str, np.ndarray]] = {conv: {} for conv in folding.convs}
+    for name, value in variables:
+        conv = owners.get(name)
+        if conv is None:
+            if name in folding.names:
+                yield name, _rounded(folding, name, value)
+            continue
+        waiting[conv][name] = value
+        if waiting[conv].keys() == needed[conv]:
+            kernel, bias = _merged(conv, waiting.pop(conv))
+            for part, folded in (("kernel", kernel), ("bias", bias)):
+                target = f"{conv.branches[0]}.{part}"
+                yield target, _rounded(folding, target, folded.astype(np.float32))
+    if waiting:
+        raise ValueError(f"variables of these convolutions are missing: {', '.join(c.branches[0] for c in waiting)}")
+
+
+def _parts(branch: str) -> Iterator[str]:
+    for part in ("kernel", "norm.scale", "norm.bias", "norm.mean", "norm.var"):
+        yield f"{branch}.{part}"
+
+
+def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Kernel and bias that do what all the branches with their stored statistics do."""
+    (kernel, bias), *others = (
+        _folded(*(np.asarray(values[name], np.float64) for name in _parts(branch)), epsilon)
+        for branch, epsilon in zip(conv.branches, conv.epsilons, strict=True)
+    )
+    for pointwise, pointwise_bias in others:
+        kernel[1, 1] += pointwise[0, 0]
+        bias = bias + pointwise_bias
+    return tile_kernels(kernel) if conv.tiled else kernel, bias
+
+
+def _folded(kernel, scale, bias, mean, var, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
+    scale = scale / np.sqrt(var + epsilon)
+    return kernel * scale, bias - mean * scale
+
+
+def _rounded(folding: Folding, name: str, value: ArrayLike) -> ArrayLike:
+    dtype = folding.dtypes.get(name)
+    return value if dtype is None else value.astype(dtype)
