@@ -20,7 +20,8 @@ from dfine_jax.inference.pictures import PictureError, find_pictures
 from dfine_jax.pretrained import open_pretrained
 
 FEW = 5
-"""Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
+"""Up to so many pictures each get a table of their own, from a program that is compiled quickly; more get a line each,
+and a progress bar."""
 
 EXAMPLE_FOLDER = "detected"
 """Where the picture that comes with the package is drawn, in the current folder."""
@@ -68,7 +69,8 @@ def run(
     pictures = _outside(save, find_pictures(paths))
     stored = open_pretrained(model)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
-    detector = Detector.from_stored(stored, size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    detector = Detector.from_stored(stored, **options, quick=len(pictures) <= FEW)
     targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)

@@ -13,18 +13,17 @@ if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine, Variables
 
 # What XLA for CPUs is faster with; other backends don't know these options. Its newer kernels win in bfloat16 products
-# only. Sums in two stages are left out, since all that is summed would be written out before. LLVM's higher levels
-# compile for longer and run no faster. Nor do programs of the newer emitters, which take hundreds of MiB more to compile.
-_CPU = {
-    "xla_disable_hlo_passes": "tree_reduction_rewriter",
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    "xla_backend_optimization_level": 1,
-    "xla_cpu_use_fusion_emitters": False,
-}
+# only. Sums in two stages are left out, since all that is summed would be written out before.
+_CPU = {"xla_disable_hlo_passes": "tree_reduction_rewriter", "xla_cpu_experimental_ynn_fusion_type": ""}
 CPU_OPTIONS = {
     "float32": _CPU,
     "bfloat16": _CPU | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
 }
+
+
+# LLVM's first level and XLA's older emitters compile in less time and hundreds of MiB less, to a program that takes up to
+# a tenth longer.
+QUICK_CPU_OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
 def lower_detection(
@@ -59,13 +58,17 @@ def _traced(
     return jax.jit(detect).trace(params, batch_stats, images, sizes)
 
 
-def compile_lowered(lowered: jax.stages.Lowered) -> jax.stages.Compiled:
-    """Compiles with the options that suit the backend and the type of the weights."""
+def compile_lowered(lowered: jax.stages.Lowered, *, quick: bool = False) -> jax.stages.Compiled:
+    """Compiles with the options that suit the backend and the type of the weights.
+
+    ``quick`` compiles in less time and memory, on a CPU, to a program that is up to a tenth slower.
+    """
     if jax.default_backend() != "cpu":
         return lowered.compile()
     types = {argument.dtype.name for argument in jax.tree.leaves(lowered.in_avals)}
+    options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"]
     try:
-        return lowered.compile(compiler_options=CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"])
+        return lowered.compile(compiler_options=options | QUICK_CPU_OPTIONS if quick else options)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise

@@ -24,15 +24,20 @@ class Program(NamedTuple):
     """Which of the folded variables are the second argument; the others are the first."""
 
 
-def detection_program(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
-    """The program for a model of this configuration, from the values kept by ``kept`` or compiled anew."""
-    key = (config, compute, settings, batch_size, _surroundings())
-    program = kept("program", key, lambda: _compiled(config, compute, settings, batch_size), dump=_dump, load=_load)
+def detection_program(
+    config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int, *, quick: bool = False
+) -> Program:
+    """The program for a model of this configuration, from the values kept by ``kept`` or compiled anew.
+
+    For ``quick`` see ``compile_lowered``.
+    """
+    what = (config, compute, settings, batch_size, quick)
+    program = kept("program", (what, _surroundings()), lambda: _compiled(*what), dump=_dump, load=_load)
     _return_memory()
     return program
 
 
-def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int) -> Program:
+def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int, quick: bool) -> Program:
     # What only compiling needs is loaded here: it takes as long as all else that a start with a kept program does.
     from dfine_jax.inference.compiled import compile_lowered, lower_detection
     from dfine_jax.model.dfine import DFine, functional
@@ -40,7 +45,7 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
 
     form, folding = fused_form(DFine(config, compute=compute))
     apply, params, batch_stats = functional(form)
-    compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size))
+    compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size), quick=quick)
     return Program(compiled, folding, frozenset(batch_stats))
 
 
