@@ -21,8 +21,8 @@ CPU_OPTIONS = {
 }
 
 
-# LLVM's first level and XLA's older emitters compile in less time and hundreds of MiB less, to a program that takes up to
-# a tenth longer.
+# LLVM's first level and XLA's older emitters compile in less time and hundreds of MiB less, to a program that takes up
+# to a tenth longer.
 QUICK_CPU_OPTIONS = {"xla_backend_optimization_level": 1, "xla_cpu_use_fusion_emitters": False}
 
 
@@ -36,14 +36,14 @@ def lower_detection(
 def count_operations(model: "DFine", settings: Preprocessing) -> float:
     """FLOPs for one picture, with norms folded and every convolution done directly.
 
-    They are counted in the program for TPUs, which has convolutions as such: on a CPU some are replaced by forms with
-    more or fewer operations.
+    They are counted in the program for GPUs, which has convolutions and sampled cells as such: CPUs and TPUs are given
+    forms with more or fewer operations.
     """
     from dfine_jax.model.dfine import functional  # Flax takes a while to load
     from dfine_jax.model.fuse import fuse
 
     traced = _traced(*functional(fuse(model, tiles=False)), settings, 1)
-    return traced.lower(lowering_platforms=("tpu",)).cost_analysis()["flops"]
+    return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 
 def _traced(
