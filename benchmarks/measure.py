@@ -43,7 +43,12 @@ class Timing(NamedTuple):
 
 
 def in_turn(
-    contenders: Mapping[str, Make], rounds: int, threads: int = 2, title: str = "", warm: bool = False
+    contenders: Mapping[str, Make],
+    rounds: int,
+    threads: int = 2,
+    title: str = "",
+    warm: bool = False,
+    environments: Mapping[str, Mapping[str, str]] | None = None,
 ) -> dict[str, Timing]:
     """Runs every contender once a round, ``rounds`` times, after setting up one after another.
 
@@ -58,7 +63,7 @@ def in_turn(
         for name, make in track(contenders.items(), f"{title} setting up", transient=True):
             pipes[name], end = context.Pipe()
             process = context.Process(target=_serve, args=(end, make, threads), daemon=True)
-            with patch.dict(os.environ, OMP_NUM_THREADS=str(threads)):
+            with patch.dict(os.environ, (environments or {}).get(name, {}), OMP_NUM_THREADS=str(threads)):
                 process.start()
             end.close()
             stack.callback(_stop, process, pipes[name])

@@ -37,7 +37,7 @@ def ours(folder: Path, dtype: str) -> Run:
     """The library here, compiled as a ``Detector`` compiles; ``dtype`` is float32 or bfloat16."""
     import jax
 
-    from dfine_jax.inference.compiled import compile_lowered
+    from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
     from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import functional
     from dfine_jax.model.fuse import fuse
@@ -48,8 +48,11 @@ def ours(folder: Path, dtype: str) -> Run:
     pixels = jax.device_put(_channels_last(folder))
 
     def predict(params, batch_stats, pixels):
-        output = apply(params, batch_stats, pixels)
-        return output.logits, output.boxes
+        def in_batch(pixels):
+            output = apply(params, batch_stats, pixels)
+            return output.logits, output.boxes
+
+        return picture_by_picture(in_batch)(pixels)
 
     compiled = compile_lowered(jax.jit(predict).lower(params, batch_stats, pixels))
     return lambda: Answer(*map(np.asarray, compiled(params, batch_stats, pixels)))

@@ -5,7 +5,8 @@
 Size N with 10 boxes a picture and 100 denoising queries of either kind, at 320x320 in batches of 8 and at 640x640 in
 batches of 4: the step that ``dfine train`` compiles, and transformers' model in training mode with its own loss. Both
 start from the same weights and are given the same pictures as bytes. The time to lower and to compile ours, without a
-cache, is printed too.
+cache, is printed too. ``dfine train`` asks the system for large memory pages, and so does the process of ours here;
+transformers is timed without, as a script runs it, and with them.
 
 Before timing, the terms that both losses define alike have to agree within 1e-3, for the same batch with the same
 denoising queries: ``vfl`` of the places that both have, and ``bbox`` and ``giou`` of their denoising queries and of the
@@ -36,13 +37,14 @@ from rich.table import Table
 
 from benchmarks.measure import Make, Timing, in_turn, machine, multiplies_bfloat16, versions
 from benchmarks.start import others, write_model
+from dfine_jax.cli.large_pages import with_large_pages
 
 SHAPES = ((320, 8), (640, 4))
 """Height and width of the pictures, and how many a batch has."""
 BOXES, COPIES = 10, 100
 TOLERANCE = 1e-3
 SEED = 1
-PEER = "transformers float32"
+PEER, PEER_LARGE = "transformers float32", "transformers float32, large pages"
 
 
 class Pictures(NamedTuple):
@@ -77,6 +79,7 @@ def main() -> None:
     os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
     console, rows, busy = Console(width=140), [], others()
     dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
+    large_pages = with_large_pages({})
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         write_model("n", model)
@@ -88,7 +91,11 @@ def main() -> None:
             )
             makes = {f"dfine_jax {dtype}": partial(ours, model, dtype, pictures) for dtype in dtypes}
             makes[PEER] = partial(theirs, model, pictures)
-            timings = in_turn(makes, options.rounds, title=f"{size}x{size},", warm=True)
+            environments = {name: large_pages for name in makes if large_pages and name != PEER}
+            if large_pages:
+                makes[PEER_LARGE] = makes[PEER]
+                environments[PEER_LARGE] = large_pages
+            timings = in_turn(makes, options.rounds, title=f"{size}x{size},", warm=True, environments=environments)
             rows += [row(f"{size}x{size}, batch {batch_size}", name, timings, apart) for name in timings]
     report(rows, options.rounds, busy, options.output, console)
 
@@ -339,12 +346,13 @@ def report(rows: list[dict[str, Any]], rounds: int, busy: str, output: Path | No
     table = Table(title=title, title_justify="left")
     for heading in ("", "", "seconds", "fastest to slowest", "speed of transformers'", "lower s", "compile s"):
         table.add_column(heading, justify="right" if heading else "left")
+    ends = {row["pictures"]: row for row in rows}
     for row in rows:
         seconds = row["seconds"]
         spread = f"{min(seconds):.3f} to {max(seconds):.3f}"
         numbers = (f"{row['median_seconds']:.3f}", spread, f"{row['speed_ratio']:.2f}x")
         compiled = [f"{row[key]:.1f}" if row[key] else "" for key in ("lower_seconds", "compile_seconds")]
-        table.add_row(row["pictures"], row["name"], *numbers, *compiled, end_section=row["name"] == PEER)
+        table.add_row(row["pictures"], row["name"], *numbers, *compiled, end_section=row is ends[row["pictures"]])
     used = versions("jax", "jaxlib", "flax", "optax", "torch", "transformers")
     console.print(table)
     console.print(f"{machine()}; {used}; {busy}. transformers' optimizer is fused.", highlight=False)

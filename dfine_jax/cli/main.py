@@ -5,6 +5,8 @@ import sys
 import warnings
 from importlib import import_module
 
+from dfine_jax.cli.large_pages import start_again_with_large_pages
+
 # Looked up by name so that a verb loads only what it needs.
 VERBS = {
     "detect": "find things in pictures",
@@ -15,6 +17,9 @@ VERBS = {
     "eval": "measure how good a model is on labelled pictures",
     "bench": "measure how fast a model is on this machine",
 }
+
+REPEATING = ("train", "eval", "bench")
+"""Verbs that run one program many times."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -32,6 +37,8 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dfine: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if is_process:
+        if verb in REPEATING:
+            start_again_with_large_pages()
         gc.disable()  # nothing that is imported is garbage, and looking for it takes a tenth of a start
     import tyro
 

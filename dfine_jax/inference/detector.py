@@ -105,8 +105,8 @@ class Detector:
     ) -> "Detector":
         """Loads a model that ``open_pretrained`` found; the options are those of ``from_pretrained``.
 
-        ``quick`` is for a few pictures: it compiles in less memory, and small models in less time, on a CPU, to a
-        program that is up to a tenth slower.
+        ``quick`` is for a few pictures: on a CPU it compiles in a third of the time and in less memory, to a program
+        that is two to three times slower.
 
         The program comes first and then the weights, one by one: compiling is what takes most memory. Where the program
         was kept, Flax is not even imported.

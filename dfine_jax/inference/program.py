@@ -43,7 +43,8 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.model.fuse import fused_form
 
-    form, folding = fused_form(DFine(config, compute=compute))
+    # Kernels transformed ahead are nearly twice as large, and a quick program has little use for them.
+    form, folding = fused_form(DFine(config, compute=compute), tiles=False if quick else None)
     apply, params, batch_stats = functional(form)
     compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size), quick=quick)
     return Program(compiled, folding, frozenset(batch_stats))

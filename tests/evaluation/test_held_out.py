@@ -58,11 +58,12 @@ def test_values_are_evaluated_again_without_compiling():
     apply = Applied()
     held_out = HeldOut(apply, CLASS_NAMES, DATA, size=SIZE, batch_size=2, workers=0)
     assert held_out(*values(RIGHT, 3.0)).ap == pytest.approx(1.0)
+    traced = apply.traced
     elsewhere = {**RIGHT, 50: ((0.8, 0.8, 0.1, 0.1), 0)}
     result = held_out(*values(elsewhere, 3.0))
     assert result.ap == pytest.approx(2 / 3)  # of three classes with boxes
     assert result.classes[0].ap == 0.0
-    assert apply.traced == 1
+    assert apply.traced == traced > 0
 
 
 def test_predictions_are_in_pixels_of_each_picture_and_in_order():

@@ -1,5 +1,6 @@
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 
 from dfine_jax.inference import compiled
@@ -31,3 +32,31 @@ def test_other_failures_are_not_hidden(monkeypatch):
 
     with pytest.raises(jax.errors.JaxRuntimeError, match="out of memory"):
         compiled.compile_lowered(Failing())
+
+
+def test_a_batch_is_computed_picture_by_picture_on_a_cpu_and_at_once_elsewhere():
+    def in_batch(images, factors):
+        return {"largest": images.max((1, 2)), "weighted": jnp.cumsum(images * factors[:, None, None], axis=1)}
+
+    rng = np.random.default_rng(0)
+    images, factors = rng.standard_normal((3, 4, 5), np.float32), rng.standard_normal(3, np.float32)
+    function = jax.jit(compiled.picture_by_picture(in_batch))
+    for name, value in in_batch(images, factors).items():
+        np.testing.assert_allclose(function(images, factors)[name], value, rtol=1e-6)
+    traced = function.trace(images, factors)
+    for platform, loops in (("cpu", True), ("cuda", False), ("tpu", False)):
+        assert ("stablehlo.while" in traced.lower(lowering_platforms=(platform,)).as_text()) == loops
+    alone = function.trace(images[:1], factors[:1]).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.while" not in alone
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="other backends compute the whole batch at once")
+def test_memory_of_a_batch_is_that_of_a_picture():
+    def in_batch(images):
+        return jax.lax.sort(jnp.sin(images), dimension=1).sum((1, 2))
+
+    def temporaries(batch):
+        lowered = jax.jit(compiled.picture_by_picture(in_batch)).lower(jnp.zeros((batch, 64, 1024)))
+        return compiled.compile_lowered(lowered).memory_analysis().temp_size_in_bytes
+
+    assert temporaries(16) < 1.5 * temporaries(1)
