@@ -15,6 +15,9 @@ from dfine_jax.model.compute import Compute
 WIDE = 48
 """Channels in and out from which tiles beat the direct form on CPUs by more than they cost to compile."""
 
+FEW = 4
+"""Channels in, such as a picture's, up to which a convolution with a stride is faster over blocks of cells."""
+
 
 def convolve(
     x: Float[Array, "B H W I"],
@@ -104,11 +107,41 @@ def _direct_in_float32(
     return _direct(*wide, stride, padding, lax.Precision.HIGHEST).astype(x.dtype)
 
 
-_strided_in_float32 = jax.custom_vjp(_direct_in_float32, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _strided_in_float32(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "B h w O"]:
+    if x.shape[-1] <= FEW:
+        return _by_blocks(x.astype(jnp.float32), kernel.astype(jnp.float32), stride, padding).astype(x.dtype)
+    return _direct_in_float32(x, kernel, stride, padding)
+
+
+def _by_blocks(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "B h w O"]:
+    """A convolution of stride 1 over blocks of ``stride`` times ``stride`` cells, whose channels are put together."""
+    low, high = padding
+    size, _, inputs, outputs = kernel.shape
+    reach = -(-size // stride)
+    rows, columns = ((n + low + high - size) // stride + reach for n in x.shape[1:3])
+    # What lies beyond the last block that is needed is cut off, what is missing of it is zero.
+    edges = [(low, stride * blocks - n - low, 0) for n, blocks in zip(x.shape[1:3], (rows, columns), strict=True)]
+    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
+    blocks = padded.reshape(-1, rows, stride, columns, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
+    rest = reach * stride - size
+    cells = jnp.pad(kernel, ((0, rest), (0, rest), (0, 0), (0, 0)))
+    cells = cells.reshape(reach, stride, reach, stride, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
+    return _direct(
+        blocks.reshape(-1, rows, columns, stride**2 * inputs),
+        cells.reshape(reach, reach, stride**2 * inputs, outputs),
+        1,
+        (0, 0),
+        lax.Precision.HIGHEST,
+    )
 
 
 def _strided_residuals(x, kernel, stride, padding):
-    return _direct_in_float32(x, kernel, stride, padding), (x, kernel)
+    return _strided_in_float32(x, kernel, stride, padding), (x, kernel)
 
 
 def _strided_gradients(stride, padding, residuals, gradient):

@@ -15,10 +15,11 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Bool, Float
 
-from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_tiles
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
+from dfine_jax.model.normalisation import Shares, normalise
 
 
 class Linear(nnx.Module):
@@ -74,20 +75,23 @@ class BatchNorm(nnx.Module):
         self.frozen = frozen
 
     def __call__(self, x: Float[Array, "*B C"], train: bool = False) -> Float[Array, "*B C"]:
-        x = x.astype(jnp.float32)
-        if not train or self.frozen:
-            scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
-            return x * scale + (self.bias[...] - self.mean[...] * scale)
-        axes = tuple(range(x.ndim - 1))
+        if train and not self.frozen:
+            return self.of_batch(x)
+        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+        return x.astype(jnp.float32) * scale + (self.bias[...] - self.mean[...] * scale)
+
+    def of_batch(
+        self, x: Float[Array, "*B C"], activation: Activation = ACTIVATIONS[None], affine: "Affine | None" = None
+    ) -> Float[Array, "*B C"]:
+        """As in training, with what follows the norm in a block."""
+        shares = Shares(self.scale[...], self.bias[...], affine and (affine.scale[...], affine.bias[...]))
+        normalised = normalise(x, shares, activation, self.epsilon)
         count = x.size // x.shape[-1]
-        mean = x.mean(axes)
-        centred = x - mean
-        variance = jnp.square(centred).mean(axes)
-        unbiased = lax.stop_gradient(variance) * (count / max(count - 1, 1))
+        unbiased = normalised.variance * (count / max(count - 1, 1))
         # Assigning to [...] instead asks tracers for their sharding, which costs half of all tracing time.
-        self.mean.set_value(0.9 * self.mean[...] + 0.1 * lax.stop_gradient(mean))
+        self.mean.set_value(0.9 * self.mean[...] + 0.1 * normalised.mean)
         self.var.set_value(0.9 * self.var[...] + 0.1 * unbiased)
-        return centred * (lax.rsqrt(variance + self.epsilon) * self.scale[...]) + self.bias[...]
+        return normalised.map
 
 
 class Affine(nnx.Module):
@@ -152,7 +156,9 @@ class ConvNorm(nnx.Module):
         return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
 
     def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
-        x = x + self.bias[...] if self.norm is None else self.norm(x, train)
+        if self.norm is not None and train and not self.norm.frozen:
+            return self.norm.of_batch(x, self.activation, self.affine).astype(self.compute.dtype)
+        x = x + self.bias[...] if self.norm is None else self.norm(x)
         x = self.activation(x)
         if self.affine is not None:
             x = self.affine(x)

@@ -8,7 +8,7 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import WIDE, convolve, convolve_joined, convolve_tiles, tile_kernels
+from dfine_jax.model.convolution import FEW, WIDE, convolve, convolve_joined, convolve_tiles, tile_kernels
 
 BFLOAT16 = Compute.named("bfloat16")
 
@@ -43,6 +43,19 @@ def test_dense_convolution(size, stride, padding):
     x, kernel = normal(2, 6, 10, 4), normal(size, size, 4, 5)
     expected = direct(x, kernel, stride, padding, 1)
     np.testing.assert_allclose(convolve(x, kernel, stride, padding, Compute()), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (7, 10), (9, 5)])
+@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (5, 2), (5, 3)])
+@pytest.mark.parametrize("padding", [(1, 1), (0, 1), (0, 0)])
+def test_few_channels_with_a_stride_go_by_blocks(shape, size, stride, padding):
+    x, kernel = normal(2, *shape, FEW), normal(size, size, FEW, 5)
+    y, pull_back = jax.vjp(partial(convolve, stride=stride, padding=padding, compute=Compute()), x, kernel)
+    expected, pull_back_reference = jax.vjp(partial(direct, stride=stride, padding=padding, groups=1), x, kernel)
+    assert y.shape == expected.shape
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
 
 
 def test_one_channel_is_dense_and_depthwise_alike():
