@@ -53,8 +53,9 @@ def in_turn(
     """Runs every contender once a round, ``rounds`` times, after setting up one after another.
 
     Each process is bound to the first ``threads`` CPUs before it imports anything. With ``warm`` it runs untimed just
-    before, as in steady use: else it finds the caches as the contender before left them. A contender that fails raises
-    ``RuntimeError`` with its name and its error.
+    before, as in steady use: else it finds the caches as the contender before left them. ``environments``
+    sets variables for some contenders' processes, by name. A contender that fails raises ``RuntimeError`` with its name
+    and its error.
     """
     context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:

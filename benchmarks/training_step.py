@@ -5,8 +5,8 @@
 Size N with 10 boxes a picture and 100 denoising queries of either kind, at 320x320 in batches of 8 and at 640x640 in
 batches of 4: the step that ``dfine train`` compiles, and transformers' model in training mode with its own loss. Both
 start from the same weights and are given the same pictures as bytes. The time to lower and to compile ours, without a
-cache, is printed too. ``dfine train`` asks the system for large memory pages, and so does the process of ours here;
-transformers is timed without, as a script runs it, and with them.
+cache, is printed too. ``dfine train`` takes large memory pages where the system gives them to
+those who ask, and so does the process of ours here; transformers is timed without, as a script runs it, and with them.
 
 Before timing, the terms that both losses define alike have to agree within 1e-3, for the same batch with the same
 denoising queries: ``vfl`` of the places that both have, and ``bbox`` and ``giou`` of their denoising queries and of the
@@ -76,7 +76,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.rounds < 1:
         parser.error("--rounds: give 1 or more")
-    os.environ.pop("JAX_COMPILATION_CACHE_DIR", None)
+    for variable in ("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES"):
+        os.environ.pop(variable, None)
     console, rows, busy = Console(width=140), [], others()
     dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
     large_pages = with_large_pages({})

@@ -47,8 +47,8 @@ def run(
     Args:
         model: A size (n, s, m, l, x; weights are random), a short name, a Hub id, a folder, or a .pth; n if not given.
             With --compile-for a size; all five if not given.
-        batch_size: Pictures computed at a time; several are measured one after another. 1 if not given, with
-            --compile-for 1 and 32.
+        batch_size: Pictures given to the device at a time; a CPU computes them one by one. Several sizes are measured
+            one after another. 1 if not given, with --compile-for 1 and 32.
         size: Height and width of the pictures, each divisible by 32; the model's own if not given.
         dtype: Type of the large products; float32 if not given, with --compile-for bfloat16.
         runs: How often each batch is computed.

@@ -20,8 +20,7 @@ from dfine_jax.inference.pictures import PictureError, find_pictures
 from dfine_jax.pretrained import open_pretrained
 
 FEW = 5
-"""Up to so many pictures each get a table of their own, from a program that is compiled quickly; more get a line each,
-and a progress bar."""
+"""Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
 
 EXAMPLE_FOLDER = "detected"
 """Where the picture that comes with the package is drawn, in the current folder."""
@@ -57,7 +56,7 @@ def run(
         threshold: Show what scores more than this, from 0 to 1.
         save: Write the pictures with boxes drawn on them to this folder.
         json: Write all detections to this file ("-" for standard output): a list, one object a picture.
-        batch_size: Pictures computed at a time.
+        batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact.
         classes: Show these classes only, by name or number.
@@ -70,7 +69,7 @@ def run(
     stored = open_pretrained(model)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
-    detector = Detector.from_stored(stored, **options, quick=len(pictures) <= FEW)
+    detector = Detector.from_stored(stored, **options, quick=len(pictures) == 1)
     targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)

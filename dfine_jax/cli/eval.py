@@ -52,7 +52,7 @@ def run(
         split: Which part of the data; val if not given, or all of it if it is in one piece.
         output: Write metrics.json, predictions.json (as COCO has it) and pictures of curves and finds to this folder.
         threshold: What scores more counts as found, for precision, recall and confusion. AP looks at all scores.
-        batch_size: Pictures computed at a time.
+        batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact.
     """

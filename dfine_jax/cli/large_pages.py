@@ -5,6 +5,7 @@ pages of 4 KiB, one by one: more than a gigabyte a training step, a third of its
 a setting says so that it reads once, when a process starts.
 """
 
+import contextlib
 import os
 import sys
 from collections.abc import Mapping
@@ -12,16 +13,20 @@ from pathlib import Path
 
 VARIABLE, SETTING = "GLIBC_TUNABLES", "glibc.malloc.hugetlb"
 OLDEST_GLIBC = (2, 35)
+STARTED_AGAIN = "DFINE_JAX_STARTED_AGAIN"
+"""Set in the new process, so that it does not start again even where it never gets the setting."""
 _KERNEL = Path("/sys/kernel/mm/transparent_hugepage/enabled")
 
 
 def start_again_with_large_pages() -> None:
-    """Replaces this process by itself with the setting, once and only where it changes anything; the rest goes on."""
+    """Replaces this process by a new one of the same command with the setting; returns where that changes nothing."""
     environment = with_large_pages(os.environ)
-    if environment is not None and sys.executable and len(sys.orig_argv) > 1:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
+    if environment is None or STARTED_AGAIN in os.environ or not sys.executable:
+        return
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # then it goes on without
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**environment, STARTED_AGAIN: "1"})
 
 
 def with_large_pages(environment: Mapping[str, str]) -> dict[str, str] | None:

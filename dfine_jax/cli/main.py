@@ -18,9 +18,6 @@ VERBS = {
     "bench": "measure how fast a model is on this machine",
 }
 
-REPEATING = ("train", "eval", "bench")
-"""Verbs that run one program many times."""
-
 
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb with the given arguments and returns the exit code.
@@ -37,8 +34,6 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"dfine: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
         return 2
     if is_process:
-        if verb in REPEATING:
-            start_again_with_large_pages()
         gc.disable()  # nothing that is imported is garbage, and looking for it takes a tenth of a start
     import tyro
 
@@ -73,5 +68,12 @@ D-FINE, a real-time object detector, in JAX.
 dfine VERB --help teaches a verb."""
 
 
+def console() -> int:
+    """``main`` as the whole of a process, which a training starts once more, see ``large_pages``."""
+    if sys.argv[1:2] == ["train"]:
+        start_again_with_large_pages()
+    return main()
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(console())

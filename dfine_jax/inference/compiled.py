@@ -23,7 +23,7 @@ CPU_OPTIONS = {
 
 
 # Without LLVM's optimisations, and with XLA's older emitters, a program is compiled in a third of the time and in
-# hundreds of MiB less. It takes two to three times as long to run: for a few pictures, far less than what was saved.
+# hundreds of MiB less. It takes two to three times as long to run: for one picture, far less than what was saved.
 QUICK_CPU_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 
 

@@ -105,7 +105,7 @@ class Detector:
     ) -> "Detector":
         """Loads a model that ``open_pretrained`` found; the options are those of ``from_pretrained``.
 
-        ``quick`` is for a few pictures: on a CPU it compiles in a third of the time and in less memory, to a program
+        ``quick`` is for a single picture: on a CPU it compiles in a third of the time and in less memory, to a program
         that is two to three times slower.
 
         The program comes first and then the weights, one by one: compiling is what takes most memory. Where the program

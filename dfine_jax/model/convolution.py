@@ -29,8 +29,8 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise ones are sums of shifted maps, wide 3x3 ones products of tiles, and what is left runs in float32, those
-    with a stride with gradients of their own.
+    depthwise ones are sums of shifted maps, wide 3x3 ones products of tiles, and what is left runs in float32: those
+    with a stride have gradients of their own, and of few channels go over blocks of cells.
     """
     size, _, per_group, _ = kernel.shape
     depthwise = per_group != x.shape[-1]

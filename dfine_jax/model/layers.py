@@ -19,7 +19,7 @@ from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_tiles
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
-from dfine_jax.model.normalisation import Shares, normalise
+from dfine_jax.model.normalisation import Learned, normalise
 
 
 class Linear(nnx.Module):
@@ -74,18 +74,20 @@ class BatchNorm(nnx.Module):
         self.epsilon = epsilon
         self.frozen = frozen
 
-    def __call__(self, x: Float[Array, "*B C"], train: bool = False) -> Float[Array, "*B C"]:
-        if train and not self.frozen:
-            return self.of_batch(x)
-        scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
-        return x.astype(jnp.float32) * scale + (self.bias[...] - self.mean[...] * scale)
-
-    def of_batch(
-        self, x: Float[Array, "*B C"], activation: Activation = ACTIVATIONS[None], affine: "Affine | None" = None
+    def __call__(
+        self,
+        x: Float[Array, "*B C"],
+        train: bool = False,
+        activation: Activation = ACTIVATIONS[None],
+        affine: "Affine | None" = None,
     ) -> Float[Array, "*B C"]:
-        """As in training, with what follows the norm in a block."""
-        shares = Shares(self.scale[...], self.bias[...], affine and (affine.scale[...], affine.bias[...]))
-        normalised = normalise(x, shares, activation, self.epsilon)
+        """With the activation and the affine block that follow, whose gradients in training are computed together."""
+        if not train or self.frozen:
+            scale = self.scale[...] * lax.rsqrt(self.var[...] + self.epsilon)
+            y = activation(x.astype(jnp.float32) * scale + (self.bias[...] - self.mean[...] * scale))
+            return y if affine is None else affine(y)
+        learned = Learned(self.scale[...], self.bias[...], affine and (affine.scale[...], affine.bias[...]))
+        normalised = normalise(x, learned, activation, self.epsilon)
         count = x.size // x.shape[-1]
         unbiased = normalised.variance * (count / max(count - 1, 1))
         # Assigning to [...] instead asks tracers for their sharding, which costs half of all tracing time.
@@ -156,10 +158,9 @@ class ConvNorm(nnx.Module):
         return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
 
     def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
-        if self.norm is not None and train and not self.norm.frozen:
-            return self.norm.of_batch(x, self.activation, self.affine).astype(self.compute.dtype)
-        x = x + self.bias[...] if self.norm is None else self.norm(x)
-        x = self.activation(x)
+        if self.norm is not None:
+            return self.norm(x, train, self.activation, self.affine).astype(self.compute.dtype)
+        x = self.activation(x + self.bias[...])
         if self.affine is not None:
             x = self.affine(x)
         return x.astype(self.compute.dtype)

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from dfine_jax.cli import large_pages
+from dfine_jax.cli import large_pages, main
 from dfine_jax.cli.large_pages import with_large_pages
 
 GIVEN_TO_WHO_ASKS = "always [madvise] never\n"
@@ -46,18 +46,50 @@ def test_nothing_is_set_on_other_systems(kernel, monkeypatch):
         assert with_large_pages({}) is None
 
 
-@pytest.mark.skipif(with_large_pages({}) is None, reason="large pages can't be asked for here")
-def test_a_process_starts_again_once_with_the_same_arguments():
-    code = """
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows starts no process in the place of another")
+@pytest.mark.parametrize("lost", [False, True])
+def test_a_process_starts_again_once_with_the_same_arguments(lost):
+    """Even if the setting is lost on the way."""
+    code = f"""
 import os, sys
-from dfine_jax.cli.large_pages import start_again_with_large_pages
+from dfine_jax.cli import large_pages, main
+large_pages._asked_for = lambda: True
+large_pages._glibc = lambda: (2, 36)
 print(os.getpid(), flush=True)
-start_again_with_large_pages()
-print(os.environ["GLIBC_TUNABLES"], sys.argv[1:])
+if {lost}:
+    os.environ.pop("GLIBC_TUNABLES", None)
+large_pages.start_again_with_large_pages()
+print(os.environ.get("GLIBC_TUNABLES"), sys.argv[1:])
 """
-    environment = {name: value for name, value in os.environ.items() if name != "GLIBC_TUNABLES"}
+    ours = ("GLIBC_TUNABLES", large_pages.STARTED_AGAIN)
+    environment = {name: value for name, value in os.environ.items() if name not in ours}
     command = [sys.executable, "-c", code, "a b", "--c"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment, timeout=60)
     first, second, seen = done.stdout.splitlines()
     assert first == second
-    assert seen == "glibc.malloc.hugetlb=1 ['a b', '--c']"
+    assert seen == f"{None if lost else 'glibc.malloc.hugetlb=1'} ['a b', '--c']"
+
+
+def test_a_process_that_can_not_start_again_goes_on(kernel, monkeypatch):
+    kernel(GIVEN_TO_WHO_ASKS)
+    tried = []
+
+    def refuse(*arguments):
+        tried.append(arguments)
+        raise PermissionError
+
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    monkeypatch.delenv(large_pages.STARTED_AGAIN, raising=False)
+    monkeypatch.setattr(os, "execve", refuse)
+    large_pages.start_again_with_large_pages()
+    assert len(tried) == 1
+
+
+@pytest.mark.parametrize(("verb", "wanted"), [("train", 1), ("detect", 0)])
+def test_a_training_starts_again(verb, wanted, monkeypatch):
+    started = []
+    monkeypatch.setattr(main, "start_again_with_large_pages", lambda: started.append(verb))
+    monkeypatch.setattr(main, "main", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["dfine", verb, "--help"])
+    assert main.console() == 0
+    assert len(started) == wanted

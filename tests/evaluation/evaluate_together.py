@@ -17,7 +17,7 @@ def main(rank: int, count: int, port: int) -> None:
         jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize(f"127.0.0.1:{port}", count, rank)
     mesh = Mesh(np.array(jax.devices()), ("data",))
-    held_out = HeldOut(Applied(), CLASS_NAMES, DATA, size=SIZE, batch_size=4, workers=0, mesh=mesh)
+    held_out = HeldOut(Applied(), CLASS_NAMES, DATA, size=SIZE, batch_size=8, workers=0, mesh=mesh)
     for places in (RIGHT, {**RIGHT, 50: ((0.8, 0.8, 0.1, 0.1), 0)}):
         result = held_out(*values(places, 3.0))
         pictures = [p.picture for p in result.predicted]
