@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import NamedTuple, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
@@ -88,10 +89,23 @@ def functional(model: DFine) -> Functional:
 
     def apply(params, batch_stats, images, denoising=None, train=False):
         merged = nnx.merge(graph, _filled(abstract, {**params, **batch_stats}))
+        if not train:
+            return merged(images, denoising)
+        _, before = variables(merged)
         output = merged(images, denoising, train)
-        return (output, variables(merged)[1]) if train else output
+        return output, _moved(before, variables(merged)[1])
 
     return Functional(apply, params, batch_stats)
+
+
+def _moved(running: Variables, seen: Variables) -> dict[str, Array]:
+    """Running statistics a tenth of the way to those that norms saw, as PyTorch moves them; others stay as they are."""
+    changed = [name for name in running if seen[name] is not running[name]]
+    if not changed:
+        return dict(seen)
+    old, new = (jnp.concatenate([values[name] for name in changed]) for values in (running, seen))
+    ends = np.cumsum([seen[name].size for name in changed])
+    return {**seen, **dict(zip(changed, jnp.split(0.9 * old + 0.1 * new, ends[:-1]), strict=True))}
 
 
 def variables(model: nnx.Module) -> tuple[dict[str, Array], dict[str, Array]]:

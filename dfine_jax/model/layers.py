@@ -62,8 +62,9 @@ class LayerNorm(nnx.Module):
 class BatchNorm(nnx.Module):
     """Batch normalisation over all axes but the last, in float32.
 
-    In training it normalises by the batch's biased variance and moves the running statistics a tenth of the way to the
-    batch's (the variance unbiased), as PyTorch does. A frozen one uses and keeps the stored statistics always.
+    In training it normalises by the batch's mean and biased variance. It then holds the batch's mean and unbiased
+    variance: ``dfine_jax.model.dfine.functional`` moves the running ones towards those of all norms at once, for each
+    on its own would be hundreds of small programs to compile. A frozen one uses and keeps the stored statistics always.
     """
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, frozen: bool = False, rng: np.random.Generator | None):
@@ -89,10 +90,9 @@ class BatchNorm(nnx.Module):
         learned = Learned(self.scale[...], self.bias[...], affine and (affine.scale[...], affine.bias[...]))
         normalised = normalise(x, learned, activation, self.epsilon)
         count = x.size // x.shape[-1]
-        unbiased = normalised.variance * (count / max(count - 1, 1))
         # Assigning to [...] instead asks tracers for their sharding, which costs half of all tracing time.
-        self.mean.set_value(0.9 * self.mean[...] + 0.1 * normalised.mean)
-        self.var.set_value(0.9 * self.var[...] + 0.1 * unbiased)
+        self.mean.set_value(normalised.mean)
+        self.var.set_value(normalised.variance * (count / max(count - 1, 1)))
         return normalised.map
 
 

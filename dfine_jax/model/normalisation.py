@@ -1,6 +1,5 @@
 """Batch normalisation by the batch's own statistics, together with what follows it up to the next convolution."""
 
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -31,12 +30,11 @@ class Learned(NamedTuple):
 def normalise(x: Float[Array, "*B C"], learned: Learned, activation: Activation, epsilon: float) -> Normalised:
     """Normalises over all axes but the last, scales and shifts, activates, scales and shifts again.
 
-    XLA for CPUs goes through the whole map for each sum that the gradients need, and keeps what lies between the steps.
-    There the gradients are written out: fewer sums, and only ``x`` is kept.
+    Left to itself, JAX would keep what lies between the steps, and sum over the whole map for each gradient. Here the
+    gradients are written out: fewer sums, and only ``x`` is kept.
     """
-    on_cpu = _in_few_passes if learned.affine is None or activation is jax.nn.relu else _plainly
-    options = dict(activation=activation, epsilon=epsilon)
-    result = lax.platform_dependent(x, learned, cpu=partial(on_cpu, **options), default=partial(_plainly, **options))
+    written_out = learned.affine is None or activation is jax.nn.relu
+    result = (_in_few_passes if written_out else _plainly)(x, learned, activation, epsilon)
     return result._replace(mean=lax.stop_gradient(result.mean), variance=lax.stop_gradient(result.variance))
 
 

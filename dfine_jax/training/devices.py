@@ -14,6 +14,9 @@ from dfine_jax.training.targets import Targets
 
 AXIS = "data"
 
+# A step is a thousand small programs, and what LLVM does beyond its first level makes none of them faster.
+CPU_OPTIONS = {"xla_backend_optimization_level": 1}
+
 
 class OnDevices(NamedTuple):
     """What the network sees of a batch, on the devices."""
@@ -75,4 +78,5 @@ class Devices:
             donate_argnums=0,
             in_shardings=(self.whole, self.shared, self.shared),
             out_shardings=self.whole,
+            compiler_options=CPU_OPTIONS if self.mesh.devices.flat[0].platform == "cpu" else None,
         )

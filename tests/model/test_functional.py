@@ -150,6 +150,15 @@ def test_statistics_are_those_of_the_batch(model, tiny, trained, pictures):
         np.testing.assert_allclose(trained[1][name], expected, rtol=1e-4)
 
 
+def test_frozen_norms_keep_their_statistics_to_the_bit(pictures):
+    config = replace(TINY, backbone=replace(TINY.backbone, frozen_norms=True))
+    apply, params, batch_stats = functional(DFine(config, rng=np.random.default_rng(0)))
+    stored = {name: value + 0.3 if name.startswith("backbone") else value for name, value in batch_stats.items()}
+    _, new = jax.jit(lambda x: apply(params, stored, x, train=True))(pictures)
+    changed = {name for name, value in stored.items() if not np.array_equal(new[name], value)}
+    assert {name.split(".")[0] for name in changed} == {"encoder"}
+
+
 def test_training_gives_every_layer(tiny, trained):
     output, _ = trained
     assert len(output.queries.layers) == TINY.decoder.layers
