@@ -43,7 +43,7 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.model.fuse import fused_form
 
-    # Kernels transformed ahead are nearly twice as large, and a quick program has little use for them.
+    # Products of tiles are many more programs to compile: more time than they save for one picture, and more memory.
     form, folding = fused_form(DFine(config, compute=compute), tiles=False if quick else None)
     apply, params, batch_stats = functional(form)
     compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size), quick=quick)

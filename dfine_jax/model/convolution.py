@@ -29,8 +29,8 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise ones are sums of shifted maps, wide 3x3 ones products of tiles, and what is left runs in float32: those
-    with a stride have gradients of their own, and of few channels go over blocks of cells.
+    depthwise ones are sums of shifted maps, and what is left runs in float32: those with a stride have gradients of
+    their own, and of few channels go over blocks of cells.
     """
     size, _, per_group, _ = kernel.shape
     depthwise = per_group != x.shape[-1]
@@ -41,19 +41,10 @@ def convolve(
     by_shape = dict(stride=stride, padding=padding)
     if depthwise:
         on_cpu = partial(_depthwise_by_shifts, **by_shape)
-    elif by_tiles(kernel, stride):
-        on_cpu = partial(_by_tiles, padding=padding, compute=compute)
     else:
         on_cpu = partial(_direct_in_float32 if stride == 1 else _strided_in_float32, **by_shape)
     direct = partial(_direct, **by_shape, precision=compute.precision)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
-
-
-def convolve_tiles(
-    x: Float[Array, "B H W I"], kernels: Float[Array, "4 4 I O"], padding: tuple[int, int], compute: Compute
-) -> Float[Array, "B h w O"]:
-    """A 3x3 convolution of stride 1 whose kernel went through ``tile_kernels`` before, on any backend."""
-    return _products_of_tiles(x, kernels, padding, compute)
 
 
 def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
@@ -200,20 +191,14 @@ def _for_each_cell(function, x, kernel, gradient, stride, padding):
     return lax.map(at, jnp.arange(size * size)).reshape(kernel.shape)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _by_tiles(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "3 3 I O"], padding: tuple[int, int], compute: Compute
-) -> Float[Array, "B h w O"]:
-    return _products_of_tiles(x, tile_kernels(kernel.astype(jnp.float32)), padding, compute)
-
-
-def _products_of_tiles(
+def convolve_tiles(
     x: Float[Array, "B H W I"], kernels: Float[Array, "4 4 I O"], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
-    """Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 products for four cells instead of 36.
+    """A 3x3 convolution of stride 1 whose kernel went through ``tile_kernels`` before, on any backend.
 
-    Each tile of 4x4 inputs and the kernel are transformed into 16 sums; their products, a matrix product for each of
-    the 16, are transformed back into 2x2 outputs. The transforms add and halve only, in float32.
+    Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 products for four cells instead of 36. Each tile of
+    4x4 inputs and the kernel are transformed into 16 sums; their products, a matrix product for each of the 16, are
+    transformed back into 2x2 outputs. The transforms add and halve only, in float32.
     """
     batch, height, width, _ = x.shape
     height, width = (n + sum(padding) - 2 for n in (height, width))
@@ -232,11 +217,10 @@ def _products_of_tiles(
     return outputs[:, :height, :width].astype(compute.dtype)
 
 
-def tile_kernels(kernel: Float[ArrayLike, "3 3 I O"]) -> Float[ArrayLike, "4 4 I O"]:
-    """The sums of a kernel's cells that products of tiles take; a NumPy array stays one, of the same type."""
+def tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "4 4 I O"]:
+    """The sums of a kernel's cells that products of tiles take, in the kernel's own type."""
     cells = _along_both(_kernel_transform, list(kernel.reshape(9, *kernel.shape[2:])))
-    stack = np.stack if isinstance(kernel, np.ndarray) else jnp.stack
-    return stack(cells).reshape(4, 4, *kernel.shape[2:])
+    return np.stack(cells).reshape(4, 4, *kernel.shape[2:])
 
 
 def _along_both(transform: Callable[..., list[Array]], cells: list[Array]) -> list[Array]:
@@ -256,19 +240,6 @@ def _kernel_transform(a: Array, b: Array, c: Array) -> list[Array]:
 
 def _output_transform(a: Array, b: Array, c: Array, d: Array) -> list[Array]:
     return [a + b + c, b - c - d]
-
-
-def _tiles_residuals(x, kernel, padding, compute):
-    return _by_tiles(x, kernel, padding, compute), (x, kernel)
-
-
-def _tiles_gradients(padding, compute, residuals, gradient):
-    """Those of the direct form: the transforms' own would be rounded one by one before they are added up."""
-    _, pull_back = jax.vjp(partial(_direct_in_float32, stride=1, padding=padding), *residuals)
-    return pull_back(gradient)
-
-
-_by_tiles.defvjp(_tiles_residuals, _tiles_gradients)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
