@@ -78,5 +78,10 @@ class Devices:
             donate_argnums=0,
             in_shardings=(self.whole, self.shared, self.shared),
             out_shardings=self.whole,
-            compiler_options=CPU_OPTIONS if self.mesh.devices.flat[0].platform == "cpu" else None,
+            compiler_options=self._compiler_options(),
         )
+
+    def _compiler_options(self) -> dict[str, int] | None:
+        """None leaves all to JAX, as where it was told to optimise little."""
+        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
+        return CPU_OPTIONS if on_cpu and not jax.config.read("jax_disable_most_optimizations") else None
