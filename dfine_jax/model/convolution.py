@@ -1,8 +1,9 @@
 """Convolutions, each in the form that the backend is fast at."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import groupby
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +16,8 @@ from dfine_jax.model.compute import Compute
 WIDE = 48
 """Channels in and out from which tiles beat the direct form on CPUs by more than they cost to compile."""
 
-FEW = 4
-"""Channels in, such as a picture's, up to which a convolution with a stride is faster over blocks of cells."""
+SMALL = 1024
+"""Numbers in a dense kernel, such as the first one's, up to which CPUs are faster by sums of shifted maps."""
 
 
 def convolve(
@@ -29,8 +30,8 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise ones are sums of shifted maps, and what is left runs in float32: those with a stride have gradients of
-    their own, and of few channels go over blocks of cells.
+    depthwise and small ones are sums of shifted maps, and what is left runs in float32. Those with a stride have
+    gradients of their own.
     """
     size, _, per_group, _ = kernel.shape
     depthwise = per_group != x.shape[-1]
@@ -39,10 +40,7 @@ def convolve(
         return lax.platform_dependent(x, kernel[0, 0], cpu=partial(_by_cell, compute=compute), default=default)
     x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
     by_shape = dict(stride=stride, padding=padding)
-    if depthwise:
-        on_cpu = partial(_depthwise_by_shifts, **by_shape)
-    else:
-        on_cpu = partial(_direct_in_float32 if stride == 1 else _strided_in_float32, **by_shape)
+    on_cpu = partial(_depthwise_by_shifts if depthwise else _dense_on_cpu, **by_shape)
     direct = partial(_direct, **by_shape, precision=compute.precision)
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
 
@@ -50,6 +48,42 @@ def convolve(
 def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
     """Whether a dense convolution is one that CPUs do faster by tiles."""
     return kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= WIDE
+
+
+def convolve_several(
+    maps: Sequence[Float[Array, "B H W _"]],
+    kernel: Float[Array, "kh kw I O"],
+    stride: int,
+    padding: tuple[int, int],
+    compute: Compute,
+) -> Float[Array, "B h w O"]:
+    """A dense convolution of several maps' channels put together.
+
+    On CPUs it is a sum over maps, so that wide ones need not be copied next to each other.
+    """
+    pointwise = kernel.shape[:2] == (1, 1) and stride == 1
+
+    def apart(kernel, *maps):
+        if pointwise:
+            maps = [_side_by_side(list(alike)) for _, alike in groupby(maps, key=lambda x: x.shape[-1])]
+        starts = np.cumsum([x.shape[-1] for x in maps])[:-1]
+        kernels = jnp.split(kernel.astype(compute.dtype), starts, axis=2)
+        return sum(alone(x.astype(compute.dtype), part) for x, part in zip(maps, kernels, strict=True))
+
+    def alone(x, kernel):
+        if pointwise:
+            return _by_cell(x, kernel[0, 0], compute)
+        return _dense_on_cpu(x.astype(jnp.float32), kernel, stride, padding)
+
+    def together(kernel, *maps):
+        return convolve(jnp.concatenate(maps, axis=-1), kernel, stride, padding, compute).astype(jnp.float32)
+
+    return lax.platform_dependent(kernel, *maps, cpu=apart, default=together)
+
+
+def _side_by_side(maps: list[Float[Array, "B H W C"]]) -> Float[Array, "B H W channels"]:
+    """Concatenates equally wide maps' channels, in the form that XLA for CPUs is faster at."""
+    return jnp.stack(maps, axis=3).reshape(*maps[0].shape[:3], -1)
 
 
 def convolve_joined(
@@ -91,6 +125,13 @@ def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "I O"], compute: C
     return compute.einsum("ni,io->no", x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
 
 
+def _dense_on_cpu(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "B h w O"]:
+    written_out = stride > 1 or kernel.size <= SMALL
+    return (_with_written_out_gradients if written_out else _direct_in_float32)(x, kernel, stride, padding)
+
+
 def _direct_in_float32(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
@@ -99,43 +140,55 @@ def _direct_in_float32(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _strided_in_float32(
+def _with_written_out_gradients(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
-    if x.shape[-1] <= FEW:
-        return _by_blocks(x.astype(jnp.float32), kernel.astype(jnp.float32), stride, padding).astype(x.dtype)
-    return _direct_in_float32(x, kernel, stride, padding)
+    form = _by_shifts if kernel.size <= SMALL else _direct_in_float32
+    return form(x, kernel, stride, padding)
 
 
-def _by_blocks(
+def _by_shifts(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
-    """A convolution of stride 1 over blocks of ``stride`` times ``stride`` cells, whose channels are put together."""
-    low, high = padding
-    size, _, inputs, outputs = kernel.shape
-    reach = -(-size // stride)
-    rows, columns = ((n + low + high - size) // stride + reach for n in x.shape[1:3])
-    # What lies beyond the last block that is needed is cut off, what is missing of it is zero.
-    edges = [(low, stride * blocks - n - low, 0) for n, blocks in zip(x.shape[1:3], (rows, columns), strict=True)]
-    padded = lax.pad(x, jnp.zeros((), x.dtype), ((0, 0, 0), *edges, (0, 0, 0)))
-    blocks = padded.reshape(-1, rows, stride, columns, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
-    rest = reach * stride - size
-    cells = jnp.pad(kernel, ((0, rest), (0, rest), (0, 0), (0, 0)))
-    cells = cells.reshape(reach, stride, reach, stride, inputs, outputs).transpose(0, 2, 1, 3, 4, 5)
-    return _direct(
-        blocks.reshape(-1, rows, columns, stride**2 * inputs),
-        cells.reshape(reach, reach, stride**2 * inputs, outputs),
-        1,
-        (0, 0),
-        lax.Precision.HIGHEST,
-    )
+    """A sum over channels for each of the kernel's cells, so that no sum waits for all others."""
+    rows, columns, channels, _ = kernel.shape
+    x = _padded_once(x, padding)
+    height, width = ((n - rows) // stride + 1 for n in x.shape[1:3])
+    total = 0.0
+    for row in range(rows):
+        for column in range(columns):
+            window = _window(x, row, column, stride, height, width).astype(jnp.float32)
+            cell = kernel[row, column].astype(jnp.float32)
+            total += sum(window[..., i : i + 1] * cell[i] for i in range(channels))
+    return total.astype(x.dtype)
 
 
-def _strided_residuals(x, kernel, stride, padding):
-    return _strided_in_float32(x, kernel, stride, padding), (x, kernel)
+def _padded_once(x: Float[Array, "B H W C"], padding: tuple[int, int]) -> Float[Array, "B rows columns C"]:
+    """Pads with zeros, in a way that XLA doesn't look through.
+
+    It would where a window needs none of the padding, and calculate what ``x`` is made of anew for every such window.
+    """
+    low, _ = padding
+    height = x.shape[1]
+    x = jnp.pad(x, ((0, 0), padding, padding, (0, 0)))
+    row = jnp.arange(x.shape[1])[:, None, None]
+    return jnp.where((row >= low) & (row < low + height), x, 0)
 
 
-def _strided_gradients(stride, padding, residuals, gradient):
+def _window(
+    x: Float[Array, "B H W I"], row: int, column: int, stride: int, height: int, width: int
+) -> Float[Array, "B height width I"]:
+    """What one cell of a kernel meets on a padded map."""
+    rows = slice(row, row + stride * (height - 1) + 1, stride)
+    columns = slice(column, column + stride * (width - 1) + 1, stride)
+    return x[:, rows, columns]
+
+
+def _gradient_residuals(x, kernel, stride, padding):
+    return _with_written_out_gradients(x, kernel, stride, padding), (x, kernel)
+
+
+def _gradients(stride, padding, residuals, gradient):
     """Those of the direct form, without the dilated convolutions that XLA for CPUs is slow at."""
     x, kernel = residuals
     wide = [operand.astype(jnp.float32) for operand in (x, kernel, gradient)]
@@ -143,7 +196,7 @@ def _strided_gradients(stride, padding, residuals, gradient):
     return for_x.astype(x.dtype), for_kernel.astype(kernel.dtype)
 
 
-_strided_in_float32.defvjp(_strided_residuals, _strided_gradients)
+_with_written_out_gradients.defvjp(_gradient_residuals, _gradients)
 
 
 def _gradient_for_map(x, kernel, gradient, stride, padding):
@@ -252,9 +305,8 @@ def _depthwise_by_shifts(
     total = 0.0
     for row in range(size):
         for column in range(size):
-            rows = slice(row, row + stride * (height - 1) + 1, stride)
-            columns = slice(column, column + stride * (width - 1) + 1, stride)
-            total += x[:, rows, columns].astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
+            window = _window(x, row, column, stride, height, width)
+            total += window.astype(jnp.float32) * kernel[row, column, 0].astype(jnp.float32)
     return total.astype(x.dtype)
 
 

@@ -188,58 +188,47 @@ def _by_rows(
     add_up: Callable[..., Array],
 ) -> Float[Array, "B Q M C"]:
     """The cells around each point are picked and added up."""
-    cells, shares = [], []
-    for (height, width), start, location in _by_level(shapes, locations, points):
-        for x, share_x in shares_of(location[..., 0], width):
-            for y, share_y in shares_of(location[..., 1], height):
-                inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
-                cells.append(start + _cell(x, y, height, width))
-                shares.append(jnp.where(inside, share_x * share_y, 0))
-    corners = len(cells) // len(points)
-    levels = jnp.split(weights, _starts(points)[1:-1], axis=-1)
-    weights = jnp.concatenate([level for level in levels for _ in range(corners)], axis=-1)
-    return _weighted_sum(values, jnp.concatenate(cells, -1), jnp.concatenate(shares, -1) * weights, add_up)
+    batch, tokens, heads, channels = values.shape
+    heights, widths, starts = (each.reshape(-1, 1, 1, 1) for each in _of_each_point(shapes, points))
+    x, y = jnp.moveaxis(locations, (4, 3), (0, 1))
+    weights = jnp.moveaxis(weights, 3, 0)
+    head = jnp.arange(heads, dtype=jnp.int32)
+    places, shares = [], []
+    for column, share_x in shares_of(x, widths):
+        for row, share_y in shares_of(y, heights):
+            inside = (column >= 0) & (column < widths) & (row >= 0) & (row < heights)
+            cell = starts + _whole(row, heights) * widths + _whole(column, widths)
+            places.append(cell * heads + head)
+            shares.append(jnp.where(inside, share_x * share_y, 0) * weights)
+    return add_up(values.reshape(batch, tokens * heads, channels), places, shares)
 
 
-def _by_level(shapes: Shapes, locations: Float[Array, "B Q M P 2"], points: tuple[int, ...]):
-    """Each level's shape, the index of its first cell, and the locations that lie on it."""
-    first_cells = _starts([height * width for height, width in shapes])
-    bounds = _starts(points)
-    for level, shape in enumerate(shapes):
-        yield shape, first_cells[level], locations[..., bounds[level] : bounds[level + 1], :]
+def _of_each_point(shapes: Shapes, points: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Height and width of the map that each point lies on, and the index of that map's first cell; int32."""
+    starts = _starts([height * width for height, width in shapes])[:-1]
+    table = np.array([(*shape, start) for shape, start in zip(shapes, starts, strict=True)], np.int32)
+    return tuple(np.repeat(table, points, axis=0).T)
 
 
 def _starts(sizes) -> list[int]:
     return [sum(sizes[:i]) for i in range(len(sizes) + 1)]
 
 
-def _cell(x: Float[Array, "..."], y: Float[Array, "..."], height: int, width: int) -> Int[Array, "..."]:
-    x = jnp.clip(x, 0, width - 1).astype(jnp.int32)
-    y = jnp.clip(y, 0, height - 1).astype(jnp.int32)
-    return y * width + x
-
-
-def _weighted_sum(
-    values: Float[Array, "B S M C"],
-    cells: Int[Array, "B Q M P"],
-    weights: Float[Array, "B Q M P"],
-    add_up: Callable[..., Array],
-) -> Float[Array, "B Q M C"]:
-    batch, tokens, heads, channels = values.shape
-    rows = values.reshape(batch, tokens * heads, channels)
-    return add_up(rows, cells * heads + jnp.arange(heads, dtype=jnp.int32)[:, None], weights)
+def _whole(index: Float[Array, "..."], size: Int[np.ndarray, "..."]) -> Int[Array, "..."]:
+    return jnp.clip(index, 0, size - 1).astype(jnp.int32)
 
 
 def _sum_at_once(
-    rows: Float[Array, "B R C"], places: Int[Array, "B *N P"], weights: Float[Array, "B *N P"]
-) -> Float[Array, "B *N C"]:
+    rows: Float[Array, "B R C"], places: list[Int[Array, "P B Q M"]], weights: list[Float[Array, "P B Q M"]]
+) -> Float[Array, "B Q M C"]:
     # Picture by picture, so that devices that share a batch need not send each other their maps.
+    places, weights = (jnp.moveaxis(jnp.concatenate(each), 0, 3) for each in (places, weights))
     return (jax.vmap(_rows_at)(rows, places) * weights[..., None]).sum(-2)
 
 
 def _sum_in_turn(
-    rows: Float[Array, "B R C"], places: Int[Array, "B *N P"], weights: Float[Array, "B *N P"]
-) -> Float[Array, "B *N C"]:
+    rows: Float[Array, "B R C"], places: list[Int[Array, "P B Q M"]], weights: list[Float[Array, "P B Q M"]]
+) -> Float[Array, "B Q M C"]:
     """A few points at a time: XLA for CPUs writes all the rows out before it adds them up, and that is slow.
 
     In the loop's body it can't calculate places and weights anew for every channel either, as it does outside. For
@@ -247,15 +236,15 @@ def _sum_in_turn(
     """
     batch, count, channels = rows.shape
     rows = rows.reshape(batch * count, channels)
-    places = places + count * jnp.arange(batch, dtype=jnp.int32).reshape(-1, *[1] * (places.ndim - 1))
+    first = count * jnp.arange(batch, dtype=jnp.int32)[:, None, None]
 
     def add(total, point):
-        place, weight = point
-        return total + _rows_at(rows, place) * weight[..., None], None
+        for place, weight in zip(*point, strict=True):
+            total = total + _rows_at(rows, place + first) * weight[..., None]
+        return total, None
 
-    points = jnp.moveaxis(places, -1, 0), jnp.moveaxis(weights, -1, 0)
-    start = jnp.zeros((*places.shape[:-1], channels), jnp.float32)
-    return lax.scan(jax.checkpoint(add), start, points, unroll=8)[0]
+    start = jnp.zeros((*places[0].shape[1:], channels), jnp.float32)
+    return lax.scan(jax.checkpoint(add), start, (places, weights), unroll=max(1, 8 // len(places)))[0]
 
 
 def _rows_at(rows: Float[Array, "R C"], places: Int[Array, "*N"]) -> Float[Array, "*N C"]:

@@ -49,7 +49,7 @@ class Stem(nnx.Module):
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B H/4 W/4 C"]:
         x = self.stem1(images, train)
         convolved = self.stem2b(self.stem2a(x, train), train)
-        x = self.stem3(jnp.concatenate([_maximum_of_four(x), convolved], axis=-1), train)
+        x = self.stem3.of_several([_maximum_of_four(x), convolved], train)
         return self.stem4(x, train)
 
 
@@ -108,7 +108,7 @@ class Block(nnx.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], train))
-        y = self.excite(self.squeeze(jnp.concatenate(outputs, axis=-1), train), train)
+        y = self.excite(self.squeeze.of_several(outputs, train), train)
         return y + x if self.residual else y
 
 

@@ -4,7 +4,7 @@ Variables come in two kinds: ``nnx.Param`` is trained, ``nnx.BatchStat`` is not 
 that shape W(n)). Kernels are HWIO and (in, out).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined, convolve_tiles
+from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, convolve_tiles
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
 
@@ -149,6 +149,11 @@ class ConvNorm(nnx.Module):
             x = convolve_tiles(x, self.kernel[...], self.padding, self.compute)
         else:
             x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
+        return self._finish(x, train)
+
+    def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
+        """Of several maps' channels put together."""
+        x = convolve_several(maps, self.kernel[...], self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
     def joined(

@@ -8,7 +8,15 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import FEW, WIDE, convolve, convolve_joined, convolve_tiles, tile_kernels
+from dfine_jax.model.convolution import (
+    SMALL,
+    WIDE,
+    convolve,
+    convolve_joined,
+    convolve_several,
+    convolve_tiles,
+    tile_kernels,
+)
 
 BFLOAT16 = Compute.named("bfloat16")
 
@@ -46,16 +54,48 @@ def test_dense_convolution(size, stride, padding):
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (7, 10), (9, 5)])
-@pytest.mark.parametrize(("size", "stride"), [(3, 2), (2, 2), (5, 2), (5, 3)])
+@pytest.mark.parametrize(("size", "stride"), [(2, 1), (3, 1), (3, 2), (2, 2), (5, 3)])
 @pytest.mark.parametrize("padding", [(1, 1), (0, 1), (0, 0)])
-def test_few_channels_with_a_stride_go_by_blocks(shape, size, stride, padding):
-    x, kernel = normal(2, *shape, FEW), normal(size, size, FEW, 5)
-    y, pull_back = jax.vjp(partial(convolve, stride=stride, padding=padding, compute=Compute()), x, kernel)
-    expected, pull_back_reference = jax.vjp(partial(direct, stride=stride, padding=padding, groups=1), x, kernel)
+def test_small_convolutions_and_their_gradients(shape, size, stride, padding):
+    check_with_gradients(normal(2, *shape, 3), normal(size, size, 3, 5), stride, padding)
+
+
+@pytest.mark.parametrize("shape", [(8, 12), (7, 10)])
+@pytest.mark.parametrize("size", [2, 3])
+def test_large_convolutions_with_a_stride_and_their_gradients(shape, size):
+    check_with_gradients(normal(2, *shape, 3), normal(size, size, 3, SMALL // 8), 2, (1, 1))
+
+
+def check_with_gradients(x, kernel, stride, padding):
+    ours = jax.jit(partial(convolve, stride=stride, padding=padding, compute=Compute()))
+    y, pull_back = jax.vjp(ours, x, kernel)
+    reference = partial(direct, stride=stride, padding=padding, groups=1)
+    expected, pull_back_reference = jax.vjp(reference, x, kernel)
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, atol=2e-5)
     for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+        np.testing.assert_allclose(gradient, wanted, atol=2e-4)
+
+
+@pytest.mark.parametrize(("widths", "size", "stride"), [((5, 4, 4, 4), 1, 1), ((4, 6), 3, 2), ((4, 4), 1, 2)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_several_maps_are_as_if_put_together(widths, size, stride, dtype):
+    padding = (size // 2,) * 2
+    maps = [rounded(normal(2, 6, 7, width)) for width in widths]
+    kernel = rounded(normal(size, size, sum(widths), 9))
+    ours = jax.jit(partial(convolve_several, stride=stride, padding=padding, compute=Compute.named(dtype)))
+    reference = partial(direct, stride=stride, padding=padding, groups=1)
+    y, pull_back = jax.vjp(lambda kernel, *maps: ours(maps, kernel), kernel, *maps)
+    together = jnp.concatenate(maps, axis=-1)
+    expected, pull_back_reference = jax.vjp(lambda kernel, x: reference(x, kernel), kernel, together)
+    np.testing.assert_allclose(y, expected, atol=2e-5)
+    for_kernel, *for_maps = pull_back(rounded(jnp.sin(expected)))
+    gradients = (for_kernel, jnp.concatenate(for_maps, axis=-1))
+    for ours, wanted in zip(gradients, pull_back_reference(rounded(jnp.sin(expected))), strict=True):
+        if dtype == "float32":
+            np.testing.assert_allclose(ours, wanted, atol=1e-4)
+        else:
+            assert_near(ours, wanted)
 
 
 def test_one_channel_is_dense_and_depthwise_alike():
