@@ -246,12 +246,17 @@ def result(process: subprocess.Popen) -> dict:
     return json.loads(out.splitlines()[-1])
 
 
+# AdamW's first steps turn the rounding of gradients that are almost zero into differences of parameters. After three
+# steps they are large enough for other cells to be chosen as queries, and from then on losses go their own ways.
+ALIKE = 3
+
+
 @pytest.mark.slow
 def test_more_devices_give_the_same_losses(tmp_path):
     one, two, four = (result(run(tmp_path / str(n), devices=n))["losses"] for n in (1, 2, 4))
     assert len(one) == STEPS
-    np.testing.assert_allclose(two[:4], one[:4], rtol=1e-5)
-    np.testing.assert_allclose(four[:4], one[:4], rtol=1e-5)
+    np.testing.assert_allclose(two[:ALIKE], one[:ALIKE], rtol=2e-6)
+    np.testing.assert_allclose(four[:ALIKE], one[:ALIKE], rtol=2e-6)
 
 
 @pytest.mark.slow
@@ -263,7 +268,7 @@ def test_two_processes_give_the_same_losses(tmp_path):
     first, second = map(result, both)
     one = result(run(tmp_path / "one"))
     assert first["digest"] == second["digest"]
-    np.testing.assert_allclose(first["losses"][:4], one["losses"][:4], rtol=1e-5)
+    np.testing.assert_allclose(first["losses"][:ALIKE], one["losses"][:ALIKE], rtol=2e-6)
 
 
 @pytest.mark.slow
