@@ -30,8 +30,8 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise and small ones are sums of shifted maps, and what is left runs in float32. Those with a stride have
-    gradients of their own.
+    depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, and those with
+    a stride, have gradients of their own.
     """
     size, _, per_group, _ = kernel.shape
     depthwise = per_group != x.shape[-1]

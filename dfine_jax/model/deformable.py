@@ -237,10 +237,11 @@ def _sum_in_turn(
     batch, count, channels = rows.shape
     rows = rows.reshape(batch * count, channels)
     first = count * jnp.arange(batch, dtype=jnp.int32)[:, None, None]
+    places = [place + first for place in places]
 
     def add(total, point):
         for place, weight in zip(*point, strict=True):
-            total = total + _rows_at(rows, place + first) * weight[..., None]
+            total = total + _rows_at(rows, place) * weight[..., None]
         return total, None
 
     start = jnp.zeros((*places[0].shape[1:], channels), jnp.float32)
