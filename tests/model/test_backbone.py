@@ -30,7 +30,7 @@ def test_block_joins_its_input_and_every_output(residual):
     first = block.layers[0](x)
     joined = jnp.concatenate([x, first, block.layers[1](first)], axis=-1)
     expected = block.excite(block.squeeze(joined)) + (x if residual else 0)
-    np.testing.assert_allclose(block(x), expected, atol=1e-6)
+    np.testing.assert_allclose(block(x), expected, atol=1e-7)
 
 
 def test_only_later_blocks_of_a_stage_are_residual():

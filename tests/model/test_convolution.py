@@ -54,7 +54,7 @@ def test_dense_convolution(size, stride, padding):
 
 
 @pytest.mark.parametrize("shape", [(8, 12), (7, 10), (9, 5)])
-@pytest.mark.parametrize(("size", "stride"), [(2, 1), (3, 1), (3, 2), (2, 2), (5, 3)])
+@pytest.mark.parametrize(("size", "stride"), [(2, 1), (3, 1), (3, 2), (2, 2), (5, 2), (5, 3)])
 @pytest.mark.parametrize("padding", [(1, 1), (0, 1), (0, 0)])
 def test_small_convolutions_and_their_gradients(shape, size, stride, padding):
     check_with_gradients(normal(2, *shape, 3), normal(size, size, 3, 5), stride, padding)
@@ -74,7 +74,7 @@ def check_with_gradients(x, kernel, stride, padding):
     assert y.shape == expected.shape
     np.testing.assert_allclose(y, expected, atol=2e-5)
     for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=2e-4)
+        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(("widths", "size", "stride"), [((5, 4, 4, 4), 1, 1), ((4, 6), 3, 2), ((4, 4), 1, 2)])
