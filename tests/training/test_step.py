@@ -2,10 +2,14 @@
 
 The original's numbers carry the rounding of float32, which random weights and batch norms amplify: up to 2e-4 in a loss
 term and 1e-2 in a gradient. How much shows in the ``float64`` numbers, which are this package's in double precision.
+Rounding here can decide whether a cell next to zero passes a ReLU, which moves single gradients by 1e-2, one way on one
+processor or release of JAX and the other way on the next. So the norm held to the original's is the median over a few
+steps whose parameters differ in their last bit.
 """
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,6 +29,8 @@ STEP: Path = DATA / "step.npz"
 SEED = 3
 ROUNDING = 2
 """How many times the rounding of the original's numbers is allowed, as there is some here too."""
+DRAWS = 5
+"""Steps whose median is compared: the first from the original's parameters, the others from ones a last bit away."""
 
 
 class OriginalStep(NamedTuple):
@@ -32,8 +38,19 @@ class OriginalStep(NamedTuple):
 
     numbers: dict[str, np.ndarray]
     losses: Losses
-    gradients: dict[str, np.ndarray]
+    gradients: list[dict[str, np.ndarray]]
     batch_stats: dict[str, np.ndarray]
+
+    def counterparts(self, name: str) -> list[str]:
+        """The parameters here that the original's ``name`` is made into."""
+        return [match.name for match in to_jax(ORIGINAL, name) if match.name in self.gradients[0]]
+
+    def norms(self, name: str) -> list[float]:
+        parts = self.counterparts(name)
+        return [
+            float(np.linalg.norm(np.concatenate([draw[part].ravel().astype(np.float64) for part in parts])))
+            for draw in self.gradients
+        ]
 
 
 def targets_of(numbers: dict[str, np.ndarray]) -> Targets:
@@ -78,9 +95,17 @@ def step() -> OriginalStep:
         losses = criterion(output, targets, denoising)
         return losses.total, (losses, batch_stats)
 
-    inputs = (params, batch_stats, jnp.asarray(numbers["images"]), targets, denoising)
-    gradients, (losses, batch_stats) = jax.jit(jax.grad(loss, has_aux=True))(*inputs)
-    return OriginalStep(numbers, *jax.device_get((losses, gradients, batch_stats)))
+    gradient = jax.jit(jax.grad(loss, has_aux=True))
+    rest = (batch_stats, jnp.asarray(numbers["images"]), targets, denoising)
+    rounding = np.random.default_rng(SEED)
+    starts = [params, *(jax.tree.map(partial(one_bit_away, rounding), params) for _ in range(DRAWS - 1))]
+    gradients, auxiliary = zip(*(jax.device_get(gradient(start, *rest)) for start in starts), strict=True)
+    losses, batch_stats = auxiliary[0]
+    return OriginalStep(numbers, losses, list(gradients), batch_stats)
+
+
+def one_bit_away(draw: np.random.Generator, values: jax.Array) -> np.ndarray:
+    return np.nextafter(values, draw.choice([-np.inf, np.inf], values.shape).astype(np.float32))
 
 
 def named(numbers: dict[str, np.ndarray], prefix: str) -> Iterator[str]:
@@ -101,26 +126,20 @@ def test_every_gradient_has_the_originals_norm(step):
     largest = step.numbers["grad_norms"].max()
     columns = (step.numbers[name] for name in ("grad_names", "grad_norms", "float64_grad_norms"))
     for name, wanted, exact in zip(*columns, strict=True):
-        ours = [match.name for match in to_jax(ORIGINAL, str(name)) if match.name in step.gradients]
+        ours = step.counterparts(str(name))
         assert ours, f"{name} has no counterpart"
-        norm = np.sqrt(sum(np.square(step.gradients[part], dtype=np.float64).sum() for part in ours))
+        norm = np.median(step.norms(str(name)))
         # Rounding adds up on the way back; norms and affine blocks sum whole maps, which mostly cancel.
         relative = 5e-3 if ".norm." in ours[0] or "backbone" in ours[0] else 1e-3
         absolute = largest * (1e-3 if ".affine." in ours[0] else 1e-7)
         assert abs(norm - wanted) <= relative * wanted + ROUNDING * abs(exact - wanted) + absolute, name
         seen.update(ours)
-    assert seen == set(step.gradients)
+    assert seen == set(step.gradients[0])
 
 
 def test_gradients_are_nearer_to_exact_ones_than_the_originals(step):
     """Many exact norms are zero, of biases before a batch norm for example: there the original's are all rounding."""
-    ours = [
-        np.sqrt(sum(np.square(step.gradients[match.name], dtype=np.float64).sum() for match in matches))
-        for matches in (
-            [match for match in to_jax(ORIGINAL, str(name)) if match.name in step.gradients]
-            for name in step.numbers["grad_names"]
-        )
-    ]
+    ours = [step.norms(str(name))[0] for name in step.numbers["grad_names"]]
     wanted, exact = step.numbers["grad_norms"], step.numbers["float64_grad_norms"]
     near = exact > 1e-6 * exact.max()
     our_error, their_error = (np.abs(norms - exact)[near] / exact[near] for norms in (np.array(ours), wanted))
@@ -130,7 +149,7 @@ def test_gradients_are_nearer_to_exact_ones_than_the_originals(step):
 
 def test_what_the_original_does_not_train_is_no_parameter_here(step):
     for name in step.numbers["no_grad_names"]:
-        assert str(name) not in step.gradients
+        assert str(name) not in step.gradients[0]
         assert str(name) in step.batch_stats
 
 
