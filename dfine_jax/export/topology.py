@@ -114,7 +114,7 @@ class Topology:
     def inference(self, size: str, batch: int, dtype: str = "bfloat16") -> Program:
         """The fused model on one chip, from ``batch`` resized pictures to detections; may raise ``TooLargeError``."""
         model = DFine(DFineConfig.from_size(size), compute=Compute.named(dtype), rng=np.random.default_rng(0))
-        apply, params, batch_stats = functional(fuse(model, tiles=False))
+        apply, params, batch_stats = functional(fuse(model, for_cpu=False))
         values = _abstract((params, batch_stats), SingleDeviceSharding(self.devices[0]))
         began = time.perf_counter()
         compiled = _compile(lower_detection(apply, *values, Preprocessing(), batch))

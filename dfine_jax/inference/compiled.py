@@ -64,7 +64,7 @@ def count_operations(model: "DFine", settings: Preprocessing) -> float:
     from dfine_jax.model.dfine import functional  # Flax takes a while to load
     from dfine_jax.model.fuse import fuse
 
-    traced = _traced(*functional(fuse(model, tiles=False)), settings, 1)
+    traced = _traced(*functional(fuse(model, for_cpu=False)), settings, 1)
     return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
 
 

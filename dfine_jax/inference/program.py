@@ -44,7 +44,7 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
     from dfine_jax.model.fuse import fused_form
 
     # Products of tiles are many more programs to compile: more time than they save for one picture, and more memory.
-    form, folding = fused_form(DFine(config, compute=compute), tiles=False if quick else None)
+    form, folding = fused_form(DFine(config, compute=compute), for_cpu=False if quick else None)
     apply, params, batch_stats = functional(form)
     compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size), quick=quick)
     return Program(compiled, folding, frozenset(batch_stats))

@@ -50,6 +50,12 @@ def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
     return kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= WIDE
 
 
+def in_float32_on_cpu(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
+    """Whether CPUs compute with it in float32 whatever comes in: with a dense kernel that is no product, nor tiled."""
+    pointwise, depthwise = kernel.shape[:2] == (1, 1), kernel.shape[2] == 1
+    return not (pointwise or depthwise or by_tiles(kernel, stride))
+
+
 def convolve_several(
     maps: Sequence[Float[Array, "B H W _"]],
     kernel: Float[Array, "kh kw I O"],
@@ -245,9 +251,9 @@ def _for_each_cell(function, x, kernel, gradient, stride, padding):
 
 
 def convolve_tiles(
-    x: Float[Array, "B H W I"], kernels: Float[Array, "4 4 I O"], padding: tuple[int, int], compute: Compute
+    x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "I O"]], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
-    """A 3x3 convolution of stride 1 whose kernel went through ``tile_kernels`` before, on any backend.
+    """A 3x3 convolution of stride 1 whose kernel ``tile_kernels`` made into ``kernels``, on any backend.
 
     Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 products for four cells instead of 36. Each tile of
     4x4 inputs and the kernel are transformed into 16 sums; their products, a matrix product for each of the 16, are
@@ -257,11 +263,10 @@ def convolve_tiles(
     height, width = (n + sum(padding) - 2 for n in (height, width))
     rows, columns = -(-height // 2), -(-width // 2)
     low, high = padding
-    x = jnp.pad(x, ((0, 0), (low, high + height % 2), (low, high + width % 2), (0, 0)))
+    x = _surrounded(x, (low, high + height % 2), (low, high + width % 2))
 
     corners = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(4) for j in range(4)]
     tiles = _along_both(_tile_transform, [corner.astype(jnp.float32) for corner in corners])
-    kernels = kernels.reshape(16, *kernels.shape[2:])
     products = [compute.einsum("bhwi,io->bhwo", *pair) for pair in zip(tiles, kernels, strict=True)]
     top_left, top_right, bottom_left, bottom_right = _along_both(_output_transform, products)
 
@@ -270,10 +275,24 @@ def convolve_tiles(
     return outputs[:, :height, :width].astype(compute.dtype)
 
 
-def tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "4 4 I O"]:
-    """The sums of a kernel's cells that products of tiles take, in the kernel's own type."""
-    cells = _along_both(_kernel_transform, list(kernel.reshape(9, *kernel.shape[2:])))
-    return np.stack(cells).reshape(4, 4, *kernel.shape[2:])
+def _surrounded(
+    x: Float[Array, "B H W C"], rows: tuple[int, int], columns: tuple[int, int]
+) -> Float[Array, "B height width C"]:
+    """Pads with zeros. XLA for CPUs makes rounded maps' padding part of what comes before, and that slow."""
+    if x.dtype == jnp.float32:
+        return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
+    for axis, (before, after) in ((2, columns), (1, rows)):
+        zeros = [jnp.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in (before, after)]
+        x = jnp.concatenate([zeros[0], x, zeros[1]], axis)
+    return x
+
+
+def tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
+    """The 16 sums of a kernel's cells that products of tiles take, in the kernel's own type.
+
+    Each is an array of its own: XLA for CPUs would copy a part of a larger one for every product.
+    """
+    return _along_both(_kernel_transform, list(kernel.reshape(9, *kernel.shape[2:])))
 
 
 def _along_both(transform: Callable[..., list[Array]], cells: list[Array]) -> list[Array]:

@@ -46,8 +46,7 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
             continue
         waiting[conv][name] = value
         if waiting[conv].keys() == needed[conv]:
-            kernel, bias = _merged(conv, waiting.pop(conv))
-            for part, folded in (("kernel", kernel), ("bias", bias)):
+            for part, folded in _merged(conv, waiting.pop(conv)):
                 target = f"{conv.branches[0]}.{part}"
                 yield target, _rounded(folding, target, folded.astype(np.float32))
     if waiting:
@@ -59,8 +58,8 @@ def _parts(branch: str) -> Iterator[str]:
         yield f"{branch}.{part}"
 
 
-def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Kernel and bias that do what all the branches with their stored statistics do."""
+def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+    """Kernel or kernels, and bias, that do what all the branches with their stored statistics do."""
     (kernel, bias), *others = (
         _folded(*(np.asarray(values[name], np.float64) for name in _parts(branch)), epsilon)
         for branch, epsilon in zip(conv.branches, conv.epsilons, strict=True)
@@ -68,7 +67,11 @@ def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> tuple[np.ndarray
     for pointwise, pointwise_bias in others:
         kernel[1, 1] += pointwise[0, 0]
         bias = bias + pointwise_bias
-    return tile_kernels(kernel) if conv.tiled else kernel, bias
+    if conv.tiled:
+        yield from ((f"kernel.{index}", cell) for index, cell in enumerate(tile_kernels(kernel)))
+    else:
+        yield "kernel", kernel
+    yield "bias", bias
 
 
 def _folded(kernel, scale, bias, mean, var, epsilon: float) -> tuple[np.ndarray, np.ndarray]:

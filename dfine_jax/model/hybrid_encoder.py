@@ -109,13 +109,11 @@ class RepNCSPELAN4(nnx.Module):
     def __call__(
         self, fused: Float[Array, "B h w D"], x: Float[Array, "B H W D"], train: bool = False
     ) -> Float[Array, "B H W D"]:
-        if fused.shape == x.shape:
-            x = self.conv1(jnp.concatenate([fused, x], axis=-1), train)
-        else:
-            x = self.conv1.joined(fused, x, train)
+        alike = fused.shape == x.shape
+        x = self.conv1.of_several([fused, x], train) if alike else self.conv1.joined(fused, x, train)
         first = self.conv2(self.csp1(jnp.split(x, 2, axis=-1)[1], train), train)
         second = self.conv3(self.csp2(first, train), train)
-        return self.conv4(jnp.concatenate([x, first, second], axis=-1), train)
+        return self.conv4.of_several([x, first, second], train)
 
 
 class CSPLayer(nnx.Module):

@@ -111,8 +111,8 @@ class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
 
     ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd kernels.
-    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``tiled`` says that the kernel went
-    through ``tile_kernels``.
+    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``tiled`` says that ``kernel`` is a
+    list, what ``tile_kernels`` made of it.
     """
 
     def __init__(
@@ -134,7 +134,9 @@ class ConvNorm(nnx.Module):
     ):
         per_group = 1 if depthwise else inputs
         shape = (kernel_size, kernel_size, per_group, outputs)
-        self.kernel = parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
+        self.kernel: nnx.Param | nnx.List = nnx.data(
+            parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
+        )
         self.bias: nnx.Param | None = nnx.data(None)
         self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
         self.affine = Affine(rng) if affine else None
@@ -146,7 +148,7 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
         if self.tiled:
-            x = convolve_tiles(x, self.kernel[...], self.padding, self.compute)
+            x = convolve_tiles(x, [kernel[...] for kernel in self.kernel], self.padding, self.compute)
         else:
             x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
         return self._finish(x, train)

@@ -1,12 +1,17 @@
 """Computing in bfloat16: how far from float32 the outputs are, and what stays float32."""
 
+import re
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from reference import DATA, reference_model, synthetic_picture, with_compute
 from tiny import TINY, tiny_model
 
 from convert.rules import HUB
+from dfine_jax.model.convolution import WIDE
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
 
@@ -38,14 +43,24 @@ def test_weights_outputs_and_statistics_stay_float32(pictures):
     assert {x.dtype for x in jax.tree.leaves((output, new))} == {jnp.dtype("float32")}
 
 
-def test_fused_kernels_are_rounded_once(pictures):
-    """The form for inference holds them in the type of the products; biases, norms and statistics stay float32."""
-    model = with_compute(tiny_model(), "bfloat16")
-    params, batch_stats = variables(fuse(model))
+@pytest.mark.parametrize("for_cpu", [True, False])
+def test_fused_kernels_are_rounded_once(pictures, for_cpu):
+    """The form for inference holds them in the type of the products; biases, norms and statistics stay float32.
+
+    So do kernels, and the maps between them, that CPUs compute with in float32 anyway.
+    """
+    wide = replace(TINY.backbone.stages[1], mid_channels=WIDE)
+    backbone = replace(TINY.backbone, stages=(TINY.backbone.stages[0], wide, TINY.backbone.stages[2]))
+    fused = fuse(with_compute(tiny_model(replace(TINY, backbone=backbone)), "bfloat16"), for_cpu=for_cpu)
+    apply, params, batch_stats = functional(fused)
     rounded = {name for name, value in params.items() if value.dtype == jnp.bfloat16}
-    assert rounded == {name for name in params if name.endswith("kernel")}
+    kernels = {name for name in params if re.search(r"\.kernel(\.\d+)?$", name)}
+    exact = {name for name in kernels if params[name].shape[:2] in ((2, 2), (3, 3)) and params[name].shape[2] > 1}
+    assert exact
+    assert rounded == (kernels - exact if for_cpu else kernels)
+    assert fused.backbone.stem(pictures).dtype == jnp.bfloat16
+    assert fused.backbone.stem.stem1(pictures).dtype == (jnp.float32 if for_cpu else jnp.bfloat16)
     assert {x.dtype for x in batch_stats.values()} == {jnp.dtype("float32")}
-    apply, params, batch_stats = functional(fuse(model))
     detected = jax.eval_shape(apply, params, batch_stats, pictures)
     assert detected.logits.dtype == detected.boxes.dtype == jnp.float32
 

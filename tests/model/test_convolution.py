@@ -109,8 +109,9 @@ def test_products_of_tiles(shape, padding):
     """With every kind of derivative."""
     x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 19) / 16
     kernels = tile_kernels(np.asarray(kernel, np.float64))
-    assert kernels.dtype == np.float64
-    ours = partial(convolve_tiles, kernels=jnp.asarray(kernels, jnp.float32), padding=padding, compute=Compute())
+    assert [cell.dtype for cell in kernels] == [np.float64] * 16
+    kernels = [jnp.asarray(cell, jnp.float32) for cell in kernels]
+    ours = partial(convolve_tiles, kernels=kernels, padding=padding, compute=Compute())
     reference = partial(direct, kernel=kernel, stride=1, padding=padding, groups=1)
     assert ours(x).shape == reference(x).shape
     for result, expected in zip(jax.jvp(ours, (x,), (x,)), jax.jvp(reference, (x,), (x,)), strict=True):
@@ -122,7 +123,7 @@ def test_products_of_tiles(shape, padding):
 def test_products_of_tiles_in_bfloat16():
     """Tiles and kernels are rounded after their transforms, so the sums are off by their own rounding too."""
     x, kernel = rounded(normal(2, 7, 8, WIDE)), rounded(normal(3, 3, WIDE, WIDE))
-    kernels = jnp.asarray(tile_kernels(np.asarray(kernel)), jnp.bfloat16)
+    kernels = [jnp.asarray(cell, jnp.bfloat16) for cell in tile_kernels(np.asarray(kernel))]
     low = convolve_tiles(x.astype(jnp.bfloat16), kernels, (1, 1), BFLOAT16)
     exact = direct(x, kernel, stride=1, padding=(1, 1), groups=1)
     assert low.dtype == jnp.bfloat16

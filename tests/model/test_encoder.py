@@ -86,7 +86,7 @@ def test_elan_merges_all_on_the_way():
     first = block.conv2(block.csp1(halves[..., 16:]))
     second = block.conv3(block.csp2(first))
     expected = block.conv4(jnp.concatenate([halves, first, second], axis=-1))
-    np.testing.assert_array_equal(block(x[..., :16], x[..., 16:]), expected)
+    np.testing.assert_allclose(block(x[..., :16], x[..., 16:]), expected, atol=1e-7)  # a sum of products on CPUs
 
 
 def test_downsampling_mixes_then_halves():

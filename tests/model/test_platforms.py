@@ -80,13 +80,18 @@ def test_the_forms_for_other_platforms_compute_the_same(platform, monkeypatch):
     boxes = jnp.asarray(rng.uniform(0.2, 0.5, (2, 3, 4)), jnp.float32)
     targets = Targets(boxes, jnp.asarray([[0, 1, 2], [1, 0, 0]]), jnp.asarray([[True] * 3, [True, False, False]]))
 
-    def everything(params):
-        output = jax.jit(lambda *x: apply(*x))(params, batch_stats, images / np.float32(255))
+    def in_a_form():
+        predict = jax.jit(lambda *x: apply(*x))
         by_params = jax.jit(jax.value_and_grad(lambda *x: loss_of(*x), has_aux=True))
-        (loss, _), gradients = by_params(params, params, batch_stats, images, targets, jax.random.key(0))
-        return output.logits, output.boxes, loss, gradients
 
-    *ours, gradients = everything(params)
+        def everything(params):
+            output = predict(params, batch_stats, images / np.float32(255))
+            (loss, _), gradients = by_params(params, params, batch_stats, images, targets, jax.random.key(0))
+            return output.logits, output.boxes, loss, gradients
+
+        return everything
+
+    *ours, gradients = in_a_form()(params)
     chosen = []
 
     def choose(*operands, default, **others):
@@ -94,15 +99,19 @@ def test_the_forms_for_other_platforms_compute_the_same(platform, monkeypatch):
         return chosen[-1](*operands)
 
     monkeypatch.setattr(lax, "platform_dependent", choose)
+    everything = in_a_form()
     *theirs, their_gradients = everything(params)
     assert chosen
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5)
     # Gradients through ten layers of norms over few cells magnify rounding. How much, the same form shows when all
-    # parameters move to a neighbouring number.
-    *_, moved = everything({name: jnp.nextafter(x, x * rng.choice([-2, 2], x.shape)) for name, x in params.items()})
-    assert 0 < apart(moved, their_gradients) < 3e-4
-    assert apart(gradients, their_gradients) < 2 * apart(moved, their_gradients)
+    # parameters move to a neighbouring number, a few times over.
+    rounding = []
+    for _ in range(5):
+        neighbours = {name: jnp.nextafter(x, x * rng.choice([-2, 2], x.shape)) for name, x in params.items()}
+        rounding.append(apart(everything(neighbours)[-1], their_gradients))
+    assert 0 < max(rounding) < 3e-4
+    assert apart(gradients, their_gradients) < 2 * max(rounding)
 
 
 def apart(gradients, others) -> float:
