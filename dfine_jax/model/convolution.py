@@ -33,16 +33,31 @@ def convolve(
     depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, and those with
     a stride, have gradients of their own.
     """
-    size, _, per_group, _ = kernel.shape
-    depthwise = per_group != x.shape[-1]
-    if size == 1 and stride == 1 and not depthwise:
-        default = partial(compute.einsum, "bhwi,io->bhwo")
-        return lax.platform_dependent(x, kernel[0, 0], cpu=partial(_by_cell, compute=compute), default=default)
-    x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
-    by_shape = dict(stride=stride, padding=padding)
-    on_cpu = partial(_depthwise_by_shifts if depthwise else _dense_on_cpu, **by_shape)
-    direct = partial(_direct, **by_shape, precision=compute.precision)
-    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=direct)
+    on_cpu = partial(_on_cpu, stride=stride, padding=padding, compute=compute)
+    if _is_product(x, kernel, stride):
+        default = partial(_by_map, compute=compute)
+    else:
+        x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
+        default = partial(_direct, stride=stride, padding=padding, precision=compute.precision)
+    return lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
+
+
+def _is_product(x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw G O"], stride: int) -> bool:
+    """Whether a convolution is pointwise: a matrix product of cells by channels."""
+    return kernel.shape[:3] == (1, 1, x.shape[-1]) and stride == 1
+
+
+def _on_cpu(
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "kh kw G O"],
+    stride: int,
+    padding: tuple[int, int],
+    compute: Compute,
+) -> Float[Array, "B h w O"]:
+    if _is_product(x, kernel, stride):
+        return _by_cell(x, kernel, compute)
+    depthwise = kernel.shape[2] != x.shape[-1]
+    return (_depthwise_by_shifts if depthwise else _dense_on_cpu)(x, kernel, stride, padding)
 
 
 def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
@@ -67,19 +82,16 @@ def convolve_several(
 
     On CPUs it is a sum over maps, so that wide ones need not be copied next to each other.
     """
-    pointwise = kernel.shape[:2] == (1, 1) and stride == 1
 
     def apart(kernel, *maps):
-        if pointwise:
+        maps = [x.astype(compute.dtype) for x in maps]
+        if kernel.shape[:2] == (1, 1) and stride == 1:
             maps = [_side_by_side(list(alike)) for _, alike in groupby(maps, key=lambda x: x.shape[-1])]
+        else:
+            maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
         starts = np.cumsum([x.shape[-1] for x in maps])[:-1]
         kernels = jnp.split(kernel.astype(compute.dtype), starts, axis=2)
-        return sum(alone(x.astype(compute.dtype), part) for x, part in zip(maps, kernels, strict=True))
-
-    def alone(x, kernel):
-        if pointwise:
-            return _by_cell(x, kernel[0, 0], compute)
-        return _dense_on_cpu(x.astype(jnp.float32), kernel, stride, padding)
+        return sum(_on_cpu(*pair, stride, padding, compute) for pair in zip(maps, kernels, strict=True))
 
     def together(kernel, *maps):
         return convolve(jnp.concatenate(maps, axis=-1), kernel, stride, padding, compute).astype(jnp.float32)
@@ -126,16 +138,22 @@ def _direct(
     )
 
 
-def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "I O"], compute: Compute) -> Float[Array, "B H W O"]:
+def _by_map(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], compute: Compute) -> Float[Array, "B H W O"]:
+    return compute.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+
+
+def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], compute: Compute) -> Float[Array, "B H W O"]:
     """All cells in one long list: the kernel's gradient then sums over one axis, for which XLA copies nothing."""
-    return compute.einsum("ni,io->no", x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], -1)
+    return compute.einsum("ni,io->no", x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def _dense_on_cpu(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
-    written_out = stride > 1 or kernel.size <= SMALL
-    return (_with_written_out_gradients if written_out else _direct_in_float32)(x, kernel, stride, padding)
+    form = _by_shifts if kernel.size <= SMALL else _direct_in_float32
+    if form is _by_shifts or stride > 1:
+        return _with_written_out_gradients(x, kernel, form, stride, padding)
+    return form(x, kernel, stride, padding)
 
 
 def _direct_in_float32(
@@ -145,11 +163,14 @@ def _direct_in_float32(
     return _direct(*wide, stride, padding, lax.Precision.HIGHEST).astype(x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _with_written_out_gradients(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "kh kw I O"],
+    form: Callable[..., Array],
+    stride: int,
+    padding: tuple[int, int],
 ) -> Float[Array, "B h w O"]:
-    form = _by_shifts if kernel.size <= SMALL else _direct_in_float32
     return form(x, kernel, stride, padding)
 
 
@@ -190,11 +211,11 @@ def _window(
     return x[:, rows, columns]
 
 
-def _gradient_residuals(x, kernel, stride, padding):
-    return _with_written_out_gradients(x, kernel, stride, padding), (x, kernel)
+def _gradient_residuals(x, kernel, form, stride, padding):
+    return _with_written_out_gradients(x, kernel, form, stride, padding), (x, kernel)
 
 
-def _gradients(stride, padding, residuals, gradient):
+def _gradients(form, stride, padding, residuals, gradient):
     """Those of the direct form, without the dilated convolutions that XLA for CPUs is slow at."""
     x, kernel = residuals
     wide = [operand.astype(jnp.float32) for operand in (x, kernel, gradient)]
