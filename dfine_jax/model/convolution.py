@@ -34,7 +34,7 @@ def convolve(
     a stride, have gradients of their own.
     """
     on_cpu = partial(_on_cpu, stride=stride, padding=padding, compute=compute)
-    if _is_product(x, kernel, stride):
+    if _is_product(x.shape[-1], kernel, stride):
         default = partial(_by_map, compute=compute)
     else:
         x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
@@ -42,9 +42,9 @@ def convolve(
     return lax.platform_dependent(x, kernel, cpu=on_cpu, default=default)
 
 
-def _is_product(x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw G O"], stride: int) -> bool:
-    """Whether a convolution is pointwise: a matrix product of cells by channels."""
-    return kernel.shape[:3] == (1, 1, x.shape[-1]) and stride == 1
+def _is_product(channels: int, kernel: Float[Array, "kh kw G O"], stride: int) -> bool:
+    """Whether a map of so many channels is convolved pointwise: by a matrix product of cells by channels."""
+    return kernel.shape[:3] == (1, 1, channels) and stride == 1
 
 
 def _on_cpu(
@@ -54,7 +54,7 @@ def _on_cpu(
     padding: tuple[int, int],
     compute: Compute,
 ) -> Float[Array, "B h w O"]:
-    if _is_product(x, kernel, stride):
+    if _is_product(x.shape[-1], kernel, stride):
         return _by_cell(x, kernel, compute)
     depthwise = kernel.shape[2] != x.shape[-1]
     return (_depthwise_by_shifts if depthwise else _dense_on_cpu)(x, kernel, stride, padding)
@@ -85,7 +85,7 @@ def convolve_several(
 
     def apart(kernel, *maps):
         maps = [x.astype(compute.dtype) for x in maps]
-        if kernel.shape[:2] == (1, 1) and stride == 1:
+        if _is_product(kernel.shape[2], kernel, stride):
             maps = [_side_by_side(list(alike)) for _, alike in groupby(maps, key=lambda x: x.shape[-1])]
         else:
             maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
@@ -150,8 +150,9 @@ def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], comput
 def _dense_on_cpu(
     x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
-    form = _by_shifts if kernel.size <= SMALL else _direct_in_float32
-    if form is _by_shifts or stride > 1:
+    small = kernel.size <= SMALL
+    form = _by_shifts if small else _direct_in_float32
+    if small or stride > 1:
         return _with_written_out_gradients(x, kernel, form, stride, padding)
     return form(x, kernel, stride, padding)
 
