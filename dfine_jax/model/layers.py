@@ -21,6 +21,9 @@ from dfine_jax.model.convolution import convolve, convolve_joined, convolve_seve
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
 
+FEW_SCORES = 1_500_000
+"""Scores of an attention's heads, in all, that stay in a CPU's caches."""
+
 
 class Linear(nnx.Module):
     """``x @ kernel + bias``; the result is float32."""
@@ -234,12 +237,16 @@ class SelfAttention(nnx.Module):
             for projected in (self.query(placed) * heads[-1] ** -0.5, self.key(placed), self.value(x))
         )
         attend = partial(_attend, blocked=blocked, compute=self.compute)
+
+        def at_once(heads):
+            return jax.vmap(attend)(*heads)
+
+        def in_turn(heads):
+            return lax.map(lambda head: jax.checkpoint(attend)(*head), heads)
+
         # XLA for CPUs writes out every score, several times in training: one head's stay in its caches.
-        mixed = lax.platform_dependent(
-            (query, key, value),
-            cpu=partial(lax.map, lambda head: jax.checkpoint(attend)(*head)),
-            default=lambda heads: jax.vmap(attend)(*heads),
-        )
+        few = batch * self.heads * count**2 <= FEW_SCORES
+        mixed = lax.platform_dependent((query, key, value), cpu=at_once if few else in_turn, default=at_once)
         return self.out(jnp.moveaxis(mixed, 0, 2).reshape(batch, count, width))
 
 
@@ -250,8 +257,9 @@ def _attend(
     blocked: Bool[Array, "*B Q Q"] | None,
     compute: Compute,
 ) -> Float[Array, "B Q C"]:
-    """The values that one head mixes."""
+    """The values that one head mixes. The softmax is divided by its sum last, when there is less to divide."""
     scores = compute.einsum("bqd,bkd->bqk", query, key)
     if blocked is not None:
         scores = jnp.where(blocked, -jnp.inf, scores)
-    return compute.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), value)
+    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
+    return compute.einsum("bqk,bkd->bqd", weights, value) / weights.sum(-1, keepdims=True)
