@@ -1,11 +1,13 @@
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
 from tiny import normal
 
+from dfine_jax.model import layers
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load
 from dfine_jax.model.initial import constant
@@ -102,8 +104,10 @@ def test_mlp():
     np.testing.assert_allclose(mlp(x), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("few", [0, 100])
 @pytest.mark.parametrize("batched_mask", [False, True])
-def test_self_attention(batched_mask):
+def test_self_attention(batched_mask, few, monkeypatch):
+    monkeypatch.setattr(layers, "FEW_SCORES", few)  # on CPUs, the heads in turn or at once
     attention = SelfAttention(8, 2, **COMMON)
     x, position = normal(2, 5, 8), normal(5, 8)
     blocked = np.zeros((2, 5, 5), bool)
@@ -127,6 +131,24 @@ def test_self_attention(batched_mask):
     if not batched_mask:
         changed = attention(x.at[:, 0].add(1.0), jnp.broadcast_to(position, x.shape), mask)
         np.testing.assert_array_equal(changed[:, 1:], attention(x, jnp.broadcast_to(position, x.shape), mask)[:, 1:])
+
+
+def test_self_attention_has_the_same_gradients_in_either_form(monkeypatch):
+    attention = SelfAttention(8, 2, **COMMON)
+    x, position = normal(2, 5, 8), normal(3, 5, 8)[:2]
+    gradients = []
+    for few in (0, 100):
+        monkeypatch.setattr(layers, "FEW_SCORES", few)
+        gradients.append(jax.grad(lambda x: jnp.sum(jnp.sin(attention(x, position))))(x))
+    assert np.abs(gradients[0]).max() > 0.01
+    np.testing.assert_allclose(*gradients, atol=1e-6)
+
+
+def test_self_attention_with_large_scores_is_finite():
+    attention = SelfAttention(8, 2, **COMMON)
+    x = normal(1, 5, 8)
+    large = attention(1e4 * x, jnp.zeros_like(x))
+    assert np.isfinite(large).all()
 
 
 def test_activations():
