@@ -124,9 +124,9 @@ def _sample(
         values,
         locations,
         weights,
-        cpu=partial(_by_rows, arranged=lax.optimization_barrier, add_up=_sum_in_turn, **static),
+        cpu=partial(_by_rows, add_up=_sum_in_turn, arranged=lax.optimization_barrier, **static),
         tpu=partial(_by_products, compute=compute, **static),
-        default=partial(_by_rows, arranged=lambda arrays: arrays, add_up=_sum_at_once, **static),
+        default=partial(_by_rows, add_up=_sum_at_once, **static),
     )
 
 
@@ -185,8 +185,8 @@ def _by_rows(
     shares_of: AxisShares,
     shapes: Shapes,
     points: tuple[int, ...],
-    arranged: Callable[..., tuple[Array, Array]],
     add_up: Callable[..., Array],
+    arranged: Callable[..., tuple[Array, Array]] = lambda arrays: arrays,
 ) -> Float[Array, "B Q M C"]:
     """The cells around each point are picked and added up.
 
