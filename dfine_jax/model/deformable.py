@@ -190,8 +190,9 @@ def _by_rows(
 ) -> Float[Array, "B Q M C"]:
     """The cells around each point are picked and added up.
 
-    Queries come last on the way there, for they are many enough to fill vector registers. On CPUs that takes
-    ``arranged``, a barrier, or else XLA makes the transposition part of all that follows and vectorises none of it.
+    Queries come last on the way there, for they are many enough to fill vector registers. ``arranged`` is given the
+    points as (2, P, B, M, Q) and (P, B, M, Q). On CPUs it is a barrier, or else XLA makes the transposition part of all
+    that follows and vectorises none of it.
     """
     batch, tokens, heads, channels = values.shape
     heights, widths, starts = (each.reshape(-1, 1, 1, 1) for each in _of_each_point(shapes, points))
