@@ -38,6 +38,7 @@ def ours(folder: Path, dtype: str) -> Run:
     import jax
 
     from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
+    from dfine_jax.inference.packing import of_packed, pack
     from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import functional
     from dfine_jax.model.fuse import fuse
@@ -45,6 +46,8 @@ def ours(folder: Path, dtype: str) -> Run:
 
     model = load_pretrained(folder.parent / MODEL, compute=Compute.named(dtype)).model
     apply, params, batch_stats = functional(fuse(model))
+    apply, _ = of_packed(apply, params)
+    params = jax.device_put(pack(params))
     pixels = jax.device_put(_channels_last(folder))
 
     def predict(params, batch_stats, pixels):

@@ -16,6 +16,7 @@ from PIL import Image
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
+from dfine_jax.inference.packing import of_packed, pack
 from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
@@ -59,8 +60,9 @@ class Detector:
         from dfine_jax.model.fuse import fuse
 
         self._set(model.config, preprocessing or Preprocessing(), batch_size)
-        self._apply, *values = functional(fuse(model))
-        self._variables = jax.device_put(tuple(values))
+        apply, params, batch_stats = functional(fuse(model))
+        self._apply, _ = of_packed(apply, params)
+        self._variables = jax.device_put((pack(params), batch_stats))
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
         if batch_size < 1:
@@ -121,9 +123,9 @@ class Detector:
         params, batch_stats = {}, {}
         for variable, value in fold(program.folding, stored.arrays()):
             kind = batch_stats if variable in program.batch_stats else params
-            kind[variable] = jax.device_put(value)
+            kind[variable] = value if value.ndim == 1 else jax.device_put(value)
         detector.compiled = program.compiled
-        detector._variables = params, batch_stats
+        detector._variables = jax.device_put((pack(params), batch_stats))
         return detector
 
     @cached_property

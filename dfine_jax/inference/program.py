@@ -21,7 +21,7 @@ class Program(NamedTuple):
     compiled: jax.stages.Compiled
     folding: Folding
     batch_stats: frozenset[str]
-    """Which of the folded variables are the second argument; the others are the first."""
+    """Which of the folded variables are the second argument; the others are the first, as ``pack`` gives them."""
 
 
 def detection_program(
@@ -40,13 +40,15 @@ def detection_program(
 def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int, quick: bool) -> Program:
     # What only compiling needs is loaded here: it takes as long as all else that a start with a kept program does.
     from dfine_jax.inference.compiled import compile_lowered, lower_detection
+    from dfine_jax.inference.packing import of_packed
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.model.fuse import fused_form
 
     # Products of tiles are many more programs to compile: more time than they save for one picture, and more memory.
     form, folding = fused_form(DFine(config, compute=compute), for_cpu=False if quick else None)
     apply, params, batch_stats = functional(form)
-    compiled = compile_lowered(lower_detection(apply, params, batch_stats, settings, batch_size), quick=quick)
+    lowered = lower_detection(*of_packed(apply, params), batch_stats, settings, batch_size)
+    compiled = compile_lowered(lowered, quick=quick)
     return Program(compiled, folding, frozenset(batch_stats))
 
 

@@ -1,6 +1,5 @@
 """Convolutions, each in the form that the backend is fast at."""
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import groupby
@@ -12,9 +11,6 @@ from jax import lax
 from jaxtyping import Array, ArrayLike, Float
 
 from dfine_jax.model.compute import Compute
-
-WIDE = 48
-"""Channels in and out from which tiles beat the direct form on CPUs by more than they cost to compile."""
 
 SMALL = 1024
 """Numbers in a dense kernel, such as the first one's, up to which CPUs are faster by sums of shifted maps."""
@@ -60,43 +56,36 @@ def _on_cpu(
     return (_depthwise_by_shifts if depthwise else _dense_on_cpu)(x, kernel, stride, padding)
 
 
-def by_tiles(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
-    """Whether a dense convolution is one that CPUs do faster by tiles."""
-    return kernel.shape[:2] == (3, 3) and stride == 1 and min(kernel.shape[2:]) >= WIDE
-
-
-def in_float32_on_cpu(kernel: Float[ArrayLike, "kh kw G O"], stride: int) -> bool:
-    """Whether CPUs compute with it in float32 whatever comes in: with a dense kernel that is no product, nor tiled."""
-    pointwise, depthwise = kernel.shape[:2] == (1, 1), kernel.shape[2] == 1
-    return not (pointwise or depthwise or by_tiles(kernel, stride))
-
-
 def convolve_several(
     maps: Sequence[Float[Array, "B H W _"]],
-    kernel: Float[Array, "kh kw I O"],
+    kernels: Sequence[Float[Array, "kh kw _ O"]],
     stride: int,
     padding: tuple[int, int],
     compute: Compute,
 ) -> Float[Array, "B h w O"]:
-    """A dense convolution of several maps' channels put together.
+    """A dense convolution of several maps' channels put together, by one kernel or by that in parts.
 
-    On CPUs it is a sum over maps, so that wide ones need not be copied next to each other.
+    On CPUs it is a sum over maps, so that wide ones need not be copied next to each other; only the pointwise
+    convolution of equally wide maps that follow each other is one product. A kernel in parts has one for each summand,
+    or else it is split there.
     """
 
-    def apart(kernel, *maps):
-        maps = [x.astype(compute.dtype) for x in maps]
-        if _is_product(kernel.shape[2], kernel, stride):
+    def apart(kernels, maps):
+        maps, kernels = ([x.astype(compute.dtype) for x in arrays] for arrays in (maps, kernels))
+        if kernels[0].shape[:2] == (1, 1) and stride == 1:
             maps = [_side_by_side(list(alike)) for _, alike in groupby(maps, key=lambda x: x.shape[-1])]
         else:
             maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
-        starts = np.cumsum([x.shape[-1] for x in maps])[:-1]
-        kernels = jnp.split(kernel.astype(compute.dtype), starts, axis=2)
+        if len(kernels) == 1:
+            starts = np.cumsum([x.shape[-1] for x in maps])[:-1]
+            kernels = jnp.split(kernels[0], starts, axis=2)
         return sum(_on_cpu(*pair, stride, padding, compute) for pair in zip(maps, kernels, strict=True))
 
-    def together(kernel, *maps):
-        return convolve(jnp.concatenate(maps, axis=-1), kernel, stride, padding, compute).astype(jnp.float32)
+    def together(kernels, maps):
+        whole = jnp.concatenate(kernels, axis=2)
+        return convolve(jnp.concatenate(maps, axis=-1), whole, stride, padding, compute).astype(jnp.float32)
 
-    return lax.platform_dependent(kernel, *maps, cpu=apart, default=together)
+    return lax.platform_dependent(list(kernels), list(maps), cpu=apart, default=together)
 
 
 def _side_by_side(maps: list[Float[Array, "B H W C"]]) -> Float[Array, "B H W channels"]:
@@ -270,70 +259,6 @@ def _for_each_cell(function, x, kernel, gradient, stride, padding):
         return function(window[:, ::stride, ::stride])
 
     return lax.map(at, jnp.arange(size * size)).reshape(kernel.shape)
-
-
-def convolve_tiles(
-    x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "I O"]], padding: tuple[int, int], compute: Compute
-) -> Float[Array, "B h w O"]:
-    """A 3x3 convolution of stride 1 whose kernel ``tile_kernels`` made into ``kernels``, on any backend.
-
-    Winograd's F(2x2, 3x3) (Lavin and Gray, arXiv 1509.09308): 16 products for four cells instead of 36. Each tile of
-    4x4 inputs and the kernel are transformed into 16 sums; their products, a matrix product for each of the 16, are
-    transformed back into 2x2 outputs. The transforms add and halve only, in float32.
-    """
-    batch, height, width, _ = x.shape
-    height, width = (n + sum(padding) - 2 for n in (height, width))
-    rows, columns = -(-height // 2), -(-width // 2)
-    low, high = padding
-    x = _surrounded(x, (low, high + height % 2), (low, high + width % 2))
-
-    corners = [x[:, i : i + 2 * rows - 1 : 2, j : j + 2 * columns - 1 : 2] for i in range(4) for j in range(4)]
-    tiles = _along_both(_tile_transform, [corner.astype(jnp.float32) for corner in corners])
-    products = [compute.einsum("bhwi,io->bhwo", *pair) for pair in zip(tiles, kernels, strict=True)]
-    top_left, top_right, bottom_left, bottom_right = _along_both(_output_transform, products)
-
-    top, bottom = jnp.stack([top_left, top_right], axis=3), jnp.stack([bottom_left, bottom_right], axis=3)
-    outputs = jnp.stack([top, bottom], axis=2).reshape(batch, 2 * rows, 2 * columns, -1)
-    return outputs[:, :height, :width].astype(compute.dtype)
-
-
-def _surrounded(
-    x: Float[Array, "B H W C"], rows: tuple[int, int], columns: tuple[int, int]
-) -> Float[Array, "B height width C"]:
-    """Pads with zeros. XLA for CPUs makes rounded maps' padding part of what comes before, and that slow."""
-    if x.dtype == jnp.float32:
-        return jnp.pad(x, ((0, 0), rows, columns, (0, 0)))
-    for axis, (before, after) in ((2, columns), (1, rows)):
-        zeros = [jnp.zeros((*x.shape[:axis], n, *x.shape[axis + 1 :]), x.dtype) for n in (before, after)]
-        x = jnp.concatenate([zeros[0], x, zeros[1]], axis)
-    return x
-
-
-def tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
-    """The 16 sums of a kernel's cells that products of tiles take, in the kernel's own type.
-
-    Each is an array of its own: XLA for CPUs would copy a part of a larger one for every product.
-    """
-    return _along_both(_kernel_transform, list(kernel.reshape(9, *kernel.shape[2:])))
-
-
-def _along_both(transform: Callable[..., list[Array]], cells: list[Array]) -> list[Array]:
-    """Applies a transform of rows to a square of cells, given row by row, along one axis and then the other."""
-    side = math.isqrt(len(cells))
-    columns = [transform(*cells[column::side]) for column in range(side)]
-    return [cell for row in zip(*columns, strict=True) for cell in transform(*row)]
-
-
-def _tile_transform(a: Array, b: Array, c: Array, d: Array) -> list[Array]:
-    return [a - c, b + c, c - b, b - d]
-
-
-def _kernel_transform(a: Array, b: Array, c: Array) -> list[Array]:
-    return [a, 0.5 * (a + b + c), 0.5 * (a - b + c), c]
-
-
-def _output_transform(a: Array, b: Array, c: Array, d: Array) -> list[Array]:
-    return [a + b + c, b - c - d]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))

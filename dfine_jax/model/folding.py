@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dfine_jax.model.convolution import tile_kernels
+from dfine_jax.model.prepared_kernels import Form, in_form
 
 
 class FoldedConv(NamedTuple):
@@ -16,8 +16,10 @@ class FoldedConv(NamedTuple):
     """Names of the convolutions that become this one, the largest, whose name it has, first."""
     epsilons: tuple[float, ...]
     """Of each branch's batch norm."""
-    tiled: bool
-    """Whether the kernel is transformed ahead for products of tiles."""
+    form: Form
+    """What the kernel becomes."""
+    widths: tuple[int, ...]
+    """Channels of each map that it convolves, put together."""
 
 
 class Folding(NamedTuple):
@@ -67,10 +69,10 @@ def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> Iterator[tuple[s
     for pointwise, pointwise_bias in others:
         kernel[1, 1] += pointwise[0, 0]
         bias = bias + pointwise_bias
-    if conv.tiled:
-        yield from ((f"kernel.{index}", cell) for index, cell in enumerate(tile_kernels(kernel)))
-    else:
+    if conv.form == "whole":
         yield "kernel", kernel
+    else:
+        yield from ((f"kernel.{i}", part) for i, part in enumerate(in_form(kernel, conv.form, conv.widths)))
     yield "bias", bias
 
 

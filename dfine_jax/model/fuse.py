@@ -7,11 +7,11 @@ import numpy as np
 from flax import nnx
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import by_tiles, in_float32_on_cpu
 from dfine_jax.model.dfine import DFine, dotted, load, variables
 from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hybrid_encoder import RepVGG
 from dfine_jax.model.layers import ConvNorm, Linear
+from dfine_jax.model.prepared_kernels import form_on_cpu, in_float32_on_cpu, shapes_in_form
 
 
 def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
@@ -19,9 +19,8 @@ def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
 
     Every batch norm becomes part of its convolution, every RepVGG block one 3x3 convolution; decoder layers past the
     one that counts and the denoising embedding are dropped. Weights are folded on the host, in float64, and kernels
-    rounded to the type of the products. With ``for_cpu``, by default where JAX computes on one, wide 3x3 kernels are
-    transformed ahead for the products of tiles that CPUs are fast at, and those that they compute in float32 anyway
-    are not rounded.
+    rounded to the type of the products. With ``for_cpu``, by default where JAX computes on one, kernels are given the
+    forms that CPUs are fast with, and those that they compute in float32 anyway are not rounded.
     """
     fused, folding = fused_form(model, for_cpu)
     params, batch_stats = variables(model)
@@ -38,7 +37,7 @@ def fused_form(model: DFine, for_cpu: bool | None = None) -> tuple[DFine, Foldin
     modules = [module for _, module in nnx.iter_modules(model)]
     convs, dtypes = [], {}
     for conv in modules:
-        if for_cpu and isinstance(conv, ConvNorm) and in_float32_on_cpu(conv.kernel, conv.stride):
+        if for_cpu and isinstance(conv, ConvNorm) and in_float32_on_cpu(conv.kernel.shape, conv.stride):
             conv.compute = Compute()  # what is between such convolutions then need not be rounded and widened again
     for block in modules:
         if isinstance(block, RepVGG):
@@ -70,7 +69,7 @@ def _remaining(convs: list[FoldedConv], dtypes: dict, names: frozenset[str]) -> 
 
 
 def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dtype]) -> None:
-    """Gives a kernel, or each of those for tiles, the type of products."""
+    """Gives a kernel, or each array that it became, the type of products."""
     dtype = module.compute.dtype
     if isinstance(module.kernel, nnx.List):
         for index, kernel in enumerate(module.kernel):
@@ -84,9 +83,11 @@ def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dty
 def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool) -> FoldedConv:
     """Gives the first branch the form that it has in a fused model, and says how it gets its values."""
     conv, epsilons = branches[0], tuple(branch.norm.epsilon for branch in branches)
-    conv.tiled = for_cpu and by_tiles(conv.kernel, conv.stride)
-    conv.bias = nnx.Param(jax.ShapeDtypeStruct(conv.kernel.shape[-1:], "float32"))
-    if conv.tiled:
-        conv.kernel = nnx.List([nnx.Param(jax.ShapeDtypeStruct(conv.kernel.shape[2:], "float32")) for _ in range(16)])
+    shape = conv.kernel.shape
+    conv.form = form_on_cpu(shape, conv.stride, conv.widths) if for_cpu else "whole"
+    conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))
+    if conv.form != "whole":
+        shapes = shapes_in_form(shape, conv.form, conv.widths)
+        conv.kernel = nnx.List([nnx.Param(jax.ShapeDtypeStruct(shape, "float32")) for shape in shapes])
     conv.norm = None
-    return FoldedConv(tuple(names[id(branch)] for branch in branches), epsilons, conv.tiled)
+    return FoldedConv(tuple(names[id(branch)] for branch in branches), epsilons, conv.form, conv.widths)

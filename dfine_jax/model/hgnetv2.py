@@ -43,7 +43,7 @@ class Stem(nnx.Module):
         self.stem1 = ConvNorm(inputs, inside, 3, 2, **common)
         self.stem2a = ConvNorm(inside, inside // 2, 2, padding=after, **common)
         self.stem2b = ConvNorm(inside // 2, inside, 2, padding=after, **common)
-        self.stem3 = ConvNorm(2 * inside, inside, 3, 2, **common)
+        self.stem3 = ConvNorm((inside, inside), inside, 3, 2, **common)
         self.stem4 = ConvNorm(inside, outputs, **common)
 
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B H/4 W/4 C"]:
@@ -99,7 +99,7 @@ class Block(nnx.Module):
         layer = LightConv if stage.light else ConvNorm
         widths = (inputs, *[stage.mid_channels] * (stage.layers - 1))
         self.layers = nnx.List([layer(width, stage.mid_channels, stage.kernel_size, **common) for width in widths])
-        joined = inputs + stage.layers * stage.mid_channels
+        joined = (inputs, *[stage.mid_channels] * stage.layers)
         self.squeeze = ConvNorm(joined, stage.out_channels // 2, **common)
         self.excite = ConvNorm(stage.out_channels // 2, stage.out_channels, **common)
         self.residual = residual

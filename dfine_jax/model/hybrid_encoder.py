@@ -99,12 +99,12 @@ class RepNCSPELAN4(nnx.Module):
         width, inner = encoder.width, encoder.csp_channels
         common = dict(epsilon=epsilon, compute=compute, rng=rng)
         conv = dict(activation="silu", **common)
-        self.conv1 = ConvNorm(2 * width, 2 * width, **conv)
+        self.conv1 = ConvNorm((width, width), 2 * width, **conv)
         self.csp1 = CSPLayer(width, inner, encoder.csp_blocks, encoder.activation, **common)
         self.conv2 = ConvNorm(inner, inner, 3, **conv)
         self.csp2 = CSPLayer(inner, inner, encoder.csp_blocks, encoder.activation, **common)
         self.conv3 = ConvNorm(inner, inner, 3, **conv)
-        self.conv4 = ConvNorm(2 * width + 2 * inner, width, **conv)
+        self.conv4 = ConvNorm((2 * width, inner, inner), width, **conv)
 
     def __call__(
         self, fused: Float[Array, "B h w D"], x: Float[Array, "B H W D"], train: bool = False

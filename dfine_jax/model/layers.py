@@ -17,9 +17,10 @@ from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, convolve_tiles
+from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
+from dfine_jax.model.prepared_kernels import Form, convolve_pairs, convolve_tiles
 
 FEW_SCORES = 1_500_000
 """Scores of an attention's heads, in all, that stay in a CPU's caches."""
@@ -113,14 +114,15 @@ class Affine(nnx.Module):
 class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
 
-    ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd kernels.
-    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``tiled`` says that ``kernel`` is a
-    list, what ``tile_kernels`` made of it.
+    ``inputs`` are the channels of the map, or those of each of several maps, see ``of_several``. ``padding`` is
+    (before, after) on both axes; the default keeps the size of a map for odd kernels.
+    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``form`` says what became of
+    ``kernel``.
     """
 
     def __init__(
         self,
-        inputs: int,
+        inputs: int | Sequence[int],
         outputs: int,
         kernel_size: int = 1,
         stride: int = 1,
@@ -135,7 +137,8 @@ class ConvNorm(nnx.Module):
         compute: Compute,
         rng: np.random.Generator | None,
     ):
-        per_group = 1 if depthwise else inputs
+        self.widths = (inputs,) if isinstance(inputs, int) else tuple(inputs)
+        per_group = 1 if depthwise else sum(self.widths)
         shape = (kernel_size, kernel_size, per_group, outputs)
         self.kernel: nnx.Param | nnx.List = nnx.data(
             parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
@@ -143,22 +146,25 @@ class ConvNorm(nnx.Module):
         self.bias: nnx.Param | None = nnx.data(None)
         self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
         self.affine = Affine(rng) if affine else None
-        self.tiled = False
+        self.form: Form = "whole"
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
         self.activation = ACTIVATIONS[activation]
         self.compute = compute
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
-        if self.tiled:
-            x = convolve_tiles(x, [kernel[...] for kernel in self.kernel], self.padding, self.compute)
+        kernels = self._kernels()
+        if self.form == "tiles":
+            x = convolve_tiles(x, kernels, self.padding, self.compute)
+        elif self.form == "pairs":
+            x = convolve_pairs(x, *kernels, self.padding)
         else:
-            x = convolve(x, self.kernel[...], self.stride, self.padding, self.compute)
+            x = convolve(x, *kernels, self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
     def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
         """Of several maps' channels put together."""
-        x = convolve_several(maps, self.kernel[...], self.stride, self.padding, self.compute)
+        x = convolve_several(maps, self._kernels(), self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
     def joined(
@@ -166,6 +172,9 @@ class ConvNorm(nnx.Module):
     ) -> Float[Array, "B 2*h 2*w O"]:
         """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
         return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
+
+    def _kernels(self) -> list[Float[Array, "..."]]:
+        return [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]
 
     def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
         if self.norm is not None:
@@ -236,17 +245,20 @@ class SelfAttention(nnx.Module):
             jnp.moveaxis(projected.reshape(heads), 2, 0)
             for projected in (self.query(placed) * heads[-1] ** -0.5, self.key(placed), self.value(x))
         )
-        attend = partial(_attend, blocked=blocked, compute=self.compute)
 
-        def at_once(heads):
-            return jax.vmap(attend)(*heads)
+        def at_once(heads, compute):
+            return jax.vmap(partial(_attend, blocked=blocked, compute=compute))(*heads)
 
-        def in_turn(heads):
-            return lax.map(lambda head: jax.checkpoint(attend)(*head), heads)
+        def in_turn(heads, compute):
+            attend = jax.checkpoint(partial(_attend, blocked=blocked, compute=compute))
+            return lax.map(lambda head: attend(*head), heads)
 
-        # XLA for CPUs writes out every score, several times in training: one head's stay in its caches.
+        # XLA for CPUs writes out every score, several times in training: one head's stay in its caches. Rounding them
+        # would be one more pass, which products of so few channels are not faster by.
         few = batch * self.heads * count**2 <= FEW_SCORES
-        mixed = lax.platform_dependent((query, key, value), cpu=at_once if few else in_turn, default=at_once)
+        on_cpu = partial(at_once if few else in_turn, compute=Compute())
+        default = partial(at_once, compute=self.compute)
+        mixed = lax.platform_dependent((query, key, value), cpu=on_cpu, default=default)
         return self.out(jnp.moveaxis(mixed, 0, 2).reshape(batch, count, width))
 
 

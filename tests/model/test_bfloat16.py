@@ -11,9 +11,9 @@ from reference import DATA, reference_model, synthetic_picture, with_compute
 from tiny import TINY, tiny_model
 
 from convert.rules import HUB
-from dfine_jax.model.convolution import WIDE
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
+from dfine_jax.model.prepared_kernels import WIDE
 
 
 def test_errors_of_nano_are_bounded():

@@ -10,12 +10,9 @@ from tiny import normal
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import (
     SMALL,
-    WIDE,
     convolve,
     convolve_joined,
     convolve_several,
-    convolve_tiles,
-    tile_kernels,
 )
 
 BFLOAT16 = Compute.named("bfloat16")
@@ -85,7 +82,7 @@ def test_several_maps_are_as_if_put_together(widths, size, stride, dtype):
     kernel = rounded(normal(size, size, sum(widths), 9))
     ours = jax.jit(partial(convolve_several, stride=stride, padding=padding, compute=Compute.named(dtype)))
     reference = partial(direct, stride=stride, padding=padding, groups=1)
-    y, pull_back = jax.vjp(lambda kernel, *maps: ours(maps, kernel), kernel, *maps)
+    y, pull_back = jax.vjp(lambda kernel, *maps: ours(maps, [kernel]), kernel, *maps)
     together = jnp.concatenate(maps, axis=-1)
     expected, pull_back_reference = jax.vjp(lambda kernel, x: reference(x, kernel), kernel, together)
     np.testing.assert_allclose(y, expected, atol=2e-5)
@@ -101,34 +98,6 @@ def test_several_maps_are_as_if_put_together(widths, size, stride, dtype):
 def test_one_channel_is_dense_and_depthwise_alike():
     x, kernel = normal(1, 5, 6, 1), normal(3, 3, 1, 1)
     np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
-
-
-@pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
-@pytest.mark.parametrize("shape", [(6, 8), (7, 8), (6, 9), (3, 5)])
-def test_products_of_tiles(shape, padding):
-    """With every kind of derivative."""
-    x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 19) / 16
-    kernels = tile_kernels(np.asarray(kernel, np.float64))
-    assert [cell.dtype for cell in kernels] == [np.float64] * 16
-    kernels = [jnp.asarray(cell, jnp.float32) for cell in kernels]
-    ours = partial(convolve_tiles, kernels=kernels, padding=padding, compute=Compute())
-    reference = partial(direct, kernel=kernel, stride=1, padding=padding, groups=1)
-    assert ours(x).shape == reference(x).shape
-    for result, expected in zip(jax.jvp(ours, (x,), (x,)), jax.jvp(reference, (x,), (x,)), strict=True):
-        np.testing.assert_allclose(result, expected, atol=2e-6)
-    (gradient,), (wanted,) = (jax.vjp(function, x)[1](jnp.sin(reference(x))) for function in (ours, reference))
-    np.testing.assert_allclose(gradient, wanted, atol=2e-5)
-
-
-def test_products_of_tiles_in_bfloat16():
-    """Tiles and kernels are rounded after their transforms, so the sums are off by their own rounding too."""
-    x, kernel = rounded(normal(2, 7, 8, WIDE)), rounded(normal(3, 3, WIDE, WIDE))
-    kernels = [jnp.asarray(cell, jnp.bfloat16) for cell in tile_kernels(np.asarray(kernel))]
-    low = convolve_tiles(x.astype(jnp.bfloat16), kernels, (1, 1), BFLOAT16)
-    exact = direct(x, kernel, stride=1, padding=(1, 1), groups=1)
-    assert low.dtype == jnp.bfloat16
-    off = low.astype(jnp.float32) - exact
-    assert 0 < jnp.sqrt(jnp.mean(off**2)) < 2**-8 * 1.5 * jnp.std(exact)
 
 
 @pytest.mark.parametrize(

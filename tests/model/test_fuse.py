@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_config, tiny_model
 
-from dfine_jax.model.convolution import WIDE
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
+from dfine_jax.model.prepared_kernels import WIDE
 
 TOLERANCE = 2e-5
 
@@ -60,24 +60,35 @@ def test_another_model(pictures):
 
 
 @pytest.mark.parametrize("for_cpu", [True, False])
-def test_wide_kernels_go_through_tiles_on_cpus(pictures, for_cpu):
+def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):
     first, second, last = TINY.backbone.stages
+    first = replace(first, mid_channels=16, layers=2)
     backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=WIDE), last))
     model = tiny_model(replace(TINY, backbone=backbone))
     fused = fuse(model, for_cpu=for_cpu)
-    layers = fused.backbone.stages[1].blocks[0].layers
-    assert layers[0].kernel.shape == (3, 3, 16, WIDE)  # of few channels in
+    narrow, wide = (fused.backbone.stages[i].blocks[0] for i in (0, 1))
+    assert wide.layers[0].kernel.shape == (3, 3, 16, WIDE)  # of few channels in
+    squeezed = 16 + second.layers * WIDE
     if for_cpu:
-        assert [kernel.shape for kernel in layers[1].kernel] == [(WIDE, WIDE)] * 16
+        assert [kernel.shape for kernel in narrow.layers[1].kernel] == [(3, 4, 16, 32)]
+        assert [kernel.shape for kernel in wide.layers[1].kernel] == [(WIDE, WIDE)] * 16
+        assert [kernel.shape[2] for kernel in wide.squeeze.kernel] == [16, squeezed - 16]
     else:
-        assert layers[1].kernel.shape == (3, 3, WIDE, WIDE)
+        assert narrow.layers[1].kernel.shape == (3, 3, 16, 16)
+        assert wide.layers[1].kernel.shape == (3, 3, WIDE, WIDE)
+        assert wide.squeeze.kernel.shape[2] == squeezed
     for plain, quick in zip(model.backbone(pictures), fused.backbone(pictures), strict=True):
         np.testing.assert_allclose(quick, plain, atol=1e-5 * float(np.abs(plain).max()))
 
 
-def test_tiles_are_for_cpus(monkeypatch):
+def test_forms_are_for_cpus(monkeypatch):
     asked = []
-    monkeypatch.setattr("dfine_jax.model.fuse.by_tiles", lambda *which: asked.append(which))
+
+    def form(*which):
+        asked.append(which)
+        return "whole"
+
+    monkeypatch.setattr("dfine_jax.model.fuse.form_on_cpu", form)
     fuse(tiny_model())
     assert asked
     asked.clear()
