@@ -14,8 +14,8 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import SMALL
 
 Form = Literal["whole", "parts", "pairs", "tiles"]
-"""Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one that gives two cells at
-once, see ``convolve_pairs``; or transformed for products of tiles, see ``convolve_tiles``. All but the first are lists.
+"""Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
+see ``convolve_pairs``; or transformed for products of tiles, see ``convolve_tiles``. All but the first are lists.
 """
 
 WIDE = 48
