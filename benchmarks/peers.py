@@ -37,8 +37,8 @@ def ours(folder: Path, dtype: str) -> Run:
     """The library here, compiled as a ``Detector`` compiles; ``dtype`` is float32 or bfloat16."""
     import jax
 
+    from dfine_jax.inference.arguments import of_packed, pack
     from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
-    from dfine_jax.inference.packing import of_packed, pack
     from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import functional
     from dfine_jax.model.fuse import fuse

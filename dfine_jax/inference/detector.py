@@ -14,9 +14,9 @@ from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
-from dfine_jax.inference.packing import of_packed, pack
 from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
@@ -123,7 +123,7 @@ class Detector:
         params, batch_stats = {}, {}
         for variable, value in fold(program.folding, stored.arrays()):
             kind = batch_stats if variable in program.batch_stats else params
-            kind[variable] = value if value.ndim == 1 else jax.device_put(value)
+            kind[variable] = value if value.ndim == 1 else jax.device_put(value)  # short ones are packed first
         detector.compiled = program.compiled
         detector._variables = jax.device_put((pack(params), batch_stats))
         return detector

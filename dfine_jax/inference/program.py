@@ -39,12 +39,12 @@ def detection_program(
 
 def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, batch_size: int, quick: bool) -> Program:
     # What only compiling needs is loaded here: it takes as long as all else that a start with a kept program does.
+    from dfine_jax.inference.arguments import of_packed
     from dfine_jax.inference.compiled import compile_lowered, lower_detection
-    from dfine_jax.inference.packing import of_packed
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.model.fuse import fused_form
 
-    # Products of tiles are many more programs to compile: more time than they save for one picture, and more memory.
+    # Kernels stay whole: products of tiles are many more programs to compile, more time than they save for one picture.
     form, folding = fused_form(DFine(config, compute=compute), for_cpu=False if quick else None)
     apply, params, batch_stats = functional(form)
     lowered = lower_detection(*of_packed(apply, params), batch_stats, settings, batch_size)

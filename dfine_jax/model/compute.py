@@ -11,9 +11,10 @@ from jaxtyping import Array, Float
 class Compute:
     """How products are calculated.
 
-    ``dtype`` is what operands of convolutions and matrix products are rounded to. Parameters are float32, but for the
-    kernels of a fused model, which are rounded ahead. Sums, softmax, normalisation, geometry and box decoding stay
-    float32. ``precision`` is explicit because TPUs and recent GPUs do not multiply float32 exactly by default.
+    ``dtype`` is what operands of convolutions and matrix products are rounded to, but for those that CPUs are no slower
+    at in float32. Parameters are float32, but for the kernels of a fused model, which are rounded ahead. Sums, softmax,
+    normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent GPUs do not
+    multiply float32 exactly by default.
     """
 
     dtype: jnp.dtype = jnp.dtype("float32")

@@ -1,8 +1,8 @@
 """Convolutions, each in the form that the backend is fast at."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import groupby, islice
 
 import jax
 import jax.numpy as jnp
@@ -66,14 +66,16 @@ def convolve_several(
     """A dense convolution of several maps' channels put together, by one kernel or by that in parts.
 
     On CPUs it is a sum over maps, so that wide ones need not be copied next to each other; only the pointwise
-    convolution of equally wide maps that follow each other is one product. A kernel in parts has one for each summand,
-    or else it is split there.
+    convolution of equally wide maps that follow each other is one product. ``kernels`` is the whole kernel, which CPUs
+    then split at every call, or for a pointwise convolution its parts, one for each summand.
     """
 
     def apart(kernels, maps):
         maps, kernels = ([x.astype(compute.dtype) for x in arrays] for arrays in (maps, kernels))
         if kernels[0].shape[:2] == (1, 1) and stride == 1:
-            maps = [_side_by_side(list(alike)) for _, alike in groupby(maps, key=lambda x: x.shape[-1])]
+            following = iter(maps)
+            counts = equally_wide(x.shape[-1] for x in maps)
+            maps = [_side_by_side(list(islice(following, count))) for count in counts]
         else:
             maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
         if len(kernels) == 1:
@@ -86,6 +88,11 @@ def convolve_several(
         return convolve(jnp.concatenate(maps, axis=-1), whole, stride, padding, compute).astype(jnp.float32)
 
     return lax.platform_dependent(list(kernels), list(maps), cpu=apart, default=together)
+
+
+def equally_wide(widths: Iterable[int]) -> list[int]:
+    """How many maps follow each other whose channels are as many."""
+    return [len(list(alike)) for _, alike in groupby(widths)]
 
 
 def _side_by_side(maps: list[Float[Array, "B H W C"]]) -> Float[Array, "B H W channels"]:
@@ -101,7 +108,8 @@ def convolve_joined(
 ) -> Float[Array, "B 2*h 2*w O"]:
     """A pointwise convolution of two maps' channels put together, the first map enlarged, every cell four times.
 
-    Enlarging comes after the product, which is the same at a quarter of the work.
+    Enlarging comes after the product, which is the same at a quarter of the work. The kernel is split at every call:
+    it is a small one.
     """
     ours, theirs = jnp.split(kernel[0, 0], [coarse.shape[-1]])
     product = compute.einsum("bhwi,io->bhwo", coarse, ours)

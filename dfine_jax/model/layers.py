@@ -159,7 +159,8 @@ class ConvNorm(nnx.Module):
         elif self.form == "pairs":
             x = convolve_pairs(x, *kernels, self.padding)
         else:
-            x = convolve(x, *kernels, self.stride, self.padding, self.compute)
+            (kernel,) = kernels
+            x = convolve(x, kernel, self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
     def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
@@ -254,7 +255,7 @@ class SelfAttention(nnx.Module):
             return lax.map(lambda head: attend(*head), heads)
 
         # XLA for CPUs writes out every score, several times in training: one head's stay in its caches. Rounding them
-        # would be one more pass, which products of so few channels are not faster by.
+        # would be one more pass, and products of so few channels gain nothing by it.
         few = batch * self.heads * count**2 <= FEW_SCORES
         on_cpu = partial(at_once if few else in_turn, compute=Compute())
         default = partial(at_once, compute=self.compute)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import groupby
+from itertools import islice
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,11 +11,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import SMALL
+from dfine_jax.model.convolution import SMALL, equally_wide
 
 Form = Literal["whole", "parts", "pairs", "tiles"]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
-see ``convolve_pairs``; or transformed for products of tiles, see ``convolve_tiles``. All but the first are lists.
+see ``convolve_pairs``; or transformed for products of tiles, see ``convolve_tiles``.
 """
 
 WIDE = 48
@@ -30,7 +30,7 @@ def form_on_cpu(kernel: tuple[int, int, int, int], stride: int, widths: tuple[in
     *size, inputs, outputs = kernel
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
         return "parts"
-    if size != [3, 3] or stride != 1 or inputs == 1:
+    if size != [3, 3] or stride != 1 or inputs == 1 or len(widths) > 1:
         return "whole"
     if min(inputs, outputs) >= WIDE:
         return "tiles"
@@ -40,43 +40,55 @@ def form_on_cpu(kernel: tuple[int, int, int, int], stride: int, widths: tuple[in
 def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
     """Of the arrays that ``in_form`` makes of a kernel of this shape (HWIO)."""
     *size, inputs, outputs = kernel
-    if form == "parts":
-        return [(*size, width, outputs) for width in _summands(widths)]
-    if form == "pairs":
-        return [(3, 4, inputs, 2 * outputs)]
-    return [(inputs, outputs)] * 16
+    match form:
+        case "whole":
+            return [kernel]
+        case "parts":
+            return [(*size, width, outputs) for width in _summands(widths)]
+        case "pairs":
+            return [(3, 4, inputs, 2 * outputs)]
+        case "tiles":
+            return [(inputs, outputs)] * 16
 
 
 def in_form(
     kernel: Float[np.ndarray, "kh kw I O"], form: Form, widths: tuple[int, ...]
 ) -> list[Float[np.ndarray, "..."]]:
-    """What a kernel becomes, in its own type, for any form but "whole".
+    """What a kernel becomes, in its own type.
 
     The arrays of a form are apart from each other: XLA for CPUs would copy a part of a larger one before every use.
     """
-    if form == "parts":
-        return np.split(kernel, np.cumsum(_summands(widths))[:-1], axis=2)
-    if form == "pairs":
-        left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
-        return [np.concatenate([left, right], axis=3)]
-    return _tile_kernels(kernel)
+    match form:
+        case "whole":
+            return [kernel]
+        case "parts":
+            return np.split(kernel, np.cumsum(_summands(widths))[:-1], axis=2)
+        case "pairs":
+            left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
+            return [np.concatenate([left, right], axis=3)]
+        case "tiles":
+            return _tile_kernels(kernel)
 
 
 def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:
-    """Whether CPUs compute with it in float32 whatever comes in: with a dense kernel that is no product, nor tiled."""
+    """Whether CPUs convolve with a kernel of this shape (HWIO) in float32 whatever comes in.
+
+    That is a dense one that is neither pointwise nor in the form "tiles".
+    """
     pointwise, depthwise = kernel[:2] == (1, 1), kernel[2] == 1
     return not (pointwise or depthwise or form_on_cpu(kernel, stride, kernel[2:3]) == "tiles")
 
 
 def _summands(widths: tuple[int, ...]) -> list[int]:
     """How many channels each product of a pointwise ``convolve_several`` takes."""
-    return [sum(alike) for _, alike in groupby(widths)]
+    following = iter(widths)
+    return [sum(islice(following, count)) for count in equally_wide(widths)]
 
 
 def convolve_pairs(
     x: Float[Array, "B H W I"], kernel: Float[Array, "3 4 I P"], padding: tuple[int, int]
 ) -> Float[Array, "B h w P//2"]:
-    """A 3x3 convolution of stride 1 whose kernel in the form "pairs" is ``kernel``, on any backend, in float32.
+    """A 3x3 convolution of stride 1 whose kernel in the form "pairs" is ``kernel``, on any backend. It gives float32.
 
     It takes four cells of a row and gives two: a third more to multiply, but a third less to gather.
     """
@@ -91,7 +103,7 @@ def convolve_pairs(
         precision=lax.Precision.HIGHEST,
     )
     cells = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[3] // 2)
-    return cells[:, :, :width].astype(x.dtype)
+    return cells[:, :, :width]
 
 
 def convolve_tiles(

@@ -50,12 +50,15 @@ def test_fused_kernels_are_rounded_once(pictures, for_cpu):
     So do kernels, and the maps between them, that CPUs compute with in float32 anyway.
     """
     wide = replace(TINY.backbone.stages[1], mid_channels=WIDE)
-    backbone = replace(TINY.backbone, stages=(TINY.backbone.stages[0], wide, TINY.backbone.stages[2]))
+    first = replace(TINY.backbone.stages[0], mid_channels=16, layers=2)
+    backbone = replace(TINY.backbone, stages=(first, wide, TINY.backbone.stages[2]))
     fused = fuse(with_compute(tiny_model(replace(TINY, backbone=backbone)), "bfloat16"), for_cpu=for_cpu)
     apply, params, batch_stats = functional(fused)
     rounded = {name for name, value in params.items() if value.dtype == jnp.bfloat16}
     kernels = {name for name in params if re.search(r"\.kernel(\.\d+)?$", name)}
-    exact = {name for name in kernels if params[name].shape[:2] in ((2, 2), (3, 3)) and params[name].shape[2] > 1}
+    dense = {name: params[name].shape for name in kernels if params[name].ndim == 4 and params[name].shape[2] > 1}
+    exact = {name for name, shape in dense.items() if shape[:2] in ((2, 2), (3, 3), (3, 4))}
+    assert ((3, 4) in {shape[:2] for shape in dense.values()}) == for_cpu  # for two cells at once
     assert exact
     assert rounded == (kernels - exact if for_cpu else kernels)
     assert fused.backbone.stem(pictures).dtype == jnp.bfloat16

@@ -144,6 +144,23 @@ def test_self_attention_has_the_same_gradients_in_either_form(monkeypatch):
     np.testing.assert_allclose(*gradients, atol=1e-6)
 
 
+@pytest.mark.parametrize(("platform", "rounded"), [("cpu", False), ("tpu", True), ("cuda", True)])
+def test_self_attention_in_bfloat16_rounds_scores_but_on_cpus(platform, rounded):
+    attention = SelfAttention(8, 2, compute=Compute.named("bfloat16"), rng=np.random.default_rng(0))
+    program = jax.jit(lambda x: attention(x, x)).trace(normal(2, 5, 8))
+    text = program.lower(lowering_platforms=(platform,)).as_text()
+    products = [line for line in text.splitlines() if "dot_general" in line and "x5x5x" in line]
+    assert len(products) == 2  # the scores, and what they mix
+    assert all(("5x4xbf16" in line) == rounded for line in products)
+
+
+def test_attention_of_rounded_operands_is_near():
+    heads = [normal(3, 5, 4) for _ in range(3)]
+    exact, rounded = (layers._attend(*heads, None, Compute.named(name)) for name in ("float32", "bfloat16"))
+    assert exact.dtype == rounded.dtype == jnp.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.03
+
+
 def test_self_attention_with_large_scores_is_finite():
     attention = SelfAttention(8, 2, **COMMON)
     x = normal(1, 5, 8)

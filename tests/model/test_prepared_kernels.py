@@ -44,6 +44,16 @@ def check_with_derivatives(ours, reference, x):
     np.testing.assert_allclose(gradient, wanted, atol=2e-5)
 
 
+def rounded(values: jax.Array) -> jax.Array:
+    return values.astype(jnp.bfloat16).astype(jnp.float32)
+
+
+def test_a_whole_kernel_stays():
+    kernel = np.ones((3, 3, 4, 5))
+    assert in_form(kernel, "whole", (4,))[0] is kernel
+    assert shapes_in_form(kernel.shape, "whole", (4,)) == [kernel.shape]
+
+
 @PADDINGS
 @SHAPES
 def test_products_of_tiles(shape, padding):
@@ -64,10 +74,6 @@ def test_products_of_tiles_in_bfloat16():
     assert 0 < jnp.sqrt(jnp.mean(off**2)) < 2**-8 * 1.5 * jnp.std(exact)
 
 
-def rounded(values: jax.Array) -> jax.Array:
-    return values.astype(jnp.bfloat16).astype(jnp.float32)
-
-
 @PADDINGS
 @SHAPES
 def test_two_cells_at_once(shape, padding):
@@ -77,11 +83,24 @@ def test_two_cells_at_once(shape, padding):
     check_with_derivatives(ours, partial(direct, kernel=kernel, padding=padding), x)
 
 
+def test_two_cells_at_once_give_float32_of_rounded_maps():
+    x, kernel = normal(2, 6, 8, 16).astype(jnp.bfloat16), normal(3, 3, 16, 11) / 16
+    (pairs,) = in_float64(kernel, "pairs")
+    result = convolve_pairs(x, jnp.asarray(pairs, jnp.float32), (1, 1))
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, direct(x.astype(jnp.float32), kernel, (1, 1)), atol=2e-6)
+
+
+@pytest.mark.parametrize("platform", ["cpu", "default"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("widths", [(4, 4, 4, 4), (5, 4, 4), (4, 4, 5, 4), (3, 5)])
-def test_parts_are_those_that_a_sum_over_maps_takes(widths):
-    maps, kernel = [normal(2, 6, 7, width) for width in widths], normal(1, 1, sum(widths), 9)
-    parts = [jnp.asarray(part, jnp.float32) for part in in_float64(kernel, "parts", widths)]
-    by_parts, whole = (convolve_several(maps, kernels, 1, (0, 0), Compute()) for kernels in (parts, [kernel]))
+def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype, platform, monkeypatch):
+    monkeypatch.setattr(lax, "platform_dependent", lambda *operands, **forms: forms[platform](*operands))
+    maps, kernel = [rounded(normal(2, 6, 7, width)) for width in widths], rounded(normal(1, 1, sum(widths), 9))
+    parts = [jnp.asarray(part, dtype) for part in in_float64(kernel, "parts", widths)]
+    compute = Compute.named(dtype)
+    by_parts, whole = (convolve_several(maps, kernels, 1, (0, 0), compute) for kernels in (parts, [kernel]))
+    assert by_parts.dtype == jnp.float32
     np.testing.assert_array_equal(by_parts, whole)
     np.testing.assert_allclose(whole, jnp.concatenate(maps, axis=-1) @ kernel[0, 0], atol=2e-5)
 
@@ -92,6 +111,7 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths):
         ((3, 3, WIDE, WIDE), 1, (WIDE,), "tiles"),
         ((3, 3, WIDE, WIDE), 2, (WIDE,), "whole"),
         ((3, 3, WIDE - 1, WIDE), 1, (WIDE - 1,), "whole"),
+        ((3, 3, 2 * WIDE, WIDE), 1, (WIDE, WIDE), "whole"),
         ((3, 3, 16, NARROW), 1, (16,), "pairs"),
         ((3, 3, 16, NARROW), 2, (16,), "whole"),
         ((3, 3, 16, NARROW + 1), 1, (16,), "whole"),

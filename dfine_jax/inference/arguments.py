@@ -1,6 +1,6 @@
-"""A model's short parameters in one long vector: on a CPU every argument of a program costs microseconds at each call.
+"""The arguments of a program: a model's parameters, on a CPU with the short ones in one vector.
 
-Of the hundreds that a fused model has, most are biases and the scales of norms.
+There every argument costs microseconds at each call, and a fused model has hundreds, most of them biases.
 """
 
 from collections.abc import Callable, Mapping
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 from jax import lax
-from jaxtyping import ArrayLike
+from jaxtyping import Array
 
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import Variables
@@ -21,8 +21,11 @@ ALIGNED = 16
 """Each starts at a multiple of so many numbers, those of a vector register."""
 
 
-def pack(params: Mapping[str, ArrayLike]) -> dict[str, ArrayLike]:
-    """On a CPU, the parameters with all short ones, float32 vectors, one after another in one; else as they are."""
+def pack(params: Mapping[str, Array | np.ndarray]) -> dict[str, Array | np.ndarray]:
+    """On a CPU, the parameters with all float32 vectors in one; else as they are.
+
+    Where each of them lies depends on their names and shapes alone, so that values loaded later fit a program.
+    """
     places = _places(params)
     if not places:
         return dict(params)

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dfine_jax.inference.packing import ALIGNED, PACKED, of_packed, pack
+from dfine_jax.inference.arguments import ALIGNED, PACKED, of_packed, pack
 
 
 @pytest.fixture
