@@ -4,7 +4,9 @@
     $ python -m benchmarks.inference --sizes n s m l x --batch-sizes 1 8 --output inference.json
 
 At 640x640 on two threads, the model alone: from a normalised float32 batch in memory to logits and boxes. All
-contenders have the same random, well scaled weights (but KerasHub, which can't read them) and the same drawn pictures.
+contenders have the same random, well scaled weights (but KerasHub, which can't read them) and the same drawn pictures,
+those in which the worst cell that becomes a query scores clearly better than the best that doesn't: elsewhere rounding
+decides.
 Before it is timed, each contender's queries are paired with those of transformers in PyTorch: in float32 the logits
 and boxes of each pair have to agree within 1e-3, in bfloat16 they have to be finite. GFLOPs are those of
 convolutions done directly, norms and branches folded; peaks are the best of square matrix products, in JAX and PyTorch.
@@ -14,9 +16,10 @@ import argparse
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from importlib.util import find_spec
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -30,7 +33,9 @@ from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
 
 SIDE = 640
 TOLERANCE = 1e-3
-EXPECTED = "expected.npz"
+EXPECTED, PICTURES = "expected.npz", "pictures.npy"
+CLEARLY = 5e-5
+"""Difference of two logits, ten times that which rounding makes."""
 PRODUCTS = (1024, 2048)
 """Sides of the square matrices whose products give the peak."""
 PACKAGES = ("jax", "jaxlib", "torch", "transformers", "onnx", "onnxruntime", "openvino", "keras", "keras-hub")
@@ -86,7 +91,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as scratch:
         for size in arguments.sizes:
-            gflops = prepare_model(size, Path(scratch) / size)
+            gflops = prepare_model(size, Path(scratch) / size, max(arguments.batch_sizes))
             for batch in arguments.batch_sizes:
                 case = Path(scratch) / size / str(batch)
                 prepare_case(case, batch)
@@ -106,8 +111,8 @@ def main() -> None:
     console.print(f"{about['machine']}; medians of {arguments.rounds} rounds\n{about['versions']}")
 
 
-def prepare_model(size: str, folder: Path) -> float:
-    """Saves weights for all contenders to ``folder/model``; returns GFLOPs for one picture."""
+def prepare_model(size: str, folder: Path, pictures: int) -> float:
+    """Saves weights for all contenders to ``folder/model`` and pictures; returns GFLOPs for one picture."""
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from reference import reference_model
 
@@ -120,15 +125,36 @@ def prepare_model(size: str, folder: Path) -> float:
     params, batch_stats = variables(model)
     arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
     save_hub_folder(folder / peers.MODEL, model.config, Preprocessing(), arrays)
+    np.save(folder / PICTURES, np.stack(list(islice(clear_pictures(model), pictures))))
     return count_operations(model, Preprocessing(SIDE, SIDE)) / 1e9
+
+
+def clear_pictures(model: Any) -> Iterator[np.ndarray]:
+    """Drawn pictures in which it is clear which cells become the model's queries."""
+    import jax
+    from flax import nnx
+
+    from dfine_jax.data.shapes import draw
+
+    graph, state = nnx.split(model)
+
+    @jax.jit
+    def best(state: Any, pictures: jax.Array) -> jax.Array:
+        model = nnx.merge(graph, state)
+        memory, shapes = model.decoder.flatten(model.encoder(model.backbone(pictures)))
+        return jax.lax.top_k(model.decoder.select(memory, shapes).scores[0], model.config.decoder.queries + 1)[0]
+
+    for index in count():
+        picture = draw(index, size=SIDE).picture
+        *_, last, next_one = best(state, picture[None].astype(np.float32) / 255)
+        if last - next_one > CLEARLY:
+            yield picture
 
 
 def prepare_case(folder: Path, batch: int) -> None:
     """Writes pictures, transformers' answer to them in PyTorch, and the ONNX graph for this batch size."""
-    from dfine_jax.data.shapes import draw
-
     folder.mkdir()
-    pictures = np.stack([draw(index, size=SIDE).picture for index in range(batch)])
+    pictures = np.load(folder.parent / PICTURES)[:batch]
     np.save(folder / peers.PIXELS, np.ascontiguousarray(pictures.transpose(0, 3, 1, 2), np.float32) / 255)
     np.savez(folder / EXPECTED, **peers.pytorch(folder)()._asdict())
     peers.export_onnx(folder)
