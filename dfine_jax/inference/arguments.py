@@ -3,7 +3,7 @@
 There every argument costs microseconds at each call, and a fused model has hundreds, most of them biases.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -44,14 +44,14 @@ def of_packed(apply: Callable[..., Any], params: "Variables") -> tuple[Callable[
 
     def function(packed: "Variables", *rest: Any) -> Any:
         short = {name: lax.slice(packed[PACKED], (at.start,), (at.stop,)) for name, at in places.items()}
-        return apply({**{name: value for name, value in packed.items() if name != PACKED}, **short}, *rest)
+        return apply({**_others(packed, {PACKED}), **short}, *rest)
 
     shapes = {PACKED: jax.ShapeDtypeStruct((_end(places),), np.float32)} if places else {}
     return function, {**shapes, **_others(params, places)}
 
 
-def _others(params: Mapping[str, Any], places: dict[str, slice]) -> dict[str, Any]:
-    return {name: value for name, value in params.items() if name not in places}
+def _others(params: Mapping[str, Any], names: Container[str]) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if name not in names}
 
 
 def _end(places: dict[str, slice]) -> int:

@@ -2,7 +2,8 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from itertools import groupby, islice
+from itertools import groupby
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +12,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
+
+Map = TypeVar("Map")
 
 SMALL = 1024
 """Numbers in a dense kernel, such as the first one's, up to which CPUs are faster by sums of shifted maps."""
@@ -73,9 +76,7 @@ def convolve_several(
     def apart(kernels, maps):
         maps, kernels = ([x.astype(compute.dtype) for x in arrays] for arrays in (maps, kernels))
         if kernels[0].shape[:2] == (1, 1) and stride == 1:
-            following = iter(maps)
-            counts = equally_wide(x.shape[-1] for x in maps)
-            maps = [_side_by_side(list(islice(following, count))) for count in counts]
+            maps = [_side_by_side(each) for each in alike(maps, lambda x: x.shape[-1])]
         else:
             maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
         if len(kernels) == 1:
@@ -90,9 +91,9 @@ def convolve_several(
     return lax.platform_dependent(list(kernels), list(maps), cpu=apart, default=together)
 
 
-def equally_wide(widths: Iterable[int]) -> list[int]:
-    """How many maps follow each other whose channels are as many."""
-    return [len(list(alike)) for _, alike in groupby(widths)]
+def alike(maps: Iterable[Map], width: Callable[[Map], int]) -> list[list[Map]]:
+    """Those that follow each other and are equally wide, together."""
+    return [list(each) for _, each in groupby(maps, width)]
 
 
 def _side_by_side(maps: list[Float[Array, "B H W C"]]) -> Float[Array, "B H W channels"]:

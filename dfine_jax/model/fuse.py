@@ -88,6 +88,6 @@ def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))
     if conv.form != "whole":
         shapes = shapes_in_form(shape, conv.form, conv.widths)
-        conv.kernel = nnx.List([nnx.Param(jax.ShapeDtypeStruct(shape, "float32")) for shape in shapes])
+        conv.kernel = nnx.List([nnx.Param(jax.ShapeDtypeStruct(part, "float32")) for part in shapes])
     conv.norm = None
     return FoldedConv(tuple(names[id(branch)] for branch in branches), epsilons, conv.form, conv.widths)

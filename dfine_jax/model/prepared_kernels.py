@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import islice
 from typing import Literal
 
 import jax.numpy as jnp
@@ -11,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import SMALL, equally_wide
+from dfine_jax.model.convolution import SMALL, alike
 
 Form = Literal["whole", "parts", "pairs", "tiles"]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
@@ -81,8 +80,7 @@ def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:
 
 def _summands(widths: tuple[int, ...]) -> list[int]:
     """How many channels each product of a pointwise ``convolve_several`` takes."""
-    following = iter(widths)
-    return [sum(islice(following, count)) for count in equally_wide(widths)]
+    return [sum(each) for each in alike(widths, int)]
 
 
 def convolve_pairs(
