@@ -18,6 +18,9 @@ Map = TypeVar("Map")
 SMALL = 1024
 """Numbers in a dense kernel, such as the first one's, up to which CPUs are faster by sums of shifted maps."""
 
+TOGETHER = 4
+"""Maps that a pointwise convolution of several takes as one: a copy of more would be a model's largest array by far."""
+
 
 def convolve(
     x: Float[Array, "B H W I"],
@@ -69,8 +72,8 @@ def convolve_several(
     """A dense convolution of several maps' channels put together, by one kernel or by that in parts.
 
     On CPUs it is a sum over maps, so that wide ones need not be copied next to each other; only the pointwise
-    convolution of equally wide maps that follow each other is one product. ``kernels`` is the whole kernel, which CPUs
-    then split at every call, or for a pointwise convolution its parts, one for each summand.
+    convolution of up to four equally wide maps that follow each other is one product. ``kernels`` is the whole kernel,
+    which CPUs then split at every call, or for a pointwise convolution its parts, one for each summand.
     """
 
     def apart(kernels, maps):
@@ -92,8 +95,9 @@ def convolve_several(
 
 
 def alike(maps: Iterable[Map], width: Callable[[Map], int]) -> list[list[Map]]:
-    """Those that follow each other and are equally wide, together."""
-    return [list(each) for _, each in groupby(maps, width)]
+    """Those that follow each other and are equally wide, up to ``TOGETHER`` of them together."""
+    runs = [list(run) for _, run in groupby(maps, width)]
+    return [run[i : i + TOGETHER] for run in runs for i in range(0, len(run), TOGETHER)]
 
 
 def _side_by_side(maps: list[Float[Array, "B H W C"]]) -> Float[Array, "B H W channels"]:

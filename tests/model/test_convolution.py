@@ -74,7 +74,9 @@ def check_with_gradients(x, kernel, stride, padding):
         np.testing.assert_allclose(gradient, wanted, atol=1e-4)
 
 
-@pytest.mark.parametrize(("widths", "size", "stride"), [((5, 4, 4, 4), 1, 1), ((4, 6), 3, 2), ((4, 4), 1, 2)])
+@pytest.mark.parametrize(
+    ("widths", "size", "stride"), [((5, 4, 4, 4), 1, 1), ((4,) * 6, 1, 1), ((4, 6), 3, 2), ((4, 4), 1, 2)]
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_several_maps_are_as_if_put_together(widths, size, stride, dtype):
     padding = (size // 2,) * 2

@@ -93,7 +93,7 @@ def test_two_cells_at_once_give_float32_of_rounded_maps():
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("widths", [(4, 4, 4, 4), (5, 4, 4), (4, 4, 5, 4), (3, 5)])
+@pytest.mark.parametrize("widths", [(4, 4, 4, 4), (4,) * 6, (5, 4, 4), (4, 4, 5, 4), (3, 5)])
 def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype, platform, monkeypatch):
     monkeypatch.setattr(lax, "platform_dependent", lambda *operands, **forms: forms[platform](*operands))
     maps, kernel = [rounded(normal(2, 6, 7, width)) for width in widths], rounded(normal(1, 1, sum(widths), 9))
