@@ -1,7 +1,5 @@
 """The function from pictures to their best detections, compiled once for one shape."""
 
-import math
-import re
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -23,12 +21,6 @@ CPU_OPTIONS = {
     "bfloat16": _CPU | {"xla_cpu_experimental_ynn_fusion_type": "LIBRARY_FUSION_TYPE_INDIVIDUAL_DOT"},
 }
 
-
-PIECE = 16 * 2**20
-"""Bytes that XLA for CPUs asks for at a time to hold what is between inputs and outputs, if no array is larger.
-
-Pieces of more than 32 MiB could not be kept for the next run, see ``keep_between_runs``.
-"""
 
 # Without LLVM's optimisations, and with XLA's older emitters, a program is compiled in a third of the time and in
 # hundreds of MiB less. It takes two to three times as long to run: for one picture, far less than what was saved.
@@ -100,20 +92,9 @@ def compile_lowered(lowered: jax.stages.Lowered, *, quick: bool = False) -> jax.
         return lowered.compile()
     types = {argument.dtype.name for argument in jax.tree.leaves(lowered.in_avals)}
     options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"]
-    if quick:
-        options = options | QUICK_CPU_OPTIONS
-    else:  # what is run again
-        options = options | {"xla_multiheap_size_constraint_per_heap": max(PIECE, _largest_array(lowered))}
     try:
-        return lowered.compile(compiler_options=options)
+        return lowered.compile(compiler_options=options | QUICK_CPU_OPTIONS if quick else options)
     except jax.errors.JaxRuntimeError as error:
         if "No such compile option" not in str(error):
             raise
         return lowered.compile()  # a release of XLA without the choice
-
-
-def _largest_array(lowered: jax.stages.Lowered) -> int:
-    """Bytes of the largest array in a program."""
-    arrays = set(re.findall(r"tensor<((?:\d+x)+)[a-z]+(\d+)>", lowered.as_text()))
-    sizes = (math.prod(map(int, shape.rstrip("x").split("x"))) * -(-int(bits) // 8) for shape, bits in arrays)
-    return max(sizes, default=0)

@@ -16,8 +16,9 @@ def keep_between_runs() -> None:
     """Lets this process keep up to 256 MiB of freed memory, where the backend is a CPU.
 
     XLA takes the memory for what is between a program's inputs and outputs anew at each run. glibc would ask Linux for
-    it and give it back each time, and Linux clears it page by page: up to a tenth of the time. Pieces larger than
-    32 MiB still come and go: ``compile_lowered`` makes XLA ask for smaller ones.
+    it and give it back each time, and Linux clears it page by page: up to a twelfth of the time.
+
+    A thread's heap has 64 MiB: what doesn't fit there still comes and goes, as it may for the largest sizes.
     """
     if jax.default_backend() != "cpu":
         return
