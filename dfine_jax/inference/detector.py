@@ -17,7 +17,6 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
-from dfine_jax.inference.memory import keep_between_runs
 from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
@@ -53,8 +52,6 @@ class Detector:
     The program is compiled once, with ``from_pretrained`` when the model is loaded and else at the first use, for
     ``batch_size`` pictures of the size in ``preprocessing``: pictures of any size are stretched to it, a last batch
     that isn't full is filled up, so nothing is compiled twice.
-
-    On a CPU under Linux the process keeps up to 256 MiB of the memory that it frees, see ``keep_between_runs``.
     """
 
     def __init__(self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
@@ -66,7 +63,6 @@ class Detector:
         apply, params, batch_stats = functional(fuse(model))
         self._apply, _ = of_packed(apply, params)
         self._variables = jax.device_put((pack(params), batch_stats))
-        keep_between_runs()
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
         if batch_size < 1:
@@ -130,8 +126,6 @@ class Detector:
             kind[variable] = value if value.ndim == 1 else jax.device_put(value)  # short ones are packed first
         detector.compiled = program.compiled
         detector._variables = jax.device_put((pack(params), batch_stats))
-        if not quick:
-            keep_between_runs()
         return detector
 
     @cached_property
