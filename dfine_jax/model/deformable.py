@@ -6,7 +6,7 @@ maps as they are, without value or output projections.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,15 +97,16 @@ class _Share(NamedTuple):
 AxisShares = Callable[[Float[Array, "..."], int], list[_Share]]
 
 
-def _bilinear(location: Float[Array, "..."], size: int) -> list[_Share]:
-    position = location * size - 0.5
+def _bilinear(distance: Float[Array, "..."], size: int) -> list[_Share]:
+    """``distance`` is that from the map's edge, in cells, of which there are ``size``."""
+    position = distance - 0.5
     corner = jnp.floor(position)
     fraction = position - corner
     return [_Share(corner, 1 - fraction), _Share(corner + 1, fraction)]
 
 
-def _nearest(location: Float[Array, "..."], size: int) -> list[_Share]:
-    cell = jnp.clip(jnp.trunc(location * size + 0.5), 0, size - 1)
+def _nearest(distance: Float[Array, "..."], size: int) -> list[_Share]:
+    cell = jnp.clip(jnp.trunc(distance + 0.5), 0, size - 1)
     return [_Share(cell, jnp.ones_like(cell))]
 
 
@@ -124,9 +125,9 @@ def _sample(
         values,
         locations,
         weights,
-        cpu=partial(_by_rows, add_up=_sum_in_turn, arranged=lax.optimization_barrier, **static),
+        cpu=partial(_by_rows, of_points=lax.map, add_up=_sum_in_turn, **static),
         tpu=partial(_by_products, compute=compute, **static),
-        default=partial(_by_rows, add_up=_sum_at_once, **static),
+        default=partial(_by_rows, of_points=_at_once, add_up=_sum_at_once, **static),
     )
 
 
@@ -151,8 +152,8 @@ def _by_products(
     def level_sum(cells: Float[Array, "B H W M C"], location, weight) -> Float[Array, "B Q M C"]:
         height, width = cells.shape[1:3]
         location, weight = jnp.moveaxis(location, 1, 3), jnp.moveaxis(weight, 1, 3)
-        along_x = _on_axis(shares_of(location[..., 0], width), width)
-        along_y = _on_axis(shares_of(location[..., 1], height), height) * weight[..., None]
+        along_x = _on_axis(shares_of(location[..., 0] * width, width), width)
+        along_y = _on_axis(shares_of(location[..., 1] * height, height), height) * weight[..., None]
         # Point by point and not as a product over points, which would be written out.
         places = range(weight.shape[2])
         of_cells = sum(along_y[:, :, i, :, :, None] * along_x[:, :, i, :, None, :] for i in places)
@@ -185,28 +186,40 @@ def _by_rows(
     shares_of: AxisShares,
     shapes: Shapes,
     points: tuple[int, ...],
+    of_points: Callable[..., Any],
     add_up: Callable[..., Array],
-    arranged: Callable[..., tuple[Array, Array]] = lambda arrays: arrays,
 ) -> Float[Array, "B Q M C"]:
     """The cells around each point are picked and added up.
 
-    Queries come last on the way there, for they are many enough to fill vector registers. ``arranged`` is given the
-    points as (2, P, B, M, Q) and (P, B, M, Q). On CPUs it is a barrier, or else XLA makes the transposition part of all
-    that follows and vectorises none of it.
+    Queries come last on the way there, for they are many enough to fill vector registers. ``of_points`` applies a
+    function to every point. What it is given has to be in memory by then: if XLA calculated a point's place once for
+    the cells and once more for their shares, rounding it otherwise, a place next to a whole number would end up a cell
+    away. A loop is a border that XLA for CPUs keeps; it drops an ``optimization_barrier`` before it fuses.
     """
     batch, tokens, heads, channels = values.shape
-    heights, widths, starts = (each.reshape(-1, 1, 1, 1) for each in _of_each_point(shapes, points))
-    (x, y), weights = arranged((jnp.transpose(locations, (4, 3, 0, 2, 1)), jnp.transpose(weights, (3, 0, 2, 1))))
     head = jnp.arange(heads, dtype=jnp.int32)[:, None]
-    places, shares = [], []
-    for column, share_x in shares_of(x, widths):
-        for row, share_y in shares_of(y, heights):
-            inside = (column >= 0) & (column < widths) & (row >= 0) & (row < heights)
-            cell = starts + _whole(row, heights) * widths + _whole(column, widths)
-            places.append(cell * heads + head)
-            shares.append(jnp.where(inside, share_x * share_y, 0) * weights)
-    total = add_up(values.reshape(batch, tokens * heads, channels), places, shares)
+
+    def cells_and_shares(point: tuple[Array, ...]) -> tuple[list[Array], list[Array]]:
+        x, y, weight, height, width, start = point
+        cells, shares = [], []
+        for column, share_x in shares_of(x, width):
+            for row, share_y in shares_of(y, height):
+                inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+                cell = start + _whole(row, height) * width + _whole(column, width)
+                cells.append(cell * heads + head)
+                shares.append(jnp.where(inside, share_x * share_y, 0) * weight)
+        return cells, shares
+
+    heights, widths, starts = (each.reshape(-1, 1, 1, 1) for each in _of_each_point(shapes, points))
+    x, y = jnp.transpose(locations, (4, 3, 0, 2, 1))
+    weights = jnp.transpose(weights, (3, 0, 2, 1))
+    cells, shares = of_points(cells_and_shares, (x * widths, y * heights, weights, heights, widths, starts))
+    total = add_up(values.reshape(batch, tokens * heads, channels), cells, shares)
     return jnp.swapaxes(total, 1, 2)
+
+
+def _at_once(function: Callable, arrays: tuple[Array, ...]) -> Any:
+    return function(lax.optimization_barrier(arrays))
 
 
 def _of_each_point(shapes: Shapes, points: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

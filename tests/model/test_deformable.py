@@ -52,6 +52,27 @@ def nearest(level, x, y):
     return level[min(max(row, 0), height - 1), min(max(column, 0), width - 1)]
 
 
+@pytest.mark.parametrize("quick", [True, False])
+def test_places_next_to_the_middle_of_a_cell_are_not_sampled_a_cell_away(quick, request):
+    """However often and in whatever way XLA rounds such a place, cells and shares go with the same one."""
+    side, queries = 16, 2000
+    rng = np.random.default_rng(0)
+    values = rng.standard_normal((1, side * side, 1, 1)).astype(np.float32)
+    cells = rng.integers(0, side, (1, queries, 1, 4, 2))
+    boxes = rng.uniform(0.2, 0.8, (1, queries, 1, 1, 4)).astype(np.float32)
+    offsets = (((cells + 0.5) / side - boxes[..., :2]) / boxes[..., 2:]).astype(np.float32)
+    weights = np.full((1, queries, 1, 4), 0.25, np.float32)
+
+    def sample(values, boxes, offsets, weights):
+        locations = boxes[..., :2] + offsets * boxes[..., 2:]
+        return sample_bilinear(values, ((side, side),), locations, weights, (4,))
+
+    options = {} if quick else request.getfixturevalue("optimised")
+    result = jax.jit(sample, compiler_options=options)(values, boxes, offsets, weights)
+    middle = values.reshape(side, side)[cells[..., 1], cells[..., 0]].mean(-1)
+    np.testing.assert_allclose(result[..., 0], middle, atol=1e-4)
+
+
 @pytest.mark.parametrize(("sample", "look"), [(sample_bilinear, bilinear), (sample_nearest, nearest)])
 def test_sampling_is_that_of_plain_loops(sample, look):
     values, locations, weights = inputs()
