@@ -125,9 +125,10 @@ def backends() -> tuple[str, ...]:
 
 def ours(model: Path, dtype: str, batch_size: int, paths: list[Path], threshold: float) -> Make:
     """Our detector on the files; run in a process of its own."""
-    from dfine_jax import Detector
+    from dfine_jax import Detector, keep_freed_memory
 
     detector = Detector.from_pretrained(model, dtype=dtype, batch_size=batch_size)
+    keep_freed_memory()
 
     def run() -> list[Best]:
         found = [result.outcome for result in detector.stream(paths, threshold)]

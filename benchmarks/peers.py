@@ -34,11 +34,12 @@ Run = Callable[[], Answer]
 
 
 def ours(folder: Path, dtype: str) -> Run:
-    """The library here, compiled as a ``Detector`` compiles; ``dtype`` is float32 or bfloat16."""
+    """The library here, compiled as a ``Detector`` compiles, memory kept as commands keep it; float32 or bfloat16."""
     import jax
 
     from dfine_jax.inference.arguments import of_packed, pack
     from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
+    from dfine_jax.inference.memory import keep_freed_memory
     from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import functional
     from dfine_jax.model.fuse import fuse
@@ -58,6 +59,7 @@ def ours(folder: Path, dtype: str) -> Run:
         return picture_by_picture(in_batch)(pixels)
 
     compiled = compile_lowered(jax.jit(predict).lower(params, batch_stats, pixels))
+    keep_freed_memory()
     return lambda: Answer(*map(np.asarray, compiled(params, batch_stats, pixels)))
 
 

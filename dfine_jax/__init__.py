@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from dfine_jax.inference.detections import Detection, Detections
     from dfine_jax.inference.detector import Detector
     from dfine_jax.inference.draw import draw
+    from dfine_jax.inference.memory import keep_freed_memory
     from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import DFine, Functional, functional
     from dfine_jax.model.fuse import fuse
@@ -28,6 +29,7 @@ _HOMES = {
     "draw": "dfine_jax.inference.draw",
     "functional": "dfine_jax.model.dfine",
     "fuse": "dfine_jax.model.fuse",
+    "keep_freed_memory": "dfine_jax.inference.memory",
     "load_pretrained": "dfine_jax.pretrained",
 }
 
@@ -43,6 +45,7 @@ __all__ = [
     "draw",
     "functional",
     "fuse",
+    "keep_freed_memory",
     "load_pretrained",
 ]
 

@@ -16,6 +16,7 @@ from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.inference.detections import Detections, class_ids
 from dfine_jax.inference.detector import Detector, Found
 from dfine_jax.inference.draw import draw
+from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError, find_pictures
 from dfine_jax.pretrained import open_pretrained
 
@@ -70,6 +71,8 @@ def run(
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
     detector = Detector.from_stored(stored, **options, quick=len(pictures) == 1)
+    if len(pictures) > 1:
+        keep_freed_memory()
     targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)

@@ -18,6 +18,7 @@ from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import write_report
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
+from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError
 
 MOST_SHOWN = 30
@@ -67,6 +68,7 @@ def run(
     if dataset.problems:
         _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
     detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    keep_freed_memory()
     unknown = _unknown_classes(detector, dataset)
     if unknown:
         _note(notes, f"the model doesn't know {', '.join(unknown)}: these are never found")

@@ -1,7 +1,5 @@
 """A pretrained model's program, compiled; or as an earlier process kept it, which needs neither Flax nor tracing."""
 
-import contextlib
-import ctypes
 import os
 from typing import NamedTuple
 
@@ -9,6 +7,7 @@ import jax
 from jax.experimental import serialize_executable
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.inference.memory import return_freed_memory
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import kept
 from dfine_jax.model.compute import Compute
@@ -33,7 +32,7 @@ def detection_program(
     """
     what = (config, compute, settings, batch_size, quick)
     program = kept("program", (what, _surroundings()), lambda: _compiled(*what), dump=_dump, load=_load)
-    _return_memory()
+    return_freed_memory()
     return program
 
 
@@ -71,9 +70,3 @@ def _surroundings() -> tuple:
     options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
     return kind, cores, flags, sorted(options.items())
-
-
-def _return_memory() -> None:
-    """Gives the system back what XLA needed to compile or to load: with glibc, hundreds of MiB that it holds on to."""
-    with contextlib.suppress(OSError, AttributeError, TypeError):  # another C library
-        ctypes.CDLL(None).malloc_trim(0)
