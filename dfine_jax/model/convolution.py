@@ -72,8 +72,8 @@ def convolve_several(
     """A dense convolution of several maps' channels put together, by one kernel or by that in parts.
 
     On CPUs it is a sum over maps, so that wide ones need not be copied next to each other; only the pointwise
-    convolution of up to four equally wide maps that follow each other is one product. ``kernels`` is the whole kernel,
-    which CPUs then split at every call, or for a pointwise convolution its parts, one for each summand.
+    convolution of a few equally wide maps that follow each other, see ``alike``, is one product. ``kernels`` is the
+    whole kernel, which CPUs then split at every call, or for a pointwise convolution its parts, one for each summand.
     """
 
     def apart(kernels, maps):

@@ -47,7 +47,7 @@ def main() -> None:
     given = [rng.random((PICTURES, *shape), np.float32) for shape in shapes]
     static = dict(shares_of=deformable._bilinear, shapes=SHAPES, points=POINTS)
     forms = {
-        "rows": partial(deformable._by_rows, add_up=deformable._sum_at_once, **static),
+        "rows": partial(deformable._by_rows, of_points=deformable._at_once, add_up=deformable._sum_at_once, **static),
         "products": partial(deformable._by_products, compute=Compute(), **static),
     }
     for name, form in forms.items():
