@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -84,7 +85,8 @@ def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool
     """Gives the first branch the form that it has in a fused model, and says how it gets its values."""
     conv, epsilons = branches[0], tuple(branch.norm.epsilon for branch in branches)
     shape = conv.kernel.shape
-    conv.form = form_on_cpu(shape, conv.stride, conv.widths) if for_cpu else "whole"
+    rounded = conv.compute.dtype != jnp.float32
+    conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded) if for_cpu else "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))
     if conv.form != "whole":
         shapes = shapes_in_form(shape, conv.form, conv.widths)

@@ -20,7 +20,8 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
-from dfine_jax.model.prepared_kernels import Form, convolve_pairs, convolve_tiles
+from dfine_jax.model.prepared_kernels import Form, convolve_pairs
+from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
 
 FEW_SCORES = 1_500_000
 """Scores of an attention's heads, in all, that stay in a CPU's caches."""
@@ -154,8 +155,10 @@ class ConvNorm(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
         kernels = self._kernels()
-        if self.form == "tiles":
-            x = convolve_tiles(x, kernels, self.padding, self.compute)
+        if self.form == "small tiles":
+            x = convolve_small_tiles(x, kernels, self.padding, self.compute)
+        elif self.form == "large tiles":
+            x = convolve_large_tiles(x, *kernels, self.padding)
         elif self.form == "pairs":
             x = convolve_pairs(x, *kernels, self.padding)
         else:

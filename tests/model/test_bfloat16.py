@@ -13,7 +13,7 @@ from tiny import TINY, tiny_model
 from convert.rules import HUB
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
-from dfine_jax.model.prepared_kernels import WIDE
+from dfine_jax.model.prepared_kernels import ROUNDED
 
 
 def test_errors_of_nano_are_bounded():
@@ -49,7 +49,7 @@ def test_fused_kernels_are_rounded_once(pictures, for_cpu):
 
     So do kernels, and the maps between them, that CPUs compute with in float32 anyway.
     """
-    wide = replace(TINY.backbone.stages[1], mid_channels=WIDE)
+    wide = replace(TINY.backbone.stages[1], mid_channels=ROUNDED)
     first = replace(TINY.backbone.stages[0], mid_channels=16, layers=2)
     backbone = replace(TINY.backbone, stages=(first, wide, TINY.backbone.stages[2]))
     fused = fuse(with_compute(tiny_model(replace(TINY, backbone=backbone)), "bfloat16"), for_cpu=for_cpu)

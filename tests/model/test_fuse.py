@@ -7,7 +7,7 @@ from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse
-from dfine_jax.model.prepared_kernels import WIDE
+from dfine_jax.model.prepared_kernels import NARROW, WIDE
 
 TOLERANCE = 2e-5
 
@@ -62,20 +62,20 @@ def test_another_model(pictures):
 @pytest.mark.parametrize("for_cpu", [True, False])
 def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):
     first, second, last = TINY.backbone.stages
-    first = replace(first, mid_channels=16, layers=2)
-    backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=WIDE), last))
+    first, width = replace(first, mid_channels=16, layers=2), max(WIDE, NARROW + 1)
+    backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=width), last))
     model = tiny_model(replace(TINY, backbone=backbone))
     fused = fuse(model, for_cpu=for_cpu)
     narrow, wide = (fused.backbone.stages[i].blocks[0] for i in (0, 1))
-    assert wide.layers[0].kernel.shape == (3, 3, 16, WIDE)  # of few channels in
-    squeezed = 16 + second.layers * WIDE
+    assert wide.layers[0].kernel.shape == (3, 3, 16, width)  # of few channels in
+    squeezed = 16 + second.layers * width
     if for_cpu:
         assert [kernel.shape for kernel in narrow.layers[1].kernel] == [(3, 4, 16, 32)]
-        assert [kernel.shape for kernel in wide.layers[1].kernel] == [(WIDE, WIDE)] * 16
+        assert [kernel.shape for kernel in wide.layers[1].kernel] == [(36, width, width)]
         assert [kernel.shape[2] for kernel in wide.squeeze.kernel] == [16, squeezed - 16]
     else:
         assert narrow.layers[1].kernel.shape == (3, 3, 16, 16)
-        assert wide.layers[1].kernel.shape == (3, 3, WIDE, WIDE)
+        assert wide.layers[1].kernel.shape == (3, 3, width, width)
         assert wide.squeeze.kernel.shape[2] == squeezed
     for plain, quick in zip(model.backbone(pictures), fused.backbone(pictures), strict=True):
         np.testing.assert_allclose(quick, plain, atol=1e-5 * float(np.abs(plain).max()))

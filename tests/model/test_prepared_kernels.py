@@ -1,31 +1,25 @@
 from functools import partial
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
+from plain_convolution import PADDINGS, SHAPES, check_with_derivatives, plain, rounded
 from tiny import normal
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve_several
 from dfine_jax.model.prepared_kernels import (
     NARROW,
+    ROUNDED,
     WIDE,
     convolve_pairs,
-    convolve_tiles,
     form_on_cpu,
     in_float32_on_cpu,
     in_form,
     shapes_in_form,
 )
-
-PADDINGS = pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
-SHAPES = pytest.mark.parametrize("shape", [(6, 8), (7, 8), (6, 9), (3, 5)])
-
-
-def direct(x, kernel, padding):
-    return lax.conv_general_dilated(x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
 
 
 def in_float64(kernel, form, widths=()):
@@ -36,42 +30,16 @@ def in_float64(kernel, form, widths=()):
     return arrays
 
 
-def check_with_derivatives(ours, reference, x):
-    assert ours(x).shape == reference(x).shape
-    for result, expected in zip(jax.jvp(ours, (x,), (x,)), jax.jvp(reference, (x,), (x,)), strict=True):
-        np.testing.assert_allclose(result, expected, atol=2e-6)
-    (gradient,), (wanted,) = (jax.vjp(function, x)[1](jnp.sin(reference(x))) for function in (ours, reference))
-    np.testing.assert_allclose(gradient, wanted, atol=2e-5)
-
-
-def rounded(values: jax.Array) -> jax.Array:
-    return values.astype(jnp.bfloat16).astype(jnp.float32)
-
-
 def test_a_whole_kernel_stays():
     kernel = np.ones((3, 3, 4, 5))
     assert in_form(kernel, "whole", (4,))[0] is kernel
     assert shapes_in_form(kernel.shape, "whole", (4,)) == [kernel.shape]
 
 
-@PADDINGS
-@SHAPES
-def test_products_of_tiles(shape, padding):
-    x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 19) / 16
-    kernels = [jnp.asarray(cell, jnp.float32) for cell in in_float64(kernel, "tiles")]
-    ours = partial(convolve_tiles, kernels=kernels, padding=padding, compute=Compute())
-    check_with_derivatives(ours, partial(direct, kernel=kernel, padding=padding), x)
-
-
-def test_products_of_tiles_in_bfloat16():
-    """Tiles and kernels are rounded after their transforms, so the sums are off by their own rounding too."""
-    x, kernel = rounded(normal(2, 7, 8, WIDE)), rounded(normal(3, 3, WIDE, WIDE))
-    kernels = [jnp.asarray(cell, jnp.bfloat16) for cell in in_float64(kernel, "tiles")]
-    low = convolve_tiles(x.astype(jnp.bfloat16), kernels, (1, 1), Compute.named("bfloat16"))
-    exact = direct(x, kernel, padding=(1, 1))
-    assert low.dtype == jnp.bfloat16
-    off = low.astype(jnp.float32) - exact
-    assert 0 < jnp.sqrt(jnp.mean(off**2)) < 2**-8 * 1.5 * jnp.std(exact)
+def test_kernels_of_tiles():
+    kernel = np.asarray(normal(3, 3, 4, 5), np.float64)
+    np.testing.assert_array_equal(in_float64(kernel, "small tiles"), small_tile_kernels(kernel))
+    np.testing.assert_array_equal(*in_float64(kernel, "large tiles"), large_tile_kernel(kernel))
 
 
 @PADDINGS
@@ -80,7 +48,7 @@ def test_two_cells_at_once(shape, padding):
     x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 11) / 16
     (pairs,) = in_float64(kernel, "pairs")
     ours = partial(convolve_pairs, kernel=jnp.asarray(pairs, jnp.float32), padding=padding)
-    check_with_derivatives(ours, partial(direct, kernel=kernel, padding=padding), x)
+    check_with_derivatives(ours, partial(plain, kernel=kernel, padding=padding), x)
 
 
 def test_two_cells_at_once_give_float32_of_rounded_maps():
@@ -88,7 +56,7 @@ def test_two_cells_at_once_give_float32_of_rounded_maps():
     (pairs,) = in_float64(kernel, "pairs")
     result = convolve_pairs(x, jnp.asarray(pairs, jnp.float32), (1, 1))
     assert result.dtype == jnp.float32
-    np.testing.assert_allclose(result, direct(x.astype(jnp.float32), kernel, (1, 1)), atol=2e-6)
+    np.testing.assert_allclose(result, plain(x.astype(jnp.float32), kernel, (1, 1)), atol=2e-6)
 
 
 @pytest.mark.parametrize("platform", ["cpu", "default"])
@@ -108,9 +76,10 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype, platform, mon
 @pytest.mark.parametrize(
     ("shape", "stride", "widths", "form"),
     [
-        ((3, 3, WIDE, WIDE), 1, (WIDE,), "tiles"),
+        ((3, 3, WIDE, WIDE), 1, (WIDE,), "large tiles"),
         ((3, 3, WIDE, WIDE), 2, (WIDE,), "whole"),
-        ((3, 3, WIDE - 1, WIDE), 1, (WIDE - 1,), "whole"),
+        ((3, 3, WIDE - 1, NARROW + 1), 1, (WIDE - 1,), "whole"),
+        ((3, 3, WIDE, WIDE - 1), 1, (WIDE,), "pairs"),
         ((3, 3, 2 * WIDE, WIDE), 1, (WIDE, WIDE), "whole"),
         ((3, 3, 16, NARROW), 1, (16,), "pairs"),
         ((3, 3, 16, NARROW), 2, (16,), "whole"),
@@ -124,7 +93,12 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype, platform, mon
     ],
 )
 def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
-    assert form_on_cpu(shape, stride, widths) == form
+    assert form_on_cpu(shape, stride, widths, rounded=False) == form
+
+
+def test_only_wide_rounded_kernels_go_through_small_tiles():
+    forms = [form_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True) for width in (ROUNDED - 1, ROUNDED)]
+    assert forms == ["large tiles", "small tiles"]
 
 
 @pytest.mark.parametrize(
@@ -132,8 +106,9 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
     [
         ((1, 1, 64, 64), 1, False),
         ((3, 3, 1, 64), 2, False),
-        ((3, 3, WIDE, WIDE), 1, False),
-        ((3, 3, WIDE, WIDE), 2, True),
+        ((3, 3, ROUNDED, ROUNDED), 1, False),
+        ((3, 3, ROUNDED, ROUNDED), 2, True),
+        ((3, 3, WIDE, WIDE), 1, True),
         ((3, 3, 16, NARROW), 1, True),
         ((3, 3, 3, 16), 2, True),
     ],

@@ -1,0 +1,29 @@
+"""A plain 3x3 convolution, what others are held to, and the cases that they are tried on."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+PADDINGS = pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
+SHAPES = pytest.mark.parametrize("shape", [(6, 8), (7, 8), (6, 9), (3, 5)])
+
+
+def plain(x, kernel, padding):
+    """Of stride 1, with the same padding along both axes."""
+    return lax.conv_general_dilated(x, kernel, (1, 1), (padding, padding), dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+
+def check_with_derivatives(ours, reference, x, tolerance=2e-6):
+    """Values and derivatives forward within the tolerance, those backward within ten times that."""
+    assert ours(x).shape == reference(x).shape
+    for result, expected in zip(jax.jvp(ours, (x,), (x,)), jax.jvp(reference, (x,), (x,)), strict=True):
+        np.testing.assert_allclose(result, expected, atol=tolerance)
+    (gradient,), (wanted,) = (jax.vjp(function, x)[1](jnp.sin(reference(x))) for function in (ours, reference))
+    np.testing.assert_allclose(gradient, wanted, atol=10 * tolerance)
+
+
+def rounded(values: jax.Array) -> jax.Array:
+    """To what bfloat16 holds."""
+    return values.astype(jnp.bfloat16).astype(jnp.float32)
