@@ -32,6 +32,16 @@ SECONDS = 10
 """How long a download may take."""
 
 
+LONGEST = ("training", "model", "cli")
+"""Folders of tests whose files take longest."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Those begin first, so that no process has one left when the others have ended."""
+    places = {folder: place for place, folder in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
+
+
 @pytest.fixture
 def optimised() -> Iterator[dict[str, bool]]:
     """Programs are compiled as users have them, if this is given to ``jax.jit`` as ``compiler_options``."""

@@ -86,6 +86,7 @@ def test_other_options_of_the_compiler_are_another_program(folder):
     assert len(programs(cache)) == 2
 
 
+@pytest.mark.slow
 def test_several_at_once(folder):
     cache = folder / "cache"
     with ThreadPoolExecutor(3) as pool:

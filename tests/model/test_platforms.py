@@ -1,6 +1,8 @@
 """Inference and training lower for GPUs and TPUs, without anything that would fall back to the host."""
 
 import re
+from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -70,9 +72,17 @@ def test_a_training_step(platform):
     assert not other_calls(exported)
 
 
-@platforms
-def test_the_forms_for_other_platforms_compute_the_same(platform, monkeypatch):
-    """Outputs, loss and gradients of what GPUs and TPUs are given, computed here."""
+class Example(NamedTuple):
+    """What a model is given and what it says, with the gradients of its loss."""
+
+    params: dict
+    compiled: Callable[[], Callable[[dict], tuple]]
+    """Makes anew the function from parameters to (logits, boxes, loss) and gradients, in the forms of the moment."""
+    here: tuple
+
+
+@pytest.fixture(scope="module")
+def example() -> Example:
     apply, params, batch_stats = functional(tiny_model())
     loss_of = make_loss(apply, TINY, Recipe(batch_size=2, image_size=64))
     rng = np.random.default_rng(0)
@@ -80,18 +90,24 @@ def test_the_forms_for_other_platforms_compute_the_same(platform, monkeypatch):
     boxes = jnp.asarray(rng.uniform(0.2, 0.5, (2, 3, 4)), jnp.float32)
     targets = Targets(boxes, jnp.asarray([[0, 1, 2], [1, 0, 0]]), jnp.asarray([[True] * 3, [True, False, False]]))
 
-    def in_a_form():
+    def compiled():
         predict = jax.jit(lambda *x: apply(*x))
         by_params = jax.jit(jax.value_and_grad(lambda *x: loss_of(*x), has_aux=True))
 
         def everything(params):
             output = predict(params, batch_stats, images / np.float32(255))
             (loss, _), gradients = by_params(params, params, batch_stats, images, targets, jax.random.key(0))
-            return output.logits, output.boxes, loss, gradients
+            return (output.logits, output.boxes, loss), gradients
 
         return everything
 
-    *ours, gradients = in_a_form()(params)
+    return Example(params, compiled, compiled()(params))
+
+
+@pytest.mark.slow
+@platforms
+def test_the_forms_for_other_platforms_compute_the_same(platform, example, monkeypatch):
+    """Outputs, loss and gradients of what GPUs and TPUs are given, computed here."""
     chosen = []
 
     def choose(*operands, default, **others):
@@ -99,17 +115,18 @@ def test_the_forms_for_other_platforms_compute_the_same(platform, monkeypatch):
         return chosen[-1](*operands)
 
     monkeypatch.setattr(lax, "platform_dependent", choose)
-    everything = in_a_form()
-    *theirs, their_gradients = everything(params)
+    everything = example.compiled()
+    theirs, their_gradients = everything(example.params)
     assert chosen
+    ours, gradients = example.here
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine, other, atol=1e-5, rtol=1e-5)
     # Gradients through ten layers of norms over few cells magnify rounding. How much, the same form shows when all
     # parameters move to a neighbouring number, a few times over.
-    rounding = []
+    rng, rounding = np.random.default_rng(0), []
     for _ in range(5):
-        neighbours = {name: jnp.nextafter(x, x * rng.choice([-2, 2], x.shape)) for name, x in params.items()}
-        rounding.append(apart(everything(neighbours)[-1], their_gradients))
+        neighbours = {name: jnp.nextafter(x, x * rng.choice([-2, 2], x.shape)) for name, x in example.params.items()}
+        rounding.append(apart(everything(neighbours)[1], their_gradients))
     assert 0 < max(rounding) < 3e-4
     assert apart(gradients, their_gradients) < 2 * max(rounding)
 

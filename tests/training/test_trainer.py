@@ -123,6 +123,7 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, m
     assert losses(tmp_path) == losses(whole.output)
 
 
+@pytest.mark.slow
 def test_a_full_disk_ends_with_one_line_and_loses_no_checkpoint(whole, tmp_path, monkeypatch):
     step, (_, most) = Journal.step, resource.getrlimit(resource.RLIMIT_FSIZE)
 
