@@ -79,6 +79,7 @@ def test_a_damaged_program_is_compiled_again(folder):
     assert detect(folder, cache)[1] == ""
 
 
+@pytest.mark.slow
 def test_other_options_of_the_compiler_are_another_program(folder):
     cache = folder / "cache"
     detect(folder, cache)
