@@ -47,18 +47,22 @@ _LARGE = transforms(0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
 
 def small_tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
     """What ``convolve_small_tiles`` takes, in the kernel's type."""
-    return _along_both(_SMALL.kernel, list(kernel.reshape(9, *kernel.shape[2:])))
+    return _kernel_entries(_SMALL, kernel)
 
 
 def large_tile_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
     """What ``convolve_large_tiles`` takes, in the kernel's type."""
-    return np.stack(_along_both(_LARGE.kernel, list(kernel.reshape(9, *kernel.shape[2:]))))
+    return np.stack(_kernel_entries(_LARGE, kernel))
+
+
+def _kernel_entries(of_tiles: Transforms, kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
+    return _along_both(of_tiles.kernel, list(kernel.reshape(9, *kernel.shape[2:])))
 
 
 def convolve_small_tiles(
     x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "I O"]], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
-    """By tiles of 2x2 outputs, on any backend. Transforms add only, in float32, so that products may be rounded.
+    """By tiles of 2x2 outputs, on any backend. Maps' transforms add only, in float32, so products may be rounded.
 
     Each entry has a product of its own: XLA then transforms inputs along both axes, and rounds them, in one pass.
     """
