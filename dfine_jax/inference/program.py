@@ -12,6 +12,7 @@ from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import kept
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.folding import Folding
+from dfine_jax.processor import name_and_instructions
 
 
 class Program(NamedTuple):
@@ -43,8 +44,7 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.model.fuse import fused_form
 
-    # Kernels stay whole: products of tiles are many more programs to compile, more time than they save for one picture.
-    form, folding = fused_form(DFine(config, compute=compute), for_cpu=False if quick else None)
+    form, folding = fused_form(DFine(config, compute=compute), quick=quick)
     apply, params, batch_stats = functional(form)
     lowered = lower_detection(*of_packed(apply, params), batch_stats, settings, batch_size)
     compiled = compile_lowered(lowered, quick=quick)
@@ -69,4 +69,5 @@ def _surroundings() -> tuple:
     flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
-    return kind, cores, flags, sorted(options.items())
+    name, instructions = name_and_instructions()  # machines that share a home may not run each other's programs
+    return kind, name, sorted(instructions), cores, flags, sorted(options.items())

@@ -29,8 +29,11 @@ def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
     return fused
 
 
-def fused_form(model: DFine, for_cpu: bool | None = None) -> tuple[DFine, Folding]:
-    """What ``fuse`` makes of the model, without values, and how ``fold`` gets them from the model's."""
+def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False) -> tuple[DFine, Folding]:
+    """What ``fuse`` makes of the model, without values, and how ``fold`` gets them from the model's.
+
+    ``quick`` is for a program that runs once: of the forms for CPUs only those that take no longer to compile.
+    """
     for_cpu = jax.default_backend() == "cpu" if for_cpu is None else for_cpu
     model = nnx.clone(model)
     nnx.update(model, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.state(model)))
@@ -42,11 +45,11 @@ def fused_form(model: DFine, for_cpu: bool | None = None) -> tuple[DFine, Foldin
             conv.compute = Compute()  # what is between such convolutions then need not be rounded and widened again
     for block in modules:
         if isinstance(block, RepVGG):
-            convs.append(_folded((block.conv3x3, block.conv1x1), names, for_cpu))
+            convs.append(_folded((block.conv3x3, block.conv1x1), names, for_cpu, quick))
             block.conv1x1 = None
     for conv in modules:
         if isinstance(conv, ConvNorm) and conv.norm is not None:
-            convs.append(_folded((conv,), names, for_cpu))
+            convs.append(_folded((conv,), names, for_cpu, quick))
     for module in modules:
         if isinstance(module, ConvNorm | Linear):
             _round_kernel(module, names[id(module)], dtypes)
@@ -81,12 +84,14 @@ def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dty
         module.kernel = nnx.Param(jax.ShapeDtypeStruct(module.kernel.shape, dtype))
 
 
-def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool) -> FoldedConv:
+def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool, quick: bool) -> FoldedConv:
     """Gives the first branch the form that it has in a fused model, and says how it gets its values."""
     conv, epsilons = branches[0], tuple(branch.norm.epsilon for branch in branches)
     shape = conv.kernel.shape
     rounded = conv.compute.dtype != jnp.float32
     conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded) if for_cpu else "whole"
+    if quick and conv.form != "parts":  # products of tiles are many more programs
+        conv.form = "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))
     if conv.form != "whole":
         shapes = shapes_in_form(shape, conv.form, conv.widths)

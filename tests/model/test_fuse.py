@@ -6,7 +6,7 @@ import pytest
 from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.model.dfine import functional, variables
-from dfine_jax.model.fuse import fuse
+from dfine_jax.model.fuse import fuse, fused_form
 from dfine_jax.model.prepared_kernels import NARROW, WIDE
 
 TOLERANCE = 2e-5
@@ -79,6 +79,17 @@ def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):
         assert wide.squeeze.kernel.shape[2] == squeezed
     for plain, quick in zip(model.backbone(pictures), fused.backbone(pictures), strict=True):
         np.testing.assert_allclose(quick, plain, atol=1e-5 * float(np.abs(plain).max()))
+
+
+def test_a_quick_program_gets_kernels_in_parts_alone():
+    """For those need not be copied at every call; tiles take long to compile."""
+    first, second, last = TINY.backbone.stages
+    backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=WIDE), last))
+    config = replace(TINY, backbone=backbone)
+    forms = [fused_form(tiny_model(config), for_cpu=True, quick=quick)[1].convs for quick in (False, True)]
+    usual, quick = ({conv.form for conv in convs} for convs in forms)
+    assert usual >= {"whole", "parts", "large tiles"}
+    assert quick == {"whole", "parts"}
 
 
 def test_forms_are_for_cpus(monkeypatch):
