@@ -30,6 +30,7 @@ from rich.table import Table
 # Every contender's process imports this module before it is bound to its CPUs: no JAX or PyTorch up here.
 from benchmarks import peers
 from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
+from dfine_jax.processor import is_faster_in_bfloat16
 
 SIDE = 640
 TOLERANCE = 1e-3
@@ -106,6 +107,8 @@ def main() -> None:
     console.print("measured peaks: " + ", ".join(f"{dtype} {peak:.0f} GFLOP/s" for dtype, peak in peaks.items()))
     if "bfloat16" not in dtypes:
         console.print("bfloat16 was left out: this processor has no instructions for it")
+    elif not is_faster_in_bfloat16():
+        console.print("ours bf16 computes in float32: this processor isn't faster at bfloat16")
     if "keras-hub" in chosen:
         console.print("* can't be given the common weights: it has its own random ones, and its answer is not compared")
     console.print(f"{about['machine']}; medians of {arguments.rounds} rounds\n{about['versions']}")

@@ -45,7 +45,7 @@ def ours(folder: Path, dtype: str) -> Run:
     from dfine_jax.model.fuse import fuse
     from dfine_jax.pretrained import load_pretrained
 
-    model = load_pretrained(folder.parent / MODEL, compute=Compute.named(dtype)).model
+    model = load_pretrained(folder.parent / MODEL, compute=Compute.for_this_machine(dtype)).model
     apply, params, batch_stats = functional(fuse(model))
     apply, _ = of_packed(apply, params)
     params = jax.device_put(pack(params))

@@ -88,7 +88,8 @@ class Detector:
     ) -> "Detector":
         """Loads a model by name, see ``load_pretrained``.
 
-        ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16.
+        ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16,
+        see ``Compute.for_this_machine``.
         """
         from dfine_jax.pretrained import open_pretrained  # brings the converter, which a Detector doesn't need
 
@@ -118,7 +119,7 @@ class Detector:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
         detector = cls.__new__(cls)
         detector._set(stored.config, preprocessing, batch_size)
-        compute = Compute.named(dtype)
+        compute = Compute.for_this_machine(dtype)
         program = detection_program(stored.config, compute, preprocessing, batch_size, quick=quick)
         params, batch_stats = {}, {}
         for variable, value in fold(program.folding, stored.arrays()):

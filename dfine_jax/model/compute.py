@@ -2,9 +2,12 @@
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
+
+from dfine_jax.processor import is_faster_in_bfloat16
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,12 @@ class Compute:
         if name == "bfloat16":
             return cls(jnp.dtype("bfloat16"), None)
         raise ValueError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
+
+    @classmethod
+    def for_this_machine(cls, name: str) -> "Compute":
+        """``named(name)``, but float32 where JAX computes on a CPU that isn't faster at products of bfloat16."""
+        compute = cls.named(name)
+        return cls() if jax.default_backend() == "cpu" and not is_faster_in_bfloat16() else compute
 
     def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
         """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
