@@ -134,7 +134,9 @@ class Decoder(nnx.Module):
                 f"the maps have {memory.shape[1]} cells, too few for {self.config.queries} queries: "
                 "use a larger picture or a config with fewer queries"
             )
-        encoded = self.encoder_norm(self.encoder_proj(jnp.where(valid, memory, 0)))
+        # Cells without an anchor count as zeros, of which the bias is left: so the memory itself need not be copied.
+        projected = jnp.where(valid, self.encoder_proj(memory), self.encoder_proj.bias[...])
+        encoded = self.encoder_norm(projected)
         logits = self.encoder_score(encoded)
         scores = logits.max(-1)
         _, indices = jax.lax.top_k(scores, self.config.queries)

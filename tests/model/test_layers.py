@@ -182,6 +182,20 @@ def test_activations():
         np.testing.assert_allclose(ACTIVATIONS[name](x), wanted, atol=1e-6, err_msg=str(name))
 
 
+def test_silu_and_its_slope_are_exact_far_out():
+    """Where exponentials overflow or vanish, too."""
+    x = jnp.array([-1e30, -200.0, -88.0, -20.0, -1.0, -1e-8, 0.0, 1e-8, 1.0, 20.0, 88.0, 200.0, 1e30])
+    values, slopes = jax.vmap(jax.value_and_grad(ACTIVATIONS["silu"]))(x)
+    wide = np.asarray(x, np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        sigmoid = 1 / (1 + np.exp(-wide))
+        slope = sigmoid + wide * sigmoid * (1 - sigmoid)
+    np.testing.assert_allclose(values, wide * sigmoid, rtol=1e-6, atol=1e-30)
+    np.testing.assert_allclose(slopes, slope, rtol=1e-6, atol=1e-30)
+    _, second = jax.jvp(jax.grad(ACTIVATIONS["silu"]), (jnp.float32(1),), (jnp.float32(1),))
+    assert second == pytest.approx(0.3023661, abs=1e-6)
+
+
 def test_compute_names():
     assert Compute.named("float32") == Compute()
     assert Compute().precision == lax.Precision.HIGHEST
