@@ -1,5 +1,6 @@
 """The processor that JAX computes on, where that is a CPU: which one it is, and whether rounding makes it faster."""
 
+import contextlib
 import platform
 from functools import cache
 from pathlib import Path
@@ -11,7 +12,7 @@ INFORMATION = Path("/proc/cpuinfo")
 def name_and_instructions() -> tuple[str, frozenset[str]]:
     """Maker and model, and the names that Linux gives to sets of instructions; none on other systems."""
     entries = {}
-    if INFORMATION.exists():
+    with contextlib.suppress(OSError):
         first, *_ = INFORMATION.read_text("utf-8").split("\n\n")
         lines = (line.partition(":") for line in first.splitlines())
         entries = {key.strip(): value.strip() for key, _, value in lines}

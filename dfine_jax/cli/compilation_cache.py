@@ -9,6 +9,7 @@ from pathlib import Path
 import jax
 
 from dfine_jax.kept import keep_in
+from dfine_jax.processor import name_and_instructions
 
 LARGEST = 2 * 1024**3
 """Bytes that stay; what was not used for longest goes first."""
@@ -38,8 +39,6 @@ def keep_compiled(*, by_jax: bool = True) -> None:
 
 def _processor() -> str:
     """A name for this kind of processor."""
-    known = f"{platform.system()} {platform.machine()} {platform.processor()}"
-    with contextlib.suppress(OSError):
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        known += next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    name, instructions = name_and_instructions()
+    known = f"{platform.system()} {name} {sorted(instructions)}"
     return hashlib.sha256(known.encode()).hexdigest()[:12]

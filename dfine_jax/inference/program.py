@@ -12,7 +12,6 @@ from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import kept
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.folding import Folding
-from dfine_jax.processor import name_and_instructions
 
 
 class Program(NamedTuple):
@@ -69,5 +68,4 @@ def _surroundings() -> tuple:
     flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
     options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
     kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
-    name, instructions = name_and_instructions()  # machines that share a home may not run each other's programs
-    return kind, name, sorted(instructions), cores, flags, sorted(options.items())
+    return kind, cores, flags, sorted(options.items())

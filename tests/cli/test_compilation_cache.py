@@ -68,6 +68,7 @@ def test_the_second_run_compiles_nothing_and_finds_the_same(folder):
     assert place.stat().st_mode & 0o777 == 0o700
 
 
+@pytest.mark.slow
 def test_a_damaged_program_is_compiled_again(folder):
     cache = folder / "cache"
     first, _ = detect(folder, cache)

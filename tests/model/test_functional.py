@@ -76,6 +76,7 @@ def smooth() -> Functional:
     return functional(model)
 
 
+@pytest.mark.slow
 def test_gradients_are_slopes(smooth):
     """Over the parameters of each part and over the pixels, against central differences along random directions."""
     still = ("decoder.encoder_box", "decoder.pre_box")

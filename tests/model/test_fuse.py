@@ -42,6 +42,7 @@ def test_what_only_training_needs_is_gone(model):
     assert fuse(model).config == tiny_config(denoising_queries=0)
 
 
+@pytest.mark.slow
 def test_another_model(pictures):
     """Wide layers past the one that counts, projected maps, a level of its own, learned queries, nearest cells."""
     changes = dict(layers=3, eval_layer=1, layer_scale=2, width=32, points=(2, 3, 1), learned_queries=True)

@@ -58,6 +58,7 @@ def test_inference(platform):
 
 
 @platforms
+@pytest.mark.slow
 def test_a_training_step(platform):
     apply, params, batch_stats = functional(tiny_model())
     recipe = Recipe(batch_size=2, image_size=64)

@@ -12,7 +12,7 @@ from dfine_jax.inference.postprocess import postprocess
 from dfine_jax.inference.preprocess import Preprocessing, preprocess
 from dfine_jax.model.fuse import fuse
 
-EVERY_SIZE = ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")]
+EVERY_SIZE = ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")]
 
 
 @pytest.fixture

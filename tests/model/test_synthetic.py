@@ -16,7 +16,7 @@ def stages(model, images):
     return {"backbone": backbone, "encoder": encoder}, model.decoder(encoder)
 
 
-@pytest.mark.parametrize("size", ["n", "s", *(pytest.param(size, marks=pytest.mark.slow) for size in "mlx")])
+@pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
 def test_every_stage(size):
     reference = np.load(DATA / "synthetic" / f"{size}.npz")
     model = reference_model(size, HUB, int(reference["seed"]))

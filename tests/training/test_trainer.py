@@ -106,6 +106,7 @@ class PowerCut(BaseException):
     """Not an error that anything handles."""
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, monkeypatch):
     step = Journal.step
 
@@ -159,6 +160,7 @@ class Evaluation(NamedTuple):
     figures: Figures
 
 
+@pytest.mark.slow
 def test_it_stops_when_nothing_gets_better_and_keeps_the_best(tmp_path):
     aps, seen, saved = iter([0.1, 0.5, 0.4, 0.3]), [], []
 
@@ -189,6 +191,7 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_batches_that_give_no_finite_loss_are_named(tmp_path):
     start = begin()
     broken = {**start.params, "decoder.pre_box.layers.0.bias": np.full(16, np.nan, np.float32)}
@@ -196,6 +199,7 @@ def test_batches_that_give_no_finite_loss_are_named(tmp_path):
         train(start._replace(params=broken), pictures(), RECIPE, replace(OPTIONS, most_skipped=2), output=tmp_path)
 
 
+@pytest.mark.slow
 def test_a_stop_signal_ends_after_the_step(tmp_path, monkeypatch):
     step = Journal.step
 
