@@ -16,6 +16,8 @@ from unittest.mock import patch
 import numpy as np
 from rich.progress import track
 
+from dfine_jax.processor import name_and_instructions  # brings neither JAX nor NumPy
+
 PAUSE = 0.2
 """Seconds between contenders. Threads of ONNX Runtime and others spin for a while after their work is done, which takes
 a core from whoever comes next."""
@@ -110,9 +112,8 @@ def multiplies_bfloat16() -> bool:
 
     Where that can't be found out, True.
     """
-    information = Path("/proc/cpuinfo")
-    flags = information.read_text().split() if information.exists() else ["bf16"]
-    return not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(flags)
+    _, instructions = name_and_instructions()
+    return not instructions or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
 
 
 def _serve(pipe, make: Make, threads: int) -> None:
