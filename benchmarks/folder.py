@@ -127,8 +127,8 @@ def ours(model: Path, dtype: str, batch_size: int, paths: list[Path], threshold:
     """Our detector on the files; run in a process of its own."""
     from dfine_jax import Detector, keep_freed_memory
 
-    detector = Detector.from_pretrained(model, dtype=dtype, batch_size=batch_size)
     keep_freed_memory()
+    detector = Detector.from_pretrained(model, dtype=dtype, batch_size=batch_size)
 
     def run() -> list[Best]:
         found = [result.outcome for result in detector.stream(paths, threshold)]

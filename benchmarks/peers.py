@@ -45,6 +45,7 @@ def ours(folder: Path, dtype: str) -> Run:
     from dfine_jax.model.fuse import fuse
     from dfine_jax.pretrained import load_pretrained
 
+    keep_freed_memory()
     model = load_pretrained(folder.parent / MODEL, compute=Compute.for_this_machine(dtype)).model
     apply, params, batch_stats = functional(fuse(model))
     apply, _ = of_packed(apply, params)
@@ -59,7 +60,6 @@ def ours(folder: Path, dtype: str) -> Run:
         return picture_by_picture(in_batch)(pixels)
 
     compiled = compile_lowered(jax.jit(predict).lower(params, batch_stats, pixels))
-    keep_freed_memory()
     return lambda: Answer(*map(np.asarray, compiled(params, batch_stats, pixels)))
 
 

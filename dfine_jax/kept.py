@@ -23,9 +23,9 @@ LARGEST = 512 * 2**20
 SUFFIX = ".kept"
 
 _PACKAGE = Path(__file__).parent
-_SOURCES = ("*.py", "model/*.py", "inference/*.py")
+_SOURCES = ("*.py", "model/*.py", "inference/*.py", "native/*")
 """What values are made by: another edition of it makes them anew."""
-_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "numpy")
+_DISTRIBUTIONS = ("jax", "jaxlib", "flax", "numpy", "llvmlite")
 
 _folder: Path | None = None
 
@@ -80,12 +80,20 @@ def _edition() -> str:
     """A name for the package's source and the versions of what it uses."""
     known = hashlib.sha256(platform.python_version().encode())
     for name in _DISTRIBUTIONS:
-        known.update(f"{name} {importlib.metadata.version(name)}\n".encode())
+        known.update(f"{name} {_version(name)}\n".encode())
     for pattern in _SOURCES:
-        for path in sorted(_PACKAGE.glob(pattern)):
+        for path in sorted(path for path in _PACKAGE.glob(pattern) if path.is_file()):
             known.update(f"{path.relative_to(_PACKAGE)} {path.stat().st_size}\n".encode())
             known.update(path.read_bytes())
     return known.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    """None where it isn't installed, as LLVM needn't be."""
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _write(path: Path, content: bytes) -> None:

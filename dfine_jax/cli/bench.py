@@ -68,6 +68,7 @@ def run(
         batches = BATCHES if batch_size is None else batch_size
         compile_all(compile_for, sizes, batches, dtype or "bfloat16", json, Console())
         return 0
+    keep_freed_memory()
     model, batch_size, dtype = model or "n", batch_size or (1,), dtype or "float32"
     compute = Compute.for_this_machine(dtype)
     network, settings = model_of(model, parse_size(size), compute)
@@ -94,7 +95,6 @@ def _measured(detector: Detector, runs: int, console: Console) -> dict[str, Any]
     with console.status(f"compiling for {batch} picture(s)"):
         _ = detector.compiled
     compiled = time.perf_counter() - began
-    keep_freed_memory()
     rng = np.random.default_rng(0)
     images = jax.device_put(rng.integers(0, 256, (batch, settings.height, settings.width, 3), np.uint8))
     sizes = jax.device_put(np.full((batch, 2), 640, np.int32))

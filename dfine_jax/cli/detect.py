@@ -71,9 +71,9 @@ def run(
     stored = open_pretrained(model)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
-    detector = Detector.from_stored(stored, **options, quick=len(pictures) == 1)
     if len(pictures) > 1:
         keep_freed_memory()
+    detector = Detector.from_stored(stored, **options, quick=len(pictures) == 1)
     targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)

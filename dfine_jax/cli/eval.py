@@ -68,8 +68,8 @@ def run(
     dataset = source.open(split)
     if dataset.problems:
         _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
-    detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     keep_freed_memory()
+    detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     unknown = _unknown_classes(detector, dataset)
     if unknown:
         _note(notes, f"the model doesn't know {', '.join(unknown)}: these are never found")

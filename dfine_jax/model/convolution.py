@@ -117,9 +117,12 @@ def convolve_joined(
     it is a small one.
     """
     ours, theirs = jnp.split(kernel[0, 0], [coarse.shape[-1]])
-    product = compute.einsum("bhwi,io->bhwo", coarse, ours)
-    enlarged = jnp.repeat(jnp.repeat(product, 2, axis=1), 2, axis=2)
-    return enlarged + compute.einsum("bhwi,io->bhwo", fine, theirs)
+    return enlarged(compute.einsum("bhwi,io->bhwo", coarse, ours)) + compute.einsum("bhwi,io->bhwo", fine, theirs)
+
+
+def enlarged(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
+    """Every cell four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def _direct(

@@ -6,7 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dfine_jax.model.prepared_kernels import Form, in_form
+from dfine_jax.model.panels import in_panels
+from dfine_jax.model.prepared_kernels import NATIVE, Form, in_form
 
 
 class FoldedConv(NamedTuple):
@@ -26,10 +27,17 @@ class Folding(NamedTuple):
     """How the variables of a fused model come from those of the model that it was; a plain value, easily kept."""
 
     convs: tuple[FoldedConv, ...]
+    linears: frozenset[str]
+    """Kernels of linear layers that are put in panels, by name."""
     dtypes: dict[str, np.dtype]
     """The types that kernels are rounded to, by name. All other variables stay as they are."""
     names: frozenset[str]
     """All variables of the fused model."""
+
+    @property
+    def is_native(self) -> bool:
+        """Whether the fused model calls machine code of ``dfine_jax.native``."""
+        return bool(self.linears) or any(conv.form in NATIVE for conv in self.convs)
 
 
 def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterator[tuple[str, ArrayLike]]:
@@ -43,6 +51,8 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
     for name, value in variables:
         conv = owners.get(name)
         if conv is None:
+            if name in folding.linears:
+                value = in_panels(np.asarray(value)[None])
             if name in folding.names:
                 yield name, _rounded(folding, name, value)
             continue

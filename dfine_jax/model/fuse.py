@@ -12,7 +12,10 @@ from dfine_jax.model.dfine import DFine, dotted, load, variables
 from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hybrid_encoder import RepVGG
 from dfine_jax.model.layers import ConvNorm, Linear
+from dfine_jax.model.panels import size_in_panels
 from dfine_jax.model.prepared_kernels import form_on_cpu, in_float32_on_cpu, shapes_in_form
+from dfine_jax.native.finish import FINISHES
+from dfine_jax.native.registers import registers
 
 
 def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
@@ -21,7 +24,8 @@ def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
     Every batch norm becomes part of its convolution, every RepVGG block one 3x3 convolution; decoder layers past the
     one that counts and the denoising embedding are dropped. Weights are folded on the host, in float64, and kernels
     rounded to the type of the products. With ``for_cpu``, by default where JAX computes on one, kernels are given the
-    forms that CPUs are fast with, and those that they compute in float32 anyway are not rounded.
+    forms that CPUs are fast with, and those that they compute in float32 anyway are not rounded; some call machine code
+    for this processor, see ``dfine_jax.native``, so that ``jax.export`` wants a model that is not fused for CPUs.
     """
     fused, folding = fused_form(model, for_cpu)
     params, batch_stats = variables(model)
@@ -39,17 +43,24 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     nnx.update(model, jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), nnx.state(model)))
     names = {id(module): dotted(path) for path, module in nnx.iter_modules(model)}
     modules = [module for _, module in nnx.iter_modules(model)]
-    convs, dtypes = [], {}
+    panels = for_cpu and not quick and registers() is not None
+    convs, dtypes, linears = [], {}, set()
     for conv in modules:
         if for_cpu and isinstance(conv, ConvNorm) and in_float32_on_cpu(conv.kernel.shape, conv.stride):
             conv.compute = Compute()  # what is between such convolutions then need not be rounded and widened again
     for block in modules:
         if isinstance(block, RepVGG):
-            convs.append(_folded((block.conv3x3, block.conv1x1), names, for_cpu, quick))
+            block.conv3x3.activation, block.activation = block.activation, None
+            convs.append(_folded((block.conv3x3, block.conv1x1), names, for_cpu, quick, panels))
             block.conv1x1 = None
     for conv in modules:
         if isinstance(conv, ConvNorm) and conv.norm is not None:
-            convs.append(_folded((conv,), names, for_cpu, quick))
+            convs.append(_folded((conv,), names, for_cpu, quick, panels))
+    for linear in modules:
+        if panels and isinstance(linear, Linear) and linear.compute.dtype == jnp.float32:
+            linear.form = "panels"
+            linear.kernel = nnx.Param(jax.ShapeDtypeStruct((1, size_in_panels(*linear.kernel.shape)), "float32"))
+            linears.add(f"{names[id(linear)]}.kernel")
     for module in modules:
         if isinstance(module, ConvNorm | Linear):
             _round_kernel(module, names[id(module)], dtypes)
@@ -60,13 +71,14 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     decoder.config = replace(decoder.config, layers=count, eval_layer=-1, denoising_queries=0)
     model.config = replace(model.config, decoder=decoder.config)
     params, batch_stats = variables(model)
-    return model, _remaining(convs, dtypes, frozenset({**params, **batch_stats}))
+    return model, _remaining(convs, linears, dtypes, frozenset({**params, **batch_stats}))
 
 
-def _remaining(convs: list[FoldedConv], dtypes: dict, names: frozenset[str]) -> Folding:
+def _remaining(convs: list[FoldedConv], linears: set[str], dtypes: dict, names: frozenset[str]) -> Folding:
     """Without what belongs to the parts that were dropped."""
     return Folding(
         tuple(conv for conv in convs if f"{conv.branches[0]}.bias" in names),
+        names & linears,
         {name: dtype for name, dtype in dtypes.items() if name in names},
         names,
     )
@@ -84,12 +96,16 @@ def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dty
         module.kernel = nnx.Param(jax.ShapeDtypeStruct(module.kernel.shape, dtype))
 
 
-def _folded(branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool, quick: bool) -> FoldedConv:
+def _folded(
+    branches: tuple[ConvNorm, ...], names: dict[int, str], for_cpu: bool, quick: bool, panels: bool
+) -> FoldedConv:
     """Gives the first branch the form that it has in a fused model, and says how it gets its values."""
     conv, epsilons = branches[0], tuple(branch.norm.epsilon for branch in branches)
     shape = conv.kernel.shape
     rounded = conv.compute.dtype != jnp.float32
-    conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded) if for_cpu else "whole"
+    if for_cpu:
+        panels = panels and conv.activation in FINISHES
+        conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded=rounded, panels=panels)
     if quick and conv.form != "parts":  # products of tiles are many more programs
         conv.form = "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))

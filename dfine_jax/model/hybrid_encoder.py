@@ -157,13 +157,13 @@ class RepVGG(nnx.Module):
         common = dict(epsilon=epsilon, compute=compute, rng=rng)
         self.conv3x3 = ConvNorm(width, width, 3, **common)
         self.conv1x1: ConvNorm | None = nnx.data(ConvNorm(width, width, **common))
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W C"]:
         y = self.conv3x3(x, train)
         if self.conv1x1 is not None:
             y = y + self.conv1x1(x, train)
-        return self.activation(y)
+        return ACTIVATIONS[self.activation](y)
 
 
 class SCDown(nnx.Module):

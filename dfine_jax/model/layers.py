@@ -17,9 +17,10 @@ from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
+from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, enlarged
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
+from dfine_jax.model.panels import Finish, convolve_rows, convolve_tiles, multiply_cells
 from dfine_jax.model.prepared_kernels import Form, convolve_pairs
 from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
 
@@ -28,7 +29,9 @@ FEW_SCORES = 1_500_000
 
 
 class Linear(nnx.Module):
-    """``x @ kernel + bias``; the result is float32."""
+    """``x @ kernel + bias``; the result is float32. What ``form`` says became of ``kernel`` is known after
+    ``dfine_jax.model.fuse``.
+    """
 
     def __init__(
         self,
@@ -43,10 +46,14 @@ class Linear(nnx.Module):
         default = fan_in(inputs)
         self.kernel = parameter(kernel or default, (inputs, outputs), rng)
         self.bias = parameter(bias or default, (outputs,), rng)
+        self.form: Form = "whole"
         self.compute = compute
 
     def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
-        return self.compute.einsum("...i,io->...o", x, self.kernel[...]) + self.bias[...]
+        kernel, bias = self.kernel[...], self.bias[...]
+        if self.form == "panels":
+            return multiply_cells([x], [kernel], Finish(bias, None, None))
+        return self.compute.einsum("...i,io->...o", x, kernel) + bias
 
 
 class LayerNorm(nnx.Module):
@@ -150,24 +157,34 @@ class ConvNorm(nnx.Module):
         self.form: Form = "whole"
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
         self.compute = compute
 
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
         kernels = self._kernels()
-        if self.form == "small tiles":
-            x = convolve_small_tiles(x, kernels, self.padding, self.compute)
-        elif self.form == "large tiles":
-            x = convolve_large_tiles(x, *kernels, self.padding)
-        elif self.form == "pairs":
-            x = convolve_pairs(x, *kernels, self.padding)
-        else:
-            (kernel,) = kernels
-            x = convolve(x, kernel, self.stride, self.padding, self.compute)
+        match self.form:
+            case "panels":
+                return multiply_cells([x], kernels, self._native_finish())
+            case "rows in panels":
+                return convolve_rows([x], kernels, self.stride, self.padding, self._native_finish())
+            case "large tiles in panels":
+                return convolve_tiles(x, *kernels, self.padding, self._native_finish())
+            case "small tiles":
+                x = convolve_small_tiles(x, kernels, self.padding, self.compute)
+            case "large tiles":
+                x = convolve_large_tiles(x, partial(_multiply_tiles, kernel=kernels[0]), self.padding)
+            case "pairs":
+                x = convolve_pairs(x, *kernels, self.padding)
+            case _:
+                x = convolve(x, *kernels, self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
     def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
         """Of several maps' channels put together."""
+        if self.form == "panels":
+            return multiply_cells(maps, self._kernels(), self._native_finish())
+        if self.form == "rows in panels":
+            return convolve_rows(maps, self._kernels(), self.stride, self.padding, self._native_finish())
         x = convolve_several(maps, self._kernels(), self.stride, self.padding, self.compute)
         return self._finish(x, train)
 
@@ -175,18 +192,34 @@ class ConvNorm(nnx.Module):
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
     ) -> Float[Array, "B 2*h 2*w O"]:
         """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
+        if self.form == "panels":
+            unfinished = Finish(jnp.zeros_like(self.bias[...]), None, None)
+            ours, theirs = (
+                multiply_cells([x], [kernel], unfinished)
+                for x, kernel in zip((coarse, fine), self._kernels(), strict=True)
+            )
+            return self._finish(enlarged(ours) + theirs, train)
         return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
 
     def _kernels(self) -> list[Float[Array, "..."]]:
         return [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]
 
+    def _native_finish(self) -> Finish:
+        affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])
+        return Finish(self.bias[...], self.activation, affine)
+
     def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
+        activation = ACTIVATIONS[self.activation]
         if self.norm is not None:
-            return self.norm(x, train, self.activation, self.affine).astype(self.compute.dtype)
-        x = self.activation(x + self.bias[...])
+            return self.norm(x, train, activation, self.affine).astype(self.compute.dtype)
+        x = activation(x + self.bias[...])
         if self.affine is not None:
             x = self.affine(x)
         return x.astype(self.compute.dtype)
+
+
+def _multiply_tiles(tiles: Float[Array, "36 N I"], kernel: Float[Array, "36 I O"]) -> Float[Array, "36 N O"]:
+    return Compute().einsum("tni,tio->tno", tiles, kernel)
 
 
 class MLP(nnx.Module):

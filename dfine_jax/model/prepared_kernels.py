@@ -1,6 +1,7 @@
 """Kernels of a fused model in the forms that CPUs are fast with, made on the host ahead, and what goes through them."""
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import jax.numpy as jnp
@@ -9,12 +10,21 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.convolution import SMALL, alike
+from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.native.product import LAST
+from dfine_jax.native.work import LARGEST, MOST
 
-Form = Literal["whole", "parts", "pairs", "small tiles", "large tiles"]
+Form = Literal[
+    "whole", "parts", "pairs", "small tiles", "large tiles", "panels", "rows in panels", "large tiles in panels"
+]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
-see ``convolve_pairs``; or transformed for products of tiles, see ``dfine_jax.model.tiles``.
+see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; or in panels, one part a map,
+see ``dfine_jax.model.panels``.
 """
+
+NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "large tiles in panels")
+"""Forms for which CPUs have machine code."""
 
 WIDE = 24
 """Channels in and out from which large tiles beat the other forms on CPUs."""
@@ -26,20 +36,27 @@ NARROW = 24
 """Channels out up to which two cells at once are faster: one cell's fill too few of a CPU's vector registers."""
 
 
-def form_on_cpu(kernel: tuple[int, int, int, int], stride: int, widths: tuple[int, ...], rounded: bool) -> Form:
+def form_on_cpu(
+    kernel: tuple[int, int, int, int], stride: int, widths: tuple[int, ...], rounded: bool, panels: bool
+) -> Form:
     """The form for a kernel of this shape (HWIO) that convolves maps of so many channels put together.
 
-    ``rounded`` says whether its products are in bfloat16 where that is faster.
+    ``rounded`` says whether its products are in bfloat16 where that is faster, ``panels`` whether those in float32 are
+    faster in panels.
     """
     *size, inputs, outputs = kernel
+    wide = min(inputs, outputs)
+    tiled = size == [3, 3] and stride == 1 and len(widths) == 1 and wide >= WIDE
+    if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and max(size) <= LARGEST:
+        if size == [1, 1] and stride == 1:
+            return "panels"
+        return "large tiles in panels" if tiled and inputs % LAST == outputs % LAST == 0 else "rows in panels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
         return "parts"
     if size != [3, 3] or stride != 1 or inputs == 1 or len(widths) > 1:
         return "whole"
-    if rounded and min(inputs, outputs) >= ROUNDED:
-        return "small tiles"
-    if min(inputs, outputs) >= WIDE:
-        return "large tiles"
+    if tiled:
+        return "small tiles" if rounded and wide >= ROUNDED else "large tiles"
     return "pairs" if outputs <= NARROW and math.prod(kernel) > SMALL else "whole"
 
 
@@ -51,12 +68,19 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [kernel]
         case "parts":
             return [(*size, width, outputs) for width in _summands(widths)]
+        case "panels":
+            return [(1, size_in_panels(width, outputs)) for width in widths]
+        case "rows in panels":
+            rows, columns = size
+            return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
         case "pairs":
             return [(3, 4, inputs, 2 * outputs)]
         case "small tiles":
             return [(inputs, outputs)] * 16
         case "large tiles":
             return [(36, inputs, outputs)]
+        case "large tiles in panels":
+            return [(36, size_in_panels(inputs, outputs))]
 
 
 def in_form(
@@ -70,7 +94,12 @@ def in_form(
         case "whole":
             return [kernel]
         case "parts":
-            return np.split(kernel, np.cumsum(_summands(widths))[:-1], axis=2)
+            return _split(kernel, _summands(widths))
+        case "panels":
+            return [in_panels(part[0]) for part in _split(kernel, widths)]
+        case "rows in panels":
+            rows, *_, outputs = kernel.shape
+            return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
         case "pairs":
             left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
             return [np.concatenate([left, right], axis=3)]
@@ -78,6 +107,8 @@ def in_form(
             return small_tile_kernels(kernel)
         case "large tiles":
             return [large_tile_kernel(kernel)]
+        case "large tiles in panels":
+            return [in_panels(large_tile_kernel(kernel))]
 
 
 def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:
@@ -86,7 +117,12 @@ def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:
     That is a dense one that is neither pointwise nor in the form "small tiles".
     """
     pointwise, depthwise = kernel[:2] == (1, 1), kernel[2] == 1
-    return not (pointwise or depthwise or form_on_cpu(kernel, stride, kernel[2:3], rounded=True) == "small tiles")
+    form = form_on_cpu(kernel, stride, kernel[2:3], rounded=True, panels=False)
+    return not (pointwise or depthwise or form == "small tiles")
+
+
+def _split(kernel: Float[np.ndarray, "kh kw I O"], widths: Sequence[int]) -> list[Float[np.ndarray, "kh kw _ O"]]:
+    return np.split(kernel, np.cumsum(widths)[:-1], axis=2)
 
 
 def _summands(widths: tuple[int, ...]) -> list[int]:

@@ -5,7 +5,7 @@ transformed along both axes, multiplied entry by entry, where an entry is a matr
 transformed back: for 2x2 outputs 16 products instead of 36, for 4x4 outputs 36 instead of 144.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -41,7 +41,7 @@ def transforms(*points: float) -> Transforms:
 
 
 _SMALL = transforms(0, 1, -1)
-_LARGE = transforms(0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
+LARGE = transforms(0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
 # With these points large tiles' errors are three times those of small ones; with the usual 0, 1, -1, 2, -2 six times.
 
 
@@ -51,8 +51,8 @@ def small_tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.nd
 
 
 def large_tile_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
-    """What ``convolve_large_tiles`` takes, in the kernel's type."""
-    return np.stack(_kernel_entries(_LARGE, kernel))
+    """What ``convolve_large_tiles`` multiplies by, in the kernel's type."""
+    return np.stack(_kernel_entries(LARGE, kernel))
 
 
 def _kernel_entries(of_tiles: Transforms, kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
@@ -66,7 +66,7 @@ def convolve_small_tiles(
 
     Each entry has a product of its own: XLA then transforms inputs along both axes, and rounds them, in one pass.
     """
-    x, height, width = _whole_tiles(x, padding, 2)
+    x, height, width = whole_tiles(x, padding, 2)
     rows, columns = ((n - 2) // 2 for n in x.shape[1:3])
     entries = [x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i in range(4) for j in range(4)]
     tiles = _along_both(_SMALL.inputs, [entry.astype(jnp.float32) for entry in entries])
@@ -79,25 +79,28 @@ def convolve_small_tiles(
 
 
 def convolve_large_tiles(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "36 I O"], padding: tuple[int, int]
+    x: Float[Array, "B H W I"],
+    multiply: Callable[[Float[Array, "36 N I"]], Float[Array, "36 N O"]],
+    padding: tuple[int, int],
 ) -> Float[Array, "B h w O"]:
     """By tiles of 4x4 outputs, on any backend, in float32: of rounded products too little would be left.
 
-    Entries are sums of up to 16 inputs, too many for one pass: each axis has its own, and the products are one batch.
+    ``multiply`` takes products with the kernel that ``large_tile_kernel`` made. Entries are sums of up to 16 inputs,
+    too many for one pass: each axis has its own, and the products are one batch.
     """
-    x, height, width = _whole_tiles(x.astype(jnp.float32), padding, 4)
+    x, height, width = whole_tiles(x.astype(jnp.float32), padding, 4)
     rows, columns = ((n - 2) // 4 for n in x.shape[1:3])
-    along_rows = jnp.stack(_combined(_LARGE.inputs, [x[:, i : i + 4 * rows : 4] for i in range(6)]))
-    entries = _combined(_LARGE.inputs, [along_rows[:, :, :, j : j + 4 * columns : 4] for j in range(6)])
+    along_rows = jnp.stack(_combined(LARGE.inputs, [x[:, i : i + 4 * rows : 4] for i in range(6)]))
+    entries = _combined(LARGE.inputs, [along_rows[:, :, :, j : j + 4 * columns : 4] for j in range(6)])
     tiles = jnp.stack(entries, axis=1).reshape(36, -1, x.shape[-1])
-    products = Compute().einsum("tni,tio->tno", tiles, kernel).reshape(6, 6, len(x), rows, columns, -1)
+    products = multiply(tiles).reshape(6, 6, len(x), rows, columns, -1)
 
-    along_rows = jnp.stack(_combined(_LARGE.outputs, list(products)), axis=3)
-    outputs = jnp.stack(_combined(_LARGE.outputs, list(along_rows)), axis=4)
+    along_rows = jnp.stack(_combined(LARGE.outputs, list(products)), axis=3)
+    outputs = jnp.stack(_combined(LARGE.outputs, list(along_rows)), axis=4)
     return outputs.reshape(len(x), 4 * rows, 4 * columns, -1)[:, :height, :width]
 
 
-def _whole_tiles(
+def whole_tiles(
     x: Float[Array, "B H W C"], padding: tuple[int, int], side: int
 ) -> tuple[Float[Array, "B rows columns C"], int, int]:
     """Pads with zeros for tiles of so many outputs a side; also says how many rows and columns there really are."""

@@ -1,0 +1,142 @@
+"""What follows a product: bias, activation, and a scale and a shift, of sums that were just written."""
+
+import math
+
+import numpy as np
+
+from dfine_jax.native.registers import Registers
+
+FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu"}
+"""Activations by their names in configurations, and in names of functions."""
+
+
+def splat(lanes: int, value: float) -> str:
+    """A vector of one number."""
+    bits = np.float64(np.float32(value)).view(np.uint64)
+    return "<" + ", ".join([f"float 0x{bits:016X}"] * lanes) + ">"
+
+
+def finishes(layout: Registers) -> str:
+    """``@finish.*``, which take rows of sums to rows of the result, and what they call."""
+    vector, mask, suffix = _types(layout.lanes)
+    declared = f"""
+declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})
+declare {vector} @llvm.maxnum.{suffix}({vector}, {vector})
+declare {vector} @llvm.minnum.{suffix}({vector}, {vector})
+declare {vector} @llvm.rint.{suffix}({vector})
+declare {mask} @llvm.get.active.lane.mask.v{layout.lanes}i1.i64(i64, i64)
+declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {vector})
+declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {mask})
+
+define internal {vector} @spread.one(ptr %at) {{
+  %one = load float, ptr %at, align 4
+  %first = insertelement {vector} poison, float %one, i64 0
+  %all = shufflevector {vector} %first, {vector} poison, <{layout.lanes} x i32> zeroinitializer
+  ret {vector} %all
+}}
+"""
+    names = dict(v=vector, i=f"<{layout.lanes} x i32>", m=mask, suffix=suffix, **_constants(layout.lanes))
+    return declared + "".join(_finish(layout.lanes, name, code.format(**names)) for name, code in _ACTIVATIONS.items())
+
+
+def _types(lanes: int) -> tuple[str, str, str]:
+    """Of a vector and of a mask, and how the names of functions on vectors end."""
+    return f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
+
+
+_NONE = "  %y = fadd {v} %biased, {zero}"
+
+
+_RELU = """  %is.below = fcmp olt {v} %biased, {zero}
+  %y = select {m} %is.below, {v} {zero}, {v} %biased"""
+"""What is not a number stays so."""
+
+_SILU = """  %negative = fneg {v} %biased
+  %not.small = call {v} @llvm.maxnum.{suffix}({v} %negative, {v} {least})
+  %bounded = call {v} @llvm.minnum.{suffix}({v} %not.small, {v} {most})
+  %turns = fmul {v} %bounded, {log2e}
+  %n = call {v} @llvm.rint.{suffix}({v} %turns)
+  %r.high = call {v} @llvm.fma.{suffix}({v} %n, {v} {minus_ln2_high}, {v} %bounded)
+  %r = call {v} @llvm.fma.{suffix}({v} %n, {v} {minus_ln2_low}, {v} %r.high)
+  %p.6 = call {v} @llvm.fma.{suffix}({v} {c7}, {v} %r, {v} {c6})
+  %p.5 = call {v} @llvm.fma.{suffix}({v} %p.6, {v} %r, {v} {c5})
+  %p.4 = call {v} @llvm.fma.{suffix}({v} %p.5, {v} %r, {v} {c4})
+  %p.3 = call {v} @llvm.fma.{suffix}({v} %p.4, {v} %r, {v} {c3})
+  %p.2 = call {v} @llvm.fma.{suffix}({v} %p.3, {v} %r, {v} {c2})
+  %p.1 = call {v} @llvm.fma.{suffix}({v} %p.2, {v} %r, {v} {one})
+  %p = call {v} @llvm.fma.{suffix}({v} %p.1, {v} %r, {v} {one})
+  %n.whole = fptosi {v} %n to {i}
+  %exponent = add {i} %n.whole, {bias}
+  %bits = shl {i} %exponent, {mantissa}
+  %power = bitcast {i} %bits to {v}
+  %exp = fmul {v} %p, %power
+  %below = fadd {v} %exp, {one}
+  %y = fdiv {v} %biased, %below"""
+"""x / (1 + exp(-x)), with exp(y) = 2**n exp(r), y = n ln 2 + r, and the Taylor polynomial of exp(r)."""
+
+_ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU}
+
+
+def _constants(lanes: int) -> dict[str, str]:
+    high = np.float32(0.693359375)  # few bits: n times it is exact
+    numbers = {
+        "zero": 0,
+        "one": 1,
+        "least": -87,
+        "most": 88,
+        "log2e": 1 / np.log(2),
+        "minus_ln2_high": -high,
+        "minus_ln2_low": float(high) - np.log(2),
+        **{f"c{n}": 1 / math.factorial(n) for n in range(2, 8)},
+    }
+    integers = {"bias": 127, "mantissa": 23}  # of a float32
+    return {
+        **{name: splat(lanes, value) for name, value in numbers.items()},
+        **{name: "<" + ", ".join([f"i32 {value}"] * lanes) + ">" for name, value in integers.items()},
+    }
+
+
+def _finish(lanes: int, name: str, activation: str) -> str:
+    vector, mask, suffix = _types(lanes)
+    return f"""
+define internal void @finish.{name}(ptr %work, ptr %sums, ptr %result, i64 %rows) {{
+entry:
+  %biases = call ptr @get.bias(ptr %work)
+  %affine = call ptr @get.affine(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %columns = call i64 @get.columns(ptr %work)
+  %scale = call {vector} @spread.one(ptr %affine)
+  %shift.from = getelementptr float, ptr %affine, i64 1
+  %shift = call {vector} @spread.one(ptr %shift.from)
+  br label %row
+row:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
+  %from.offset = mul i64 %index, %columns
+  %from = getelementptr float, ptr %sums, i64 %from.offset
+  %to.offset = mul i64 %index, %outputs
+  %to = getelementptr float, ptr %result, i64 %to.offset
+  br label %some
+some:
+  %column = phi i64 [ 0, %row ], [ %column.next, %some ]
+  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %outputs)
+  %at = getelementptr float, ptr %from, i64 %column
+  %x = load {vector}, ptr %at, align 4
+  %bias.at = getelementptr float, ptr %biases, i64 %column
+  %bias = call {vector} @llvm.masked.load.{suffix}.p0(ptr %bias.at, i32 4, {mask} %are.real,
+                                                      {vector} zeroinitializer)
+  %biased = fadd {vector} %x, %bias
+{activation}
+  %scaled = call {vector} @llvm.fma.{suffix}({vector} %y, {vector} %scale, {vector} %shift)
+  %to.at = getelementptr float, ptr %to, i64 %column
+  call void @llvm.masked.store.{suffix}.p0({vector} %scaled, ptr %to.at, i32 4, {mask} %are.real)
+  %column.next = add i64 %column, {lanes}
+  %is.more = icmp slt i64 %column.next, %outputs
+  br i1 %is.more, label %some, label %row.end
+row.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %rows
+  br i1 %is.another, label %row, label %done
+done:
+  ret void
+}}
+"""

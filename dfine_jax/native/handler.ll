@@ -1,0 +1,323 @@
+; What XLA calls, and how the work is shared among XLA's threads. C's names for its types are in the header
+; xla/ffi/api/c_api.h that comes with jaxlib. %Work and %Map are in work.py, @chunk.* in chunks.ll.
+
+%Version = type { i64, ptr, i32, i32 }                  ; XLA_FFI_Api_Version: 2 major, 3 minor
+%Metadata = type { i64, %Version, i32 }                 ; XLA_FFI_Metadata: 1 api_version, 2 traits
+%Extension = type { i64, i32, ptr, ptr }                ; XLA_FFI_Metadata_Extension: 1 type, 3 metadata
+%Api = type { i64, ptr, %Version, ptr, [13 x ptr] }     ; XLA_FFI_Api: 4 functions
+%Buffers = type { i64, ptr, i64, ptr, ptr }             ; XLA_FFI_Args and XLA_FFI_Rets: 2 size, 4 buffers
+%Attributes = type { i64, ptr, i64, ptr, ptr, ptr }     ; XLA_FFI_Attrs: 5 attributes, in the order of their names
+%Frame = type { i64, ptr, ptr, ptr, i32, %Buffers, %Buffers, %Attributes }  ; XLA_FFI_CallFrame: 1 extension, 2 api, 3 context
+%Buffer = type { i64, ptr, i32, ptr, i64, ptr }         ; XLA_FFI_Buffer: 3 data, 5 dims
+%Scalar = type { i32, ptr }                             ; XLA_FFI_Scalar: 1 value
+%Question = type { i64, ptr, ptr, ptr, ptr }            ; XLA_FFI_ThreadPool_{NumThreads,Schedule}_Args: 2 context
+
+declare ptr @malloc(i64)
+declare void @free(ptr)
+declare i32 @sched_yield()
+declare void @llvm.x86.sse2.pause()
+declare i64 @llvm.smin.i64(i64, i64)
+
+; Chunk after chunk, until none is left.
+define internal void @help(ptr %work) {
+entry:
+  %slot.at = call ptr @at.slot(ptr %work)
+  %slot = atomicrmw add ptr %slot.at, i64 1 monotonic
+  %slot.size = call i64 @get.slot.size(ptr %work)
+  %slots = call ptr @get.scratch(ptr %work)
+  %offset = mul i64 %slot, %slot.size
+  %scratch = getelementptr float, ptr %slots, i64 %offset
+  %next.at = call ptr @at.next(ptr %work)
+  %finished.at = call ptr @at.finished(ptr %work)
+  %chunks = call i64 @get.chunks(ptr %work)
+  %chunk = call ptr @get.chunk(ptr %work)
+  br label %more
+more:
+  %index = atomicrmw add ptr %next.at, i64 1 monotonic
+  %is.one = icmp slt i64 %index, %chunks
+  br i1 %is.one, label %one, label %done
+one:
+  call void @part(ptr %work, i64 %index, ptr %chunk, ptr %scratch)
+  %before = atomicrmw add ptr %finished.at, i64 1 release
+  br label %more
+done:
+  ret void
+}
+
+; One chunk: which picture's, and from which row on how many.
+define internal void @part(ptr %work, i64 %index, ptr %chunk, ptr %scratch) {
+  %each = call i64 @get.each(ptr %work)
+  %picture = sdiv i64 %index, %each
+  %place = srem i64 %index, %each
+  %size = call i64 @get.size(ptr %work)
+  %rows = call i64 @get.rows(ptr %work)
+  %first = mul i64 %place, %size
+  %left = sub i64 %rows, %first
+  %count = call i64 @llvm.smin.i64(i64 %size, i64 %left)
+  call void %chunk(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch)
+  ret void
+}
+
+; The last thread to leave frees the work: some may come when all is done.
+define internal void @leave(ptr %work) {
+  %there.at = call ptr @at.there(ptr %work)
+  %before = atomicrmw sub ptr %there.at, i64 1 acq_rel
+  %is.last = icmp eq i64 %before, 1
+  br i1 %is.last, label %last, label %done
+last:
+  call void @free(ptr %work)
+  br label %done
+done:
+  ret void
+}
+
+define internal void @task(ptr %work) {
+  call void @help(ptr %work)
+  call void @leave(ptr %work)
+  ret void
+}
+
+define internal void @ask(ptr %frame, i64 %function, i64 %size, ptr %first, ptr %second) {
+  %question = alloca %Question
+  store %Question zeroinitializer, ptr %question
+  store i64 %size, ptr %question
+  %context.from = getelementptr %Frame, ptr %frame, i32 0, i32 3
+  %context = load ptr, ptr %context.from
+  %context.to = getelementptr %Question, ptr %question, i32 0, i32 2
+  store ptr %context, ptr %context.to
+  %first.to = getelementptr %Question, ptr %question, i32 0, i32 3
+  store ptr %first, ptr %first.to
+  %second.to = getelementptr %Question, ptr %question, i32 0, i32 4
+  store ptr %second, ptr %second.to
+  %api.at = getelementptr %Frame, ptr %frame, i32 0, i32 2
+  %api = load ptr, ptr %api.at
+  %function.at = getelementptr %Api, ptr %api, i32 0, i32 4, i64 %function
+  %call = load ptr, ptr %function.at
+  %error = call ptr %call(ptr %question)
+  ret void
+}
+
+define internal i64 @threads(ptr %frame) {
+  %answer = alloca i64
+  store i64 1, ptr %answer
+  call void @ask(ptr %frame, i64 12, i64 32, ptr %answer, ptr null)
+  %threads = load i64, ptr %answer
+  ret i64 %threads
+}
+
+; Has so many rows of each picture done, and returns then.
+define internal void @share(ptr %frame, ptr %work, i64 %pictures, i64 %rows) {
+entry:
+  %threads = call i64 @threads(ptr %frame)
+  %slots = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 0)
+  %most = call i64 @llvm.smin.i64(i64 %threads, i64 %slots)
+  %size = call i64 @get.size(ptr %work)
+  %size.less = sub i64 %size, 1
+  %each.up = add i64 %rows, %size.less
+  %each = sdiv i64 %each.up, %size
+  %chunks = mul i64 %each, %pictures
+  %useful = call i64 @llvm.smin.i64(i64 %most, i64 %chunks)
+  call void @set.there(ptr %work, i64 %useful)
+  call void @set.chunks(ptr %work, i64 %chunks)
+  call void @set.each(ptr %work, i64 %each)
+  call void @set.rows(ptr %work, i64 %rows)
+  %is.something = icmp sgt i64 %chunks, 0
+  br i1 %is.something, label %helper, label %nothing
+nothing:
+  call void @free(ptr %work)
+  ret void
+helper:
+  %helpers = phi i64 [ 1, %entry ], [ %helpers.next, %one ]
+  %is.useful = icmp slt i64 %helpers, %useful
+  br i1 %is.useful, label %one, label %join
+one:
+  call void @ask(ptr %frame, i64 11, i64 40, ptr @task, ptr %work)
+  %helpers.next = add i64 %helpers, 1
+  br label %helper
+join:
+  call void @help(ptr %work)
+  %finished.at = call ptr @at.finished(ptr %work)
+  br label %wait
+wait:  ; for chunks that others have begun
+  %turns = phi i64 [ 0, %join ], [ %turns.next, %pause ], [ 0, %yield ]
+  %finished = load atomic i64, ptr %finished.at acquire, align 8
+  %is.finished = icmp eq i64 %finished, %chunks
+  br i1 %is.finished, label %done, label %look
+look:
+  %is.long = icmp eq i64 %turns, 4096
+  br i1 %is.long, label %yield, label %pause
+pause:
+  call void @llvm.x86.sse2.pause()
+  %turns.next = add i64 %turns, 1
+  br label %wait
+yield:
+  %ignored = call i32 @sched_yield()
+  br label %wait
+done:
+  call void @leave(ptr %work)
+  ret void
+}
+
+; Whether XLA asks for the version of its interface only; it is answered then.
+define internal i1 @answer(ptr %frame) {
+entry:
+  %extension.at = getelementptr %Frame, ptr %frame, i32 0, i32 1
+  %extension = load ptr, ptr %extension.at
+  %is.extended = icmp ne ptr %extension, null
+  br i1 %is.extended, label %extended, label %called
+extended:
+  %type.at = getelementptr %Extension, ptr %extension, i32 0, i32 1
+  %type = load i32, ptr %type.at
+  %is.metadata = icmp eq i32 %type, 1
+  br i1 %is.metadata, label %asked, label %called
+asked:
+  %metadata.at = getelementptr %Extension, ptr %extension, i32 0, i32 3
+  %metadata = load ptr, ptr %metadata.at
+  %major = getelementptr %Metadata, ptr %metadata, i32 0, i32 1, i32 2
+  store i32 0, ptr %major
+  %minor = getelementptr %Metadata, ptr %metadata, i32 0, i32 1, i32 3
+  store i32 1, ptr %minor
+  %traits = getelementptr %Metadata, ptr %metadata, i32 0, i32 2
+  store i32 0, ptr %traits
+  ret i1 true
+called:
+  ret i1 false
+}
+
+; An argument, of kind 0, or a result, of kind 1.
+define internal ptr @buffer(ptr %frame, i32 %kind, i64 %index) {
+  %is.result = icmp ne i32 %kind, 0
+  %arguments.at = getelementptr %Frame, ptr %frame, i32 0, i32 5, i32 4
+  %results.at = getelementptr %Frame, ptr %frame, i32 0, i32 6, i32 4
+  %buffers.at = select i1 %is.result, ptr %results.at, ptr %arguments.at
+  %buffers = load ptr, ptr %buffers.at
+  %buffer.at = getelementptr ptr, ptr %buffers, i64 %index
+  %buffer = load ptr, ptr %buffer.at
+  ret ptr %buffer
+}
+
+define internal ptr @data(ptr %frame, i32 %kind, i64 %index) {
+  %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
+  %data.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 3
+  %data = load ptr, ptr %data.at
+  ret ptr %data
+}
+
+define internal i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis) {
+  %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
+  %dims.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 5
+  %dims = load ptr, ptr %dims.at
+  %dim.at = getelementptr i64, ptr %dims, i64 %axis
+  %dim = load i64, ptr %dim.at
+  ret i64 %dim
+}
+
+define internal i64 @attribute(ptr %frame, i64 %index) {
+  %attributes.at = getelementptr %Frame, ptr %frame, i32 0, i32 7, i32 5
+  %attributes = load ptr, ptr %attributes.at
+  %scalar.at = getelementptr ptr, ptr %attributes, i64 %index
+  %scalar = load ptr, ptr %scalar.at
+  %value.at = getelementptr %Scalar, ptr %scalar, i32 0, i32 1
+  %at = load ptr, ptr %value.at
+  %value = load i64, ptr %at
+  ret i64 %value
+}
+
+; Work on maps, and then as many kernels, a bias, and a scale and a shift; the last axis of maps are channels.
+define internal ptr @work(ptr %frame, ptr %chunk, ptr %finish, i64 %axis) {
+entry:
+  %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
+  store %Work zeroinitializer, ptr %work
+  %count.at = getelementptr %Frame, ptr %frame, i32 0, i32 5, i32 2
+  %count = load i64, ptr %count.at
+  %affine.index = sub i64 %count, 1
+  %bias.index = sub i64 %count, 2
+  %maps = sdiv i64 %bias.index, 2
+  %affine = call ptr @data(ptr %frame, i32 0, i64 %affine.index)
+  %bias = call ptr @data(ptr %frame, i32 0, i64 %bias.index)
+  %result = call ptr @data(ptr %frame, i32 1, i64 0)
+  %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
+  %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
+  %outputs = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 %axis)
+  %outputs.up = add i64 %outputs, 15
+  %columns = and i64 %outputs.up, -16
+  %size = call i64 @attribute(ptr %frame, i64 1)
+  call void @set.chunk(ptr %work, ptr %chunk)
+  call void @set.finish(ptr %work, ptr %finish)
+  call void @set.affine(ptr %work, ptr %affine)
+  call void @set.bias(ptr %work, ptr %bias)
+  call void @set.result(ptr %work, ptr %result)
+  call void @set.scratch(ptr %work, ptr %scratch)
+  call void @set.slot.size(ptr %work, i64 %slot.size)
+  call void @set.outputs(ptr %work, i64 %outputs)
+  call void @set.columns(ptr %work, i64 %columns)
+  call void @set.size(ptr %work, i64 %size)
+  call void @set.maps(ptr %work, i64 %maps)
+  %first.map = call ptr @map(ptr %work, i64 0)
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %base = call ptr @data(ptr %frame, i32 0, i64 %index)
+  %channels = call i64 @dimension(ptr %frame, i32 0, i64 %index, i64 %axis)
+  %kernel.index = add i64 %maps, %index
+  %kernel = call ptr @data(ptr %frame, i32 0, i64 %kernel.index)
+  call void @set.map(ptr %first.map, i64 %index, ptr %base, i64 %channels, i64 %channels, ptr %kernel)
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %maps
+  br i1 %is.more, label %map, label %done
+done:
+  ret ptr %work
+}
+
+; Of maps (rows, channels in) and kernels in panels to (rows, channels out).
+define internal void @product(ptr %frame, ptr %finish) {
+  %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish, i64 1)
+  %rows = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  call void @share(ptr %frame, ptr %work, i64 1, i64 %rows)
+  ret void
+}
+
+; Of maps (pictures, height, width, channels in) to (pictures, height, width, channels out).
+define internal ptr @work.on.pictures(ptr %frame, ptr %chunk, ptr %finish) {
+  %work = call ptr @work(ptr %frame, ptr %chunk, ptr %finish, i64 3)
+  %height = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 1)
+  %width = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 2)
+  %high = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
+  %wide = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 2)
+  %low = call i64 @attribute(ptr %frame, i64 0)
+  %stride = call i64 @attribute(ptr %frame, i64 2)
+  call void @set.height(ptr %work, i64 %height)
+  call void @set.width(ptr %work, i64 %width)
+  call void @set.high(ptr %work, i64 %high)
+  call void @set.wide(ptr %work, i64 %wide)
+  call void @set.low(ptr %work, i64 %low)
+  call void @set.stride(ptr %work, i64 %stride)
+  ret ptr %work
+}
+
+; By kernels (rows of the kernel, a row's columns one after another in panels).
+define internal void @rows.of.maps(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.rows, ptr %finish)
+  %maps = call i64 @get.maps(ptr %work)
+  %taps = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
+  call void @set.taps(ptr %work, i64 %taps)
+  %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %high = call i64 @get.high(ptr %work)
+  call void @share(ptr %frame, ptr %work, i64 %pictures, i64 %high)
+  ret void
+}
+
+; By 36 kernels in panels, for tiles of 4x4 outputs.
+define internal void @tiles.of.maps(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.tiles, ptr %finish)
+  %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %high = call i64 @get.high(ptr %work)
+  %wide = call i64 @get.wide(ptr %work)
+  %high.up = add i64 %high, 3
+  %wide.up = add i64 %wide, 3
+  %above = sdiv i64 %high.up, 4
+  %beside = sdiv i64 %wide.up, 4
+  %tiles = mul i64 %above, %beside
+  call void @share(ptr %frame, ptr %work, i64 %pictures, i64 %tiles)
+  ret void
+}

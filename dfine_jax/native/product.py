@@ -1,0 +1,194 @@
+"""LLVM's code for products of maps and kernels in panels, see ``dfine_jax.model.panels``.
+
+A tile of the result stays in registers while products are summed. Columns of a kernel lie together in panels, so that
+the innermost loop reads what it needs from one place; maps are read where they are. This is the scheme of Goto and van
+de Geijn (doi 10.1145/1356052.1356053) without its packing of maps.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from dfine_jax.native.registers import Registers
+
+PANEL = 32
+"""Columns of a panel."""
+
+LAST = 16
+"""Columns of the last panel, where so many are left."""
+
+
+def products(layout: Registers) -> str:
+    """``@rows``, which computes so many cells of a sum of products, and what it calls."""
+    heights = list(_heights(layout.rows))
+    widths = {panel: min(panel, layout.columns) for panel in (PANEL, LAST)}
+    tiles = [_tile(layout.lanes, rows, columns, panel) for panel, columns in widths.items() for rows in heights]
+    return "\n".join([*tiles, _rows(heights, widths)])
+
+
+def _heights(most: int) -> Iterator[int]:
+    """Those of the tiles that a map's rows are cut into, each as often as it fits."""
+    while most > 1:
+        yield most
+        most = (most + 1) // 2
+    yield 1
+
+
+def _tile(lanes: int, rows: int, columns: int, panel: int) -> str:
+    """A function that sums one tile over some numbers in: ``columns`` of the kernel times ``rows`` cells."""
+    vector, vectors = f"<{lanes} x float>", range(columns // lanes)
+    cells = [(row, part) for row in range(rows) for part in vectors]
+    rows_after_first = [(row, row - 1) for row in range(1, rows)]
+    return f"""
+define internal void @tile.{rows}.{panel}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0,
+                                          i64 %width, i1 %is.first) noinline {{
+entry:
+  {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
+  {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
+  {lines(f"%to.{row}.{part} = getelementptr float, ptr %to.{row}, i64 {part * lanes}" for row, part in cells)}
+  br i1 %is.first, label %sum, label %resume
+resume:
+  {lines(f"%so.far.{row}.{part} = load {vector}, ptr %to.{row}.{part}, align 4" for row, part in cells)}
+  br label %sum
+sum:
+  {
+        lines(
+            f"%start.{row}.{part} = phi {vector} [ zeroinitializer, %entry ], [ %so.far.{row}.{part}, %resume ]"
+            for row, part in cells
+        )
+    }
+  br label %add
+add:
+  %number = phi i64 [ 0, %sum ], [ %number.next, %add ]
+  %kernel.0 = phi ptr [ %panel, %sum ], [ %kernel.next, %add ]
+  {
+        lines(
+            f"%sum.{row}.{part} = phi {vector} [ %start.{row}.{part}, %sum ], [ %next.{row}.{part}, %add ]"
+            for row, part in cells
+        )
+    }
+  {lines(f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}" for part in vectors)}
+  {lines(f"%kernel.at.{part} = load {vector}, ptr %at.{part}, align 4" for part in vectors)}
+  {
+        lines(
+            line
+            for row in range(rows)
+            for line in (
+                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %number",
+                f"%x.{row} = load float, ptr %x.at.{row}, align 4",
+                f"%lane.{row} = insertelement {vector} poison, float %x.{row}, i64 0",
+                f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer",
+            )
+        )
+    }
+  {
+        lines(
+            f"%next.{row}.{part} = call {vector} @llvm.fma.v{lanes}f32("
+            f"{vector} %lanes.{row}, {vector} %kernel.at.{part}, {vector} %sum.{row}.{part})"
+            for row, part in cells
+        )
+    }
+  %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
+  %number.next = add i64 %number, 1
+  %is.more = icmp slt i64 %number.next, %numbers
+  br i1 %is.more, label %add, label %end
+end:
+  {lines(f"store {vector} %next.{row}.{part}, ptr %to.{row}.{part}, align 4" for row, part in cells)}
+  ret void
+}}
+"""
+
+
+def _rows(heights: list[int], widths: dict[int, int]) -> str:
+    """``@rows`` itself: panel after panel."""
+    panels = "\n".join(
+        _panel(panel, *edge)
+        for panel, edge in {
+            PANEL: ("entry", "0", "%whole", f"panel.{LAST}"),
+            LAST: (f"panel.{PANEL}", "%whole", "%width", "end"),
+        }.items()
+    )
+    return f"""
+define internal void @rows(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
+entry:
+  %rest = and i64 %width, {PANEL - 1}
+  %whole = sub i64 %width, %rest
+  br label %panel.{PANEL}
+{panels}
+end:
+  ret void
+}}
+{"".join(_columns(heights, panel, columns) for panel, columns in widths.items())}"""
+
+
+def _panel(panel: int, before: str, start: str, stop: str, after: str) -> str:
+    """Of ``@rows``: all panels of this width."""
+    return f"""panel.{panel}:
+  %column.{panel} = phi i64 [ {start}, %{before} ], [ %column.next.{panel}, %one.{panel} ]
+  %is.more.{panel} = icmp slt i64 %column.{panel}, {stop}
+  br i1 %is.more.{panel}, label %one.{panel}, label %{after}
+one.{panel}:
+  call void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width)
+  %column.next.{panel} = add i64 %column.{panel}, {panel}
+  br label %panel.{panel}"""
+
+
+def _columns(heights: list[int], panel: int, columns: int) -> str:
+    """The function that computes one panel's columns of cells: map after map, tile after tile."""
+    loops, row, came = [], "0", "map"
+    for height, following in zip(heights, [*heights[1:], None], strict=True):
+        after = "next.map" if following is None else f"height.{following}"
+        calls = lines(
+            line
+            for at in range(0, panel, columns)
+            for line in (
+                f"%panel.{height}.{at} = getelementptr float, ptr %panel, i64 {at}",
+                f"%to.{height}.{at} = getelementptr float, ptr %to.{height}, i64 {at}",
+                f"call void @tile.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
+                f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i1 %is.first)",
+            )
+        )
+        loops.append(f"""height.{height}:
+  %row.{height} = phi i64 [ {row}, %{came} ], [ %row.next.{height}, %tile.{height} ]
+  %row.next.{height} = add i64 %row.{height}, {height}
+  %fits.{height} = icmp sle i64 %row.next.{height}, %cells
+  br i1 %fits.{height}, label %tile.{height}, label %{after}
+tile.{height}:
+  %row.from.{height} = mul i64 %row.{height}, %pitch
+  %from.{height} = getelementptr float, ptr %base, i64 %row.from.{height}
+  %row.to.{height} = mul i64 %row.{height}, %width
+  %to.{height} = getelementptr float, ptr %result.column, i64 %row.to.{height}
+  {calls}
+  br label %height.{height}
+""")
+        row, came = f"%row.{height}", f"height.{height}"
+    return f"""
+define internal void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width) {{
+entry:
+  %result.column = getelementptr float, ptr %result, i64 %column
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %next.map ]
+  %map.at = getelementptr %Map, ptr %maps, i64 %index
+  %base = load ptr, ptr %map.at
+  %numbers.at = getelementptr %Map, ptr %map.at, i32 0, i32 1
+  %numbers = load i64, ptr %numbers.at
+  %pitch.at = getelementptr %Map, ptr %map.at, i32 0, i32 2
+  %pitch = load i64, ptr %pitch.at
+  %kernel.at = getelementptr %Map, ptr %map.at, i32 0, i32 3
+  %kernel = load ptr, ptr %kernel.at
+  %offset = mul i64 %column, %numbers
+  %panel = getelementptr float, ptr %kernel, i64 %offset
+  %is.first = icmp eq i64 %index, 0
+  br label %height.{heights[0]}
+{"".join(loops)}next.map:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %count
+  br i1 %is.another, label %map, label %done
+done:
+  ret void
+}}
+"""
+
+
+def lines(code: Iterable[str]) -> str:
+    """Indented, as code in a function is."""
+    return "\n  ".join(code)

@@ -1,0 +1,182 @@
+"""LLVM's code for the transforms of tiles, see ``dfine_jax.model.tiles``: for a few at a time, in a CPU's caches."""
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from dfine_jax.model.tiles import LARGE
+from dfine_jax.native.finish import splat
+from dfine_jax.native.product import lines
+from dfine_jax.native.registers import Registers
+
+
+def tiles(layout: Registers) -> str:
+    """``@spread``, from a map's tiles to the inputs of products, and ``@gather``, from those to the result."""
+    vector = f"<{layout.lanes} x float>"
+    square = [(row, column) for row in range(6) for column in range(6)]
+    cells = [(row, column) for row in range(4) for column in range(4)]
+    return f"""
+define internal void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %outside) {{
+entry:
+  %map = call ptr @map(ptr %work, i64 0)
+  %base = load ptr, ptr %map
+  %channels.at = getelementptr %Map, ptr %map, i32 0, i32 1
+  %channels = load i64, ptr %channels.at
+  %channels.bytes = mul i64 %channels, 4
+  call ptr @memset(ptr %outside, i32 0, i64 %channels.bytes)
+  %height = call i64 @get.height(ptr %work)
+  %width = call i64 @get.width(ptr %work)
+  %low = call i64 @get.low(ptr %work)
+  %wide = call i64 @get.wide(ptr %work)
+  %wide.up = add i64 %wide, 3
+  %beside = sdiv i64 %wide.up, 4
+  %row.size = mul i64 %width, %channels
+  %picture.size = mul i64 %row.size, %height
+  %picture.offset = mul i64 %picture, %picture.size
+  %picture.at = getelementptr float, ptr %base, i64 %picture.offset
+  %each = mul i64 %count, %channels
+  br label %tile
+tile:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %tile.end ]
+  %which = add i64 %first, %index
+  %row = sdiv i64 %which, %beside
+  %column = srem i64 %which, %beside
+  %row.four = mul i64 %row, 4
+  %row.0 = sub i64 %row.four, %low
+  %column.four = mul i64 %column, 4
+  %column.0 = sub i64 %column.four, %low
+  {lines(_bounded("row", "height", 6))}
+  {lines(_bounded("column", "width", 6))}
+  {lines(_places("from", "row.size", "channels", 6))}
+  %to.offset = mul i64 %index, %channels
+  %to.0 = getelementptr float, ptr %inputs, i64 %to.offset
+  {lines(f"%to.{e} = getelementptr float, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
+  br label %some
+some:
+  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
+  {lines(f"%at.{i}.{j} = getelementptr float, ptr %from.{i}.{j}, i64 %channel" for i, j in square)}
+  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in square)}
+  {lines(_along_both(layout.lanes, LARGE.inputs))}
+  {lines(f"%to.at.{i}.{j} = getelementptr float, ptr %to.{6 * i + j}, i64 %channel" for i, j in square)}
+  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in square)}
+  %channel.next = add i64 %channel, {layout.lanes}
+  %is.more = icmp slt i64 %channel.next, %channels
+  br i1 %is.more, label %some, label %tile.end
+tile.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %count
+  br i1 %is.another, label %tile, label %done
+done:
+  ret void
+}}
+
+define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %outside) {{
+entry:
+  %result = call ptr @get.result(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %finish = call ptr @get.finish(ptr %work)
+  %height = call i64 @get.high(ptr %work)
+  %width = call i64 @get.wide(ptr %work)
+  %width.up = add i64 %width, 3
+  %beside = sdiv i64 %width.up, 4
+  %row.size = mul i64 %width, %outputs
+  %picture.size = mul i64 %row.size, %height
+  %picture.offset = mul i64 %picture, %picture.size
+  %picture.at = getelementptr float, ptr %result, i64 %picture.offset
+  %each = mul i64 %count, %outputs
+  br label %tile
+tile:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %tile.end ]
+  %which = add i64 %first, %index
+  %row = sdiv i64 %which, %beside
+  %column = srem i64 %which, %beside
+  %row.0 = mul i64 %row, 4
+  %column.0 = mul i64 %column, 4
+  {lines(_bounded("row", "height", 4))}
+  {lines(_bounded("column", "width", 4))}
+  {lines(_places("to", "row.size", "outputs", 4))}
+  %from.offset = mul i64 %index, %outputs
+  %from.0 = getelementptr float, ptr %products, i64 %from.offset
+  {lines(f"%from.{e} = getelementptr float, ptr %from.{e - 1}, i64 %each" for e in range(1, 36))}
+  br label %some
+some:
+  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
+  {lines(f"%at.{i}.{j} = getelementptr float, ptr %from.{6 * i + j}, i64 %channel" for i, j in square)}
+  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in square)}
+  {lines(_along_both(layout.lanes, LARGE.outputs))}
+  {lines(f"%to.at.{i}.{j} = getelementptr float, ptr %to.{i}.{j}, i64 %channel" for i, j in cells)}
+  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in cells)}
+  %channel.next = add i64 %channel, {layout.lanes}
+  %is.more = icmp slt i64 %channel.next, %outputs
+  br i1 %is.more, label %some, label %tile.made
+tile.made:
+  %columns.left = sub i64 %width, %column.0
+  %columns.here = call i64 @llvm.smin.i64(i64 4, i64 %columns.left)
+  br label %finish.row.0
+{"".join(_finished(row) for row in range(4))}tile.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %count
+  br i1 %is.another, label %tile, label %done
+done:
+  ret void
+}}
+"""
+
+
+def _bounded(axis: str, end: str, count: int) -> Iterator[str]:
+    """From ``%{axis}.0`` on: places along an axis, and whether they are on the map."""
+    for i in range(count):
+        if i:
+            yield f"%{axis}.{i} = add i64 %{axis}.{i - 1}, 1"
+        yield f"%{axis}.{i}.is.there = icmp ult i64 %{axis}.{i}, %{end}"
+
+
+def _places(name: str, row_size: str, cell_size: str, count: int) -> Iterator[str]:
+    """Where each cell of a tile lies: on the picture or, what isn't there, outside."""
+    for i in range(count):
+        yield f"%{name}.row.{i} = mul i64 %row.{i}, %{row_size}"
+        for j in range(count):
+            place = f"{name}.{i}.{j}"
+            yield f"%{place}.column = mul i64 %column.{j}, %{cell_size}"
+            yield f"%{place}.offset = add i64 %{name}.row.{i}, %{place}.column"
+            yield f"%{place}.at = getelementptr float, ptr %picture.at, i64 %{place}.offset"
+            yield f"%{place}.is.there = and i1 %row.{i}.is.there, %column.{j}.is.there"
+            yield f"%{place} = select i1 %{place}.is.there, ptr %{place}.at, ptr %outside"
+
+
+def _finished(row: int) -> str:
+    """One row of a tile is finished, if it is on the map."""
+    after = f"finish.row.{row + 1}" if row < 3 else "tile.end"
+    return f"""finish.row.{row}:
+  br i1 %row.{row}.is.there, label %finished.{row}, label %{after}
+finished.{row}:
+  call void %finish(ptr %work, ptr %to.{row}.0, ptr %to.{row}.0, i64 %columns.here)
+  br label %{after}
+"""
+
+
+def _along_both(lanes: int, matrix: np.ndarray) -> Iterator[str]:
+    """From ``%x.*`` to ``%y.*``: the square's rows are combined first, then its columns."""
+    outputs, inputs = matrix.shape
+    for column in range(inputs):
+        for row in range(outputs):
+            terms = [f"%x.{i}.{column}" for i in range(inputs)]
+            yield from _combined(lanes, matrix[row], terms, f"%half.{row}.{column}")
+    for row in range(outputs):
+        for column in range(outputs):
+            terms = [f"%half.{row}.{j}" for j in range(inputs)]
+            yield from _combined(lanes, matrix[column], terms, f"%y.{row}.{column}")
+
+
+def _combined(lanes: int, factors: Sequence[float], terms: Sequence[str], name: str) -> Iterator[str]:
+    """The sum of terms times factors."""
+    vector = f"<{lanes} x float>"
+    pairs = [(factor, term) for factor, term in zip(factors, terms, strict=True) if factor]
+    (factor, term), *rest = pairs
+    names = [f"{name}.{i}" for i in range(len(rest))] + [name]
+    yield f"{names[0]} = fmul {vector} {term}, {splat(lanes, factor)}"
+    for before, after, (factor, term) in zip(names, names[1:], rest, strict=False):
+        yield (
+            f"{after} = call {vector} @llvm.fma.v{lanes}f32({vector} {term}, {vector} {splat(lanes, factor)}, "
+            f"{vector} {before})"
+        )

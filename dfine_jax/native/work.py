@@ -1,0 +1,84 @@
+"""What the threads that share one call know of it, as LLVM's types with functions to read and set each field."""
+
+LARGEST = 3
+"""Rows of a kernel, the most that a convolution row by row takes."""
+
+MOST = 8
+"""Maps that one call sums the products of."""
+
+FIELDS = {
+    "next": "i64",  # chunk to begin
+    "finished": "i64",  # chunks
+    "there": "i64",  # threads that haven't left
+    "chunks": "i64",
+    "slot": "i64",  # of the scratch memory, for the next thread
+    "scratch": "ptr",
+    "slot.size": "i64",
+    "chunk": "ptr",  # the function that computes one
+    "finish": "ptr",  # the function that finishes rows of the result
+    "bias": "ptr",
+    "affine": "ptr",  # scale and shift
+    "result": "ptr",
+    "outputs": "i64",  # channels of the result
+    "columns": "i64",  # as many, and what fills the last panel
+    "rows": "i64",  # of cells, of maps or of tiles, that are divided
+    "size": "i64",  # rows of a chunk
+    "each": "i64",  # chunks of a picture
+    "low": "i64",  # padding above and on the left
+    "stride": "i64",
+    "height": "i64",  # of the maps
+    "width": "i64",
+    "high": "i64",  # the result's height
+    "wide": "i64",  # the result's width
+    "taps": "i64",  # rows of a kernel
+    "maps": "i64",
+}
+"""Numbers of floats, not of bytes."""
+
+
+def work() -> str:
+    """The types, and functions ``@get.*`` and ``@set.*``."""
+    types = ", ".join(FIELDS.values())
+    fields = [_field(index, name, kind) for index, (name, kind) in enumerate(FIELDS.items())]
+    return f"""
+%Map = type {{ ptr, i64, i64, ptr }}  ; its numbers, how many of them, from row to row, what they are multiplied by
+%Work = type {{ {types}, [{MOST} x %Map] }}
+
+define internal ptr @map(ptr %work, i64 %index) {{
+  %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
+  ret ptr %map
+}}
+
+define internal void @set.map(ptr %maps, i64 %index, ptr %base, i64 %numbers, i64 %pitch, ptr %kernel) {{
+  %map = getelementptr %Map, ptr %maps, i64 %index
+  store ptr %base, ptr %map
+  %numbers.at = getelementptr %Map, ptr %map, i32 0, i32 1
+  store i64 %numbers, ptr %numbers.at
+  %pitch.at = getelementptr %Map, ptr %map, i32 0, i32 2
+  store i64 %pitch, ptr %pitch.at
+  %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
+  store ptr %kernel, ptr %kernel.at
+  ret void
+}}
+{"".join(fields)}"""
+
+
+def _field(index: int, name: str, kind: str) -> str:
+    return f"""
+define internal ptr @at.{name}(ptr %work) {{
+  %at = getelementptr %Work, ptr %work, i32 0, i32 {index}
+  ret ptr %at
+}}
+
+define internal {kind} @get.{name}(ptr %work) {{
+  %at = call ptr @at.{name}(ptr %work)
+  %value = load {kind}, ptr %at
+  ret {kind} %value
+}}
+
+define internal void @set.{name}(ptr %work, {kind} %value) {{
+  %at = call ptr @at.{name}(ptr %work)
+  store {kind} %value, ptr %at
+  ret void
+}}
+"""
