@@ -62,6 +62,13 @@ def test_the_edition_tells_sources_and_versions(tmp_path, monkeypatch):
     assert len(names) == 4
 
 
+def test_what_is_not_installed_has_no_version(monkeypatch):
+    names = {module._edition.__wrapped__()}
+    monkeypatch.setattr(module, "_DISTRIBUTIONS", (*module._DISTRIBUTIONS, "never-heard-of"))
+    names.add(module._edition.__wrapped__())
+    assert len(names) == 2
+
+
 @pytest.mark.parametrize(
     "damage",
     [

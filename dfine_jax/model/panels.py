@@ -102,7 +102,8 @@ def multiply_cells(
 ) -> Float[Array, "*B O"]:
     """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together."""
     cells = [x.astype(jnp.float32).reshape(-1, x.shape[-1]) for x in maps]
-    return _product(cells, list(kernels), finish, _Window(1, 1, (0, 0))).reshape(*maps[0].shape[:-1], -1)
+    product = _product(cells, list(kernels), finish, _Window(1, 1, (0, 0)))
+    return product.reshape(*maps[0].shape[:-1], len(finish.bias))
 
 
 def convolve_rows(

@@ -33,6 +33,12 @@ def forward(tiny) -> Callable:
     return jax.jit(tiny.apply)
 
 
+@pytest.fixture
+def without_machine_code(monkeypatch) -> None:
+    """Models are fused as on processors that there is none for."""
+    monkeypatch.setattr("dfine_jax.model.fuse.registers", lambda: None)
+
+
 @pytest.fixture(scope="session")
 def detected(tiny, forward, pictures):
     return forward(tiny.params, tiny.batch_stats, pictures)

@@ -12,10 +12,12 @@ from tiny import TINY, tiny_model
 
 from convert.rules import HUB
 from dfine_jax.model.dfine import functional, variables
-from dfine_jax.model.fuse import fuse
-from dfine_jax.model.prepared_kernels import ROUNDED
+from dfine_jax.model.fuse import fuse, fused_form
+from dfine_jax.model.prepared_kernels import NATIVE, ROUNDED
+from dfine_jax.native.registers import registers
 
 
+@pytest.mark.slow
 def test_errors_of_nano_are_bounded():
     """Twice what was measured on these random weights, whose logits spread by 0.8."""
     reference = np.load(DATA / "synthetic" / "n.npz")
@@ -44,6 +46,7 @@ def test_weights_outputs_and_statistics_stay_float32(pictures):
 
 
 @pytest.mark.parametrize("for_cpu", [True, False])
+@pytest.mark.usefixtures("without_machine_code")
 def test_fused_kernels_are_rounded_once(pictures, for_cpu):
     """The form for inference holds them in the type of the products; biases, norms and statistics stay float32.
 
@@ -66,6 +69,21 @@ def test_fused_kernels_are_rounded_once(pictures, for_cpu):
     assert {x.dtype for x in batch_stats.values()} == {jnp.dtype("float32")}
     detected = jax.eval_shape(apply, params, batch_stats, pictures)
     assert detected.logits.dtype == detected.boxes.dtype == jnp.float32
+
+
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_kernels_in_panels_are_not_rounded(pictures):
+    form, folding = fused_form(with_compute(tiny_model(), "bfloat16"))
+    types = {name: x.dtype for name, x in variables(form)[0].items()}
+    forms = {conv.form for conv in folding.convs}
+    native = {conv.branches[0] for conv in folding.convs if conv.form in NATIVE}
+    assert {"rows in panels"} < forms
+    assert "panels" not in forms  # of pointwise kernels, that bfloat16 is faster with
+    assert not folding.linears
+    for name, dtype in types.items():
+        if re.search(r"\.kernel(\.\d+)?$", name):
+            conv, _, _ = name.partition(".kernel")
+            assert dtype == (jnp.float32 if conv in native else jnp.bfloat16)
 
 
 def test_only_products_are_rounded(pictures):

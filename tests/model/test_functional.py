@@ -151,6 +151,7 @@ def test_statistics_are_those_of_the_batch(model, tiny, trained, pictures):
         np.testing.assert_allclose(trained[1][name], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_frozen_norms_keep_their_statistics_to_the_bit(pictures):
     config = replace(TINY, backbone=replace(TINY.backbone, frozen_norms=True))
     apply, params, batch_stats = functional(DFine(config, rng=np.random.default_rng(0)))

@@ -7,7 +7,8 @@ from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
-from dfine_jax.model.prepared_kernels import NARROW, WIDE
+from dfine_jax.model.prepared_kernels import NARROW, NATIVE, WIDE
+from dfine_jax.native.registers import registers
 
 TOLERANCE = 2e-5
 
@@ -61,6 +62,7 @@ def test_another_model(pictures):
 
 
 @pytest.mark.parametrize("for_cpu", [True, False])
+@pytest.mark.usefixtures("without_machine_code")
 def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):
     first, second, last = TINY.backbone.stages
     first, width = replace(first, mid_channels=16, layers=2), max(WIDE, NARROW + 1)
@@ -82,6 +84,7 @@ def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):
         np.testing.assert_allclose(quick, plain, atol=1e-5 * float(np.abs(plain).max()))
 
 
+@pytest.mark.usefixtures("without_machine_code")
 def test_a_quick_program_gets_kernels_in_parts_alone():
     """For those need not be copied at every call; tiles take long to compile."""
     first, second, last = TINY.backbone.stages
@@ -93,10 +96,27 @@ def test_a_quick_program_gets_kernels_in_parts_alone():
     assert quick == {"whole", "parts"}
 
 
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
+    first, second, last = TINY.backbone.stages
+    backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=32, layers=3), last))
+    model = tiny_model(replace(TINY, backbone=backbone))
+    form, folding = fused_form(model)
+    assert {conv.form for conv in folding.convs} == {"whole", *NATIVE}
+    whole = {conv.branches[0].rpartition(".")[2] for conv in folding.convs if conv.form == "whole"}
+    assert whole == {"depthwise", "downsample"}
+    assert "decoder.layers.0.self_attention.query.kernel" in folding.linears
+    assert folding.is_native
+    assert not fused_form(model, quick=True)[1].is_native
+    assert {x.dtype for x in variables(form)[0].values()} == {np.dtype("float32")}
+    for plain, native in zip(model.backbone(pictures), fuse(model).backbone(pictures), strict=True):
+        np.testing.assert_allclose(native, plain, atol=1e-5 * float(np.abs(plain).max()))
+
+
 def test_forms_are_for_cpus(monkeypatch):
     asked = []
 
-    def form(*which):
+    def form(*which, **options):
         asked.append(which)
         return "whole"
 

@@ -9,6 +9,7 @@ from tiny import normal
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve_several
+from dfine_jax.model.panels import in_panels
 from dfine_jax.model.prepared_kernels import (
     NARROW,
     ROUNDED,
@@ -20,6 +21,7 @@ from dfine_jax.model.prepared_kernels import (
     shapes_in_form,
 )
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.native.work import LARGEST, MOST
 
 
 def in_float64(kernel, form, widths=()):
@@ -93,11 +95,56 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype, platform, mon
     ],
 )
 def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
-    assert form_on_cpu(shape, stride, widths, rounded=False) == form
+    assert form_on_cpu(shape, stride, widths, rounded=False, panels=False) == form
+
+
+@pytest.mark.parametrize(
+    ("shape", "stride", "widths", "form"),
+    [
+        ((1, 1, 5, 7), 1, (5,), "panels"),
+        ((1, 1, 40, 8), 1, (16, 24), "panels"),
+        ((1, 1, MOST, 8), 1, (1,) * MOST, "panels"),
+        ((1, 1, MOST + 1, 8), 1, (1,) * (MOST + 1), "parts"),
+        ((1, 1, 40, 8), 2, (16, 24), "rows in panels"),
+        ((3, 3, 3, 16), 2, (3,), "rows in panels"),
+        ((3, 3, 32, 32), 1, (32,), "large tiles in panels"),
+        ((3, 3, 40, 32), 1, (40,), "rows in panels"),
+        ((3, 3, 32, 40), 1, (32,), "rows in panels"),
+        ((3, 3, 32, 32), 1, (16, 16), "rows in panels"),
+        ((3, 3, 16, 16), 1, (16,), "rows in panels"),
+        ((2, 2, 16, 8), 1, (16,), "rows in panels"),
+        ((LARGEST + 1, LARGEST + 1, 16, 16), 1, (16,), "whole"),
+        ((3, 3, 1, 512), 1, (512,), "whole"),
+    ],
+)
+def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
+    assert form_on_cpu(shape, stride, widths, rounded=False, panels=True) == form
+
+
+def test_rounded_kernels_are_not_in_panels():
+    forms = [form_on_cpu((size, size, 128, 128), 1, (128,), rounded=True, panels=True) for size in (1, 3)]
+    assert forms == ["whole", "small tiles"]
+
+
+@pytest.mark.parametrize(
+    ("size", "widths", "form"),
+    [(1, (8, 5), "panels"), (2, (8, 5), "rows in panels"), (3, (16,), "large tiles in panels")],
+)
+def test_kernels_in_panels(size, widths, form):
+    """Their columns are where ``in_panels`` puts them, each map's apart."""
+    kernel = np.asarray(normal(size, size, sum(widths), 21), np.float64)
+    arrays = in_float64(kernel, form, widths)
+    assert len(arrays) == len(widths)
+    if form == "large tiles in panels":
+        np.testing.assert_array_equal(*arrays, in_panels(large_tile_kernel(kernel)))
+    else:
+        np.testing.assert_array_equal(arrays[0], in_panels(kernel[:, :, : widths[0]].reshape(size, -1, 21)))
 
 
 def test_only_wide_rounded_kernels_go_through_small_tiles():
-    forms = [form_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True) for width in (ROUNDED - 1, ROUNDED)]
+    forms = [
+        form_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True, panels=False) for width in (ROUNDED - 1, ROUNDED)
+    ]
     assert forms == ["large tiles", "small tiles"]
 
 

@@ -1,0 +1,141 @@
+"""Products and convolutions of kernels in panels, by machine code where there is some for this processor."""
+
+import threading
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from native_cases import ACTIVATIONS, a_finish, cells, check, plainly, rows, tiles
+from tiny import normal
+
+from dfine_jax.model.panels import Finish, in_panels, multiply_cells, size_in_panels
+
+WINDOWS = pytest.mark.parametrize(
+    "window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (2, 1, (0, 1)), (2, 2, (0, 0)), (1, 2, (0, 0)), (3, 1, (0, 2))]
+)
+KINDS = {
+    "cells": lambda finish: cells(50, (8, 5), 21, finish),
+    "rows": lambda finish: rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), finish),
+    "tiles": lambda finish: tiles((2, 6, 7), 16, 32, (1, 1), finish),
+}
+kinds = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.mark.parametrize("outputs", [1, 16, 17, 32, 48, 132])
+def test_a_kernel_in_panels(outputs):
+    kernel = np.arange(2 * 3 * outputs, dtype=np.float64).reshape(2, 3, outputs) + 1
+    panels = in_panels(kernel)
+    assert panels.shape == (2, size_in_panels(3, outputs))
+    assert panels.dtype == np.float64
+    assert sorted(panels[panels > 0]) == sorted(kernel.ravel())
+    np.testing.assert_array_equal(panels[0, : min(outputs, 32)], kernel[0, 0, :32])
+
+
+@pytest.mark.parametrize("count", [1, 13, 300, 1100])
+@pytest.mark.parametrize("outputs", [4, 17, 80])
+def test_products(count, outputs):
+    check(*cells(count, (8, 5, 33), outputs, a_finish(outputs)))
+
+
+def test_products_of_as_many_maps_as_may_be():
+    check(*cells(50, (4, 1, 7, 16, 3, 32, 5, 6), 32, a_finish(32)))
+
+
+def test_no_cells():
+    ours, _, maps = cells(0, (8,), 32, a_finish(32))
+    assert ours(maps).shape == (0, 32)
+
+
+def test_cells_of_any_shape():
+    kernel, finish = normal(8, 5), Finish(normal(5), None, None)
+    x = normal(2, 3, 4, 8)
+    result = multiply_cells([x], [jnp.asarray(in_panels(np.asarray(kernel)[None]))], finish)
+    np.testing.assert_allclose(result, x @ kernel + finish.bias, atol=4e-6)
+
+
+@WINDOWS
+@pytest.mark.parametrize("shape", [(2, 6, 8), (1, 5, 90), (3, 40, 7)])
+def test_convolutions_row_by_row(shape, window):
+    check(*rows(shape, (3, 17), 12, window, a_finish(12)))
+
+
+@pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
+@pytest.mark.parametrize("shape", [(2, 6, 8), (1, 3, 5), (2, 33, 50)])
+def test_convolutions_by_tiles(shape, padding):
+    check(*tiles(shape, 16, 48, padding, a_finish(48)), 1e-5)
+
+
+@kinds
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_what_follows_the_sums(activation, affine, kind):
+    check(*KINDS[kind](a_finish(32 if kind == "tiles" else 21, activation, affine)), 1e-5)
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_activations_are_exact(activation):
+    """To two units in the last place or, where nearly nothing is left, to what float32 can tell from it."""
+    x = np.concatenate([np.linspace(-110, 110, 3000), [0, 1e-30, -1e-30, 3e38, np.inf, np.nan]]).astype(np.float32)
+    one = jnp.asarray(in_panels(np.ones((1, 1, 1), np.float32)))
+    result = multiply_cells([x[:, None]], [one], Finish(jnp.zeros(1), activation, None))[:, 0]
+    np.testing.assert_allclose(result, plainly(x, Finish(jnp.zeros(1), activation, None)), rtol=2.5e-7, atol=1e-35)
+
+
+@kinds
+def test_derivatives(kind):
+    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21, "silu"))
+    for result, expected in zip(jax.jvp(ours, (maps,), (maps,)), jax.jvp(plain, (maps,), (maps,)), strict=True):
+        np.testing.assert_allclose(result, expected, atol=2e-5)
+    slopes = [jax.grad(lambda x, function=function: jnp.sum(jnp.sin(function(x))))(maps) for function in (ours, plain)]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), *slopes)
+
+
+@kinds
+def test_many_at_once(kind):
+    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21))
+    several = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), maps)
+    np.testing.assert_allclose(jax.vmap(ours)(several), jax.vmap(plain)(several), atol=2e-5)
+
+
+@kinds
+def test_other_backends_compute_the_same(kind, monkeypatch):
+    chosen = []
+
+    def as_others(*operands, cpu, default):
+        chosen.append(default)
+        return default(*operands)
+
+    monkeypatch.setattr(lax, "platform_dependent", as_others)
+    check(*KINDS[kind](a_finish(32 if kind == "tiles" else 21)), 1e-5)
+    assert chosen
+
+
+@kinds
+def test_maps_in_bfloat16_give_float32(kind):
+    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21))
+    rounded = [x.astype(jnp.bfloat16) for x in maps]
+    result = ours(rounded)
+    assert result.dtype == jnp.float32
+    np.testing.assert_allclose(result, plain([x.astype(jnp.float32) for x in rounded]), atol=1e-5)
+
+
+def test_several_threads_may_call_at_once():
+    ours, _, maps = rows((1, 40, 90), (16,), 32, (3, 1, (1, 1)), a_finish(32))
+    program = jax.jit(ours)
+    expected = np.asarray(program(maps))
+    wrong = []
+
+    def calls():
+        for _ in range(50):
+            if not np.array_equal(program(maps), expected):
+                wrong.append(threading.get_ident())
+
+    threads = [threading.Thread(target=calls) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

@@ -1,0 +1,60 @@
+"""For which processors there is machine code, and that of those which this one is not."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from dfine_jax.native import registers as module
+from dfine_jax.native.registers import Registers, registers
+
+LARGE, SMALL = Registers(16, 12, 32), Registers(8, 6, 16)
+LINUX = "x86_64-unknown-linux-gnu"
+
+
+def on(monkeypatch, triple, *features):
+    """What ``registers`` says there."""
+    llvm = SimpleNamespace(
+        get_process_triple=lambda: triple, get_host_cpu_features=lambda: dict.fromkeys(features, True)
+    )
+    monkeypatch.setattr(module, "binding", lambda: llvm)
+    return registers.__wrapped__()
+
+
+@pytest.mark.parametrize(
+    ("triple", "features", "expected"),
+    [
+        (LINUX, ("avx2", "fma", "avx512f"), LARGE),
+        (LINUX, ("avx2", "fma"), SMALL),
+        (LINUX, ("avx2",), None),
+        (LINUX, (), None),
+        ("x86_64-pc-windows-msvc", ("avx512f",), None),
+        ("aarch64-unknown-linux-gnu", ("neon",), None),
+    ],
+)
+def test_code_is_chosen_by_processor(triple, features, expected, monkeypatch):
+    assert on(monkeypatch, triple, *features) == expected
+
+
+def test_without_llvm_there_is_none(monkeypatch):
+    monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
+    assert registers.__wrapped__() is None
+
+
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_code_for_narrow_registers_on_one_processor():
+    program = f"""
+import os
+os.sched_setaffinity(0, {{min(os.sched_getaffinity(0))}})
+from dfine_jax.native import targets
+targets.registers = lambda: targets.{SMALL}
+import native_cases
+native_cases.check_all()
+print('all agree')
+"""
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert result.stdout == "all agree\n", result.stderr

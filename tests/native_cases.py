@@ -1,0 +1,79 @@
+"""Convolutions by kernels in panels, and the same without, for the tests of machine code."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from tiny import normal
+
+from dfine_jax.model.panels import Finish, convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.model.tiles import large_tile_kernel
+
+ACTIVATIONS = {None: lambda x: x, "relu": jax.nn.relu, "silu": jax.nn.silu}
+
+
+def a_finish(outputs: int, activation: str | None = "relu", affine: bool = True) -> Finish:
+    return Finish(normal(outputs), activation, jnp.array([1.5, -0.25]) if affine else None)
+
+
+def plainly(sums: jax.Array, finish: Finish) -> jax.Array:
+    x = ACTIVATIONS[finish.activation](sums + finish.bias)
+    return x if finish.affine is None else finish.affine[0] * x + finish.affine[1]
+
+
+def cells(rows: int, widths: tuple[int, ...], outputs: int, finish: Finish):
+    """Both functions of maps, and maps; likewise below."""
+    kernels = [normal(1, width, outputs) / np.sqrt(sum(widths)) for width in widths]
+    panels = [jnp.asarray(in_panels(np.asarray(kernel))) for kernel in kernels]
+
+    def plain(maps):
+        return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), finish)
+
+    return lambda maps: multiply_cells(maps, panels, finish), plain, [normal(rows, width) for width in widths]
+
+
+def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, finish: Finish):
+    size, stride, padding = window
+    scale = np.sqrt(size**2 * sum(widths))
+    kernels = [normal(size, size, width, outputs) / scale for width in widths]
+    panels = [jnp.asarray(in_panels(np.asarray(kernel.reshape(size, -1, outputs)))) for kernel in kernels]
+
+    def plain(maps):
+        names = ("NHWC", "HWIO", "NHWC")
+        pairs = zip(maps, kernels, strict=True)
+        strides, around = (stride, stride), (padding, padding)
+        sums = [lax.conv_general_dilated(x, k, strides, around, dimension_numbers=names) for x, k in pairs]
+        return plainly(sum(sums), finish)
+
+    def ours(maps):
+        return convolve_rows(maps, panels, stride, padding, finish)
+
+    return ours, plain, [normal(*shape, width) for width in widths]
+
+
+def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], finish: Finish):
+    kernel = normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
+    panels = jnp.asarray(in_panels(large_tile_kernel(np.asarray(kernel, np.float64))), jnp.float32)
+
+    def plain(maps):
+        names = ("NHWC", "HWIO", "NHWC")
+        return plainly(lax.conv_general_dilated(*maps, kernel, (1, 1), (padding,) * 2, dimension_numbers=names), finish)
+
+    return lambda maps: convolve_tiles(*maps, panels, padding, finish), plain, [normal(*shape, inputs)]
+
+
+def check(ours, plain, maps, tolerance=4e-6):
+    result, expected = jax.jit(ours)(maps), plain(maps)
+    assert result.shape == expected.shape
+    np.testing.assert_allclose(result, expected, atol=tolerance)
+
+
+def check_all() -> None:
+    """One of each kind, of sizes that leave parts of tiles and panels over."""
+    for activation in ACTIVATIONS:
+        for outputs in (16, 21, 48, 70):
+            finish = a_finish(outputs, activation)
+            check(*cells(101, (8, 5, 33), outputs, finish))
+            check(*rows((2, 9, 37), (3, 17), outputs, (3, 2, (1, 1)), finish))
+        for outputs in (16, 48):
+            check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)
