@@ -6,7 +6,7 @@ import numpy as np
 from jax import lax
 from tiny import normal
 
-from dfine_jax.model.panels import Finish, convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.model.panels import Finish, convolve_channels, convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.tiles import large_tile_kernel
 
 ACTIVATIONS = {None: lambda x: x, "relu": jax.nn.relu, "silu": jax.nn.silu}
@@ -51,6 +51,24 @@ def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: 
     return ours, plain, [normal(*shape, width) for width in widths]
 
 
+def channels(shape: tuple[int, ...], window: tuple, finish: Finish):
+    size, stride, padding = window
+    kernel = normal(size, size, 1, shape[-1]) / size
+
+    def plain(maps):
+        names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
+        groups = shape[-1]
+        sums = lax.conv_general_dilated(
+            *maps, kernel, strides, around, dimension_numbers=names, feature_group_count=groups
+        )
+        return plainly(sums, finish)
+
+    def ours(maps):
+        return convolve_channels(*maps, kernel.reshape(size, -1), stride, padding, finish)
+
+    return ours, plain, [normal(*shape)]
+
+
 def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], finish: Finish):
     kernel = normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
     panels = jnp.asarray(in_panels(large_tile_kernel(np.asarray(kernel, np.float64))), jnp.float32)
@@ -76,4 +94,5 @@ def check_all() -> None:
             check(*cells(101, (8, 5, 33), outputs, finish))
             check(*rows((2, 9, 37), (3, 17), outputs, (3, 2, (1, 1)), finish))
         for outputs in (16, 48):
+            check(*channels((2, 9, 37, outputs), (5, 2, (2, 2)), a_finish(outputs, activation)))
             check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)

@@ -20,7 +20,7 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, enlarged
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
 from dfine_jax.model.normalisation import Learned, normalise
-from dfine_jax.model.panels import Finish, convolve_rows, convolve_tiles, multiply_cells
+from dfine_jax.model.panels import Finish, convolve_channels, convolve_rows, convolve_tiles, multiply_cells
 from dfine_jax.model.prepared_kernels import Form, convolve_pairs
 from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
 
@@ -167,6 +167,8 @@ class ConvNorm(nnx.Module):
                 return multiply_cells([x], kernels, self._native_finish())
             case "rows in panels":
                 return convolve_rows([x], kernels, self.stride, self.padding, self._native_finish())
+            case "rows of channels":
+                return convolve_channels(x, *kernels, self.stride, self.padding, self._native_finish())
             case "large tiles in panels":
                 return convolve_tiles(x, *kernels, self.padding, self._native_finish())
             case "small tiles":

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from dfine_jax.model.activations import ACTIVATIONS
 from dfine_jax.model.compute import Compute
+from dfine_jax.model.convolution import convolve
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import LAST, PANEL
 from dfine_jax.native.targets import register, target
@@ -26,8 +27,8 @@ from dfine_jax.native.targets import register, target
 CELLS = 48
 """Of maps or tiles, that a thread multiplies at a time: what it then works on fits in its caches."""
 
-ROW_CELLS = 1280
-"""As many of a convolution row by row, whose rows are padded in a piece of memory of the thread's own."""
+PADDED = 1 << 17
+"""Numbers of padded maps that a thread holds at a time in a convolution row by row, in a cache of its own too."""
 
 
 @partial(jax.tree_util.register_dataclass, data_fields=("bias", "affine"), meta_fields=("activation",))
@@ -118,6 +119,17 @@ def convolve_rows(
     return _rows(maps, list(kernels), finish, _Window(len(kernels[0]), stride, padding))
 
 
+def convolve_channels(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k size"],
+    stride: int,
+    padding: tuple[int, int],
+    finish: Finish,
+) -> Float[Array, "B h w C"]:
+    """A depthwise convolution, whose kernel has one row after another."""
+    return _depthwise([x.astype(jnp.float32)], [kernel], finish, _Window(len(kernel), stride, padding))
+
+
 def convolve_tiles(
     x: Float[Array, "B H W I"], kernel: Float[Array, "36 size"], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
@@ -140,6 +152,13 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
     return finish(sum(convolved(x, kernel) for x, kernel in zip(maps, kernels, strict=True)))
 
 
+def _plain_depthwise(
+    maps: list[Array], kernels: list[Array], finish: Finish, window: _Window
+) -> Float[Array, "B h w C"]:
+    whole = kernels[0].reshape(window.size, window.size, 1, -1)
+    return finish(convolve(*maps, whole, window.stride, window.padding, Compute()))
+
+
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: _Window) -> Float[Array, "B h w O"]:
     whole = _whole(*kernels, len(finish.bias))
     return finish(
@@ -156,9 +175,9 @@ def _plan_product(maps: list[Array], outputs: int, _: _Window) -> _Plan:
 def _plan_rows(maps: list[Array], outputs: int, window: _Window) -> _Plan:
     pictures, *sides, _ = maps[0].shape
     high, wide = (window.over(side) for side in sides)
-    size = _even(high, max(1, ROW_CELLS // (wide * window.stride)))
-    rows, cells = ((count - 1) * window.stride + window.size for count in (size, wide))
-    padded = sum(rows * cells * x.shape[-1] for x in maps)
+    row = ((wide - 1) * window.stride + window.size) * sum(x.shape[-1] for x in maps)
+    size = _even(high, max(1, (PADDED // row - window.size) // window.stride + 1))
+    padded = ((size - 1) * window.stride + window.size) * row
     return _Plan(size, pictures * -(-high // size), wide * _columns(outputs) + padded)
 
 
@@ -213,4 +232,5 @@ def _native(name: str, plain: Callable[..., Array], plan: Callable[..., _Plan]) 
 
 _product = _native("product", _plain_product, _plan_product)
 _rows = _native("rows", _plain_rows, _plan_rows)
+_depthwise = _native("depthwise", _plain_depthwise, _plan_rows)
 _tiles = _native("tiles", _plain_tiles, _plan_tiles)

@@ -16,14 +16,22 @@ from dfine_jax.native.product import LAST
 from dfine_jax.native.work import LARGEST, MOST
 
 Form = Literal[
-    "whole", "parts", "pairs", "small tiles", "large tiles", "panels", "rows in panels", "large tiles in panels"
+    "whole",
+    "parts",
+    "pairs",
+    "small tiles",
+    "large tiles",
+    "panels",
+    "rows in panels",
+    "rows of channels",
+    "large tiles in panels",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
-see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; or in panels, one part a map,
-see ``dfine_jax.model.panels``.
+see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; in panels, one part a map, or
+a depthwise one row after row, see ``dfine_jax.model.panels``.
 """
 
-NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "large tiles in panels")
+NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "rows of channels", "large tiles in panels")
 """Forms for which CPUs have machine code."""
 
 WIDE = 24
@@ -51,6 +59,8 @@ def form_on_cpu(
         if size == [1, 1] and stride == 1:
             return "panels"
         return "large tiles in panels" if tiled and inputs % LAST == outputs % LAST == 0 else "rows in panels"
+    if panels and inputs == 1 and widths == (outputs,) and outputs % LAST == 0:
+        return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
         return "parts"
     if size != [3, 3] or stride != 1 or inputs == 1 or len(widths) > 1:
@@ -73,6 +83,9 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
         case "rows in panels":
             rows, columns = size
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
+        case "rows of channels":
+            rows, columns = size
+            return [(rows, columns * outputs)]
         case "pairs":
             return [(3, 4, inputs, 2 * outputs)]
         case "small tiles":
@@ -100,6 +113,8 @@ def in_form(
         case "rows in panels":
             rows, *_, outputs = kernel.shape
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
+        case "rows of channels":
+            return [kernel.reshape(len(kernel), -1)]
         case "pairs":
             left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
             return [np.concatenate([left, right], axis=3)]

@@ -1,4 +1,4 @@
-; What one thread does at a time. @rows is in product.py, @spread and @gather in tiles.py.
+; What one thread does at a time. @rows is in product.py, @depthwise in depthwise.py, @spread and @gather in tiles.py.
 
 declare ptr @memcpy(ptr, ptr, i64)
 declare ptr @memset(ptr, i32, i64)
@@ -16,7 +16,8 @@ define internal ptr @sums(ptr %work, ptr %result, ptr %scratch) {
 define internal void @cells(ptr %work, ptr %maps, i64 %count, i64 %cells, ptr %result, ptr %scratch) {
   %sums = call ptr @sums(ptr %work, ptr %result, ptr %scratch)
   %columns = call i64 @get.columns(ptr %work)
-  call void @rows(ptr %maps, i64 %count, i64 %cells, ptr %sums, i64 %columns)
+  %multiply = call ptr @get.multiply(ptr %work)
+  call void %multiply(ptr %maps, i64 %count, i64 %cells, ptr %sums, i64 %columns)
   %finish = call ptr @get.finish(ptr %work)
   call void %finish(ptr %work, ptr %sums, ptr %result, i64 %cells)
   ret void
@@ -106,6 +107,7 @@ entry:
   %low = call i64 @get.low(ptr %work)
   %wide = call i64 @get.wide(ptr %work)
   %columns = call i64 @get.columns(ptr %work)
+  %deep = call i64 @get.deep(ptr %work)
   %sums.size = mul i64 %wide, %columns
   %memory = getelementptr float, ptr %scratch, i64 %sums.size
   %first.strided = mul i64 %first, %stride
@@ -166,7 +168,7 @@ tap:
   %tap.base = getelementptr float, ptr %source.base, i64 %source.offset
   %numbers = mul i64 %source.channels, %taps
   %pitch = mul i64 %source.channels, %stride
-  %kernel.size = mul i64 %numbers, %columns
+  %kernel.size = mul i64 %numbers, %deep
   %kernel.offset = mul i64 %tap.index, %kernel.size
   %tap.kernel = getelementptr float, ptr %source.kernel, i64 %kernel.offset
   call void @set.map(ptr %here, i64 %product, ptr %tap.base, i64 %numbers, i64 %pitch, ptr %tap.kernel)

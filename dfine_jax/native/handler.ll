@@ -243,6 +243,8 @@ entry:
   %columns = and i64 %outputs.up, -16
   %size = call i64 @attribute(ptr %frame, i64 1)
   call void @set.chunk(ptr %work, ptr %chunk)
+  call void @set.multiply(ptr %work, ptr @rows)
+  call void @set.deep(ptr %work, i64 %columns)
   call void @set.finish(ptr %work, ptr %finish)
   call void @set.affine(ptr %work, ptr %affine)
   call void @set.bias(ptr %work, ptr %bias)
@@ -298,6 +300,20 @@ define internal ptr @work.on.pictures(ptr %frame, ptr %chunk, ptr %finish) {
 ; By kernels (rows of the kernel, a row's columns one after another in panels).
 define internal void @rows.of.maps(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.rows, ptr %finish)
+  call void @share.rows(ptr %frame, ptr %work)
+  ret void
+}
+
+; By one number a channel for each row and column of the kernel (rows of the kernel, columns times channels).
+define internal void @rows.of.channels(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.rows, ptr %finish)
+  call void @set.multiply(ptr %work, ptr @depthwise)
+  call void @set.deep(ptr %work, i64 1)
+  call void @share.rows(ptr %frame, ptr %work)
+  ret void
+}
+
+define internal void @share.rows(ptr %frame, ptr %work) {
   %maps = call i64 @get.maps(ptr %work)
   %taps = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
   call void @set.taps(ptr %work, i64 %taps)

@@ -7,13 +7,19 @@ from itertools import product
 
 import jax
 
+from dfine_jax.native.depthwise import depthwise
 from dfine_jax.native.finish import FINISHES, finishes
 from dfine_jax.native.product import products
 from dfine_jax.native.registers import Registers, binding, registers
 from dfine_jax.native.tiles import tiles
 from dfine_jax.native.work import LARGEST, MOST, work
 
-FUNCTIONS = {"product": "product", "rows": "rows.of.maps", "tiles": "tiles.of.maps"}
+FUNCTIONS = {
+    "product": "product",
+    "rows": "rows.of.maps",
+    "depthwise": "rows.of.channels",
+    "tiles": "tiles.of.maps",
+}
 """With their names in ``handler.ll``, which says what each computes."""
 
 _ENGINES: list = []
@@ -56,7 +62,8 @@ def source(layout: Registers) -> str:
     handler, chunks = (here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "chunks"))
     chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{MOST * LARGEST}")
     entries = [_entry(name, *parts) for name, parts in _targets().items()]
-    return "\n".join([work(), handler, chunks, products(layout), tiles(layout), finishes(layout), *entries])
+    computed = [kind(layout) for kind in (products, depthwise, tiles, finishes)]
+    return "\n".join([work(), handler, chunks, *computed, *entries])
 
 
 def _entry(name: str, function: str, finish: str) -> str:

@@ -15,6 +15,8 @@ FIELDS = {
     "scratch": "ptr",
     "slot.size": "i64",
     "chunk": "ptr",  # the function that computes one
+    "multiply": "ptr",  # the function that sums products: of all channels, or of each by itself
+    "deep": "i64",  # numbers of a kernel for each number of a map: as many as columns, or one
     "finish": "ptr",  # the function that finishes rows of the result
     "bias": "ptr",
     "affine": "ptr",  # scale and shift

@@ -114,11 +114,19 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
         ((3, 3, 16, 16), 1, (16,), "rows in panels"),
         ((2, 2, 16, 8), 1, (16,), "rows in panels"),
         ((LARGEST + 1, LARGEST + 1, 16, 16), 1, (16,), "whole"),
-        ((3, 3, 1, 512), 1, (512,), "whole"),
+        ((3, 3, 1, 512), 1, (512,), "rows of channels"),
+        ((5, 5, 1, 16), 2, (16,), "rows of channels"),
+        ((5, 5, 1, 24), 1, (24,), "whole"),
     ],
 )
 def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
     assert form_on_cpu(shape, stride, widths, rounded=False, panels=True) == form
+
+
+def test_rows_of_channels():
+    kernel = np.asarray(normal(3, 3, 1, 16), np.float64)
+    (rows,) = in_float64(kernel, "rows of channels", (16,))
+    np.testing.assert_array_equal(rows[1, 2 * 16 : 3 * 16], kernel[1, 2, 0])
 
 
 def test_rounded_kernels_are_not_in_panels():

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from native_cases import ACTIVATIONS, a_finish, cells, check, plainly, rows, tiles
+from native_cases import ACTIVATIONS, a_finish, cells, channels, check, plainly, rows, tiles
 from tiny import normal
 
 from dfine_jax.model.panels import Finish, in_panels, multiply_cells, size_in_panels
@@ -19,8 +19,10 @@ WINDOWS = pytest.mark.parametrize(
 KINDS = {
     "cells": lambda finish: cells(50, (8, 5), 21, finish),
     "rows": lambda finish: rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), finish),
+    "channels": lambda finish: channels((2, 6, 7, 32), (3, 1, (1, 1)), finish),
     "tiles": lambda finish: tiles((2, 6, 7), 16, 32, (1, 1), finish),
 }
+OUTPUTS = {"cells": 21, "rows": 21, "channels": 32, "tiles": 32}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -62,6 +64,12 @@ def test_convolutions_row_by_row(shape, window):
     check(*rows(shape, (3, 17), 12, window, a_finish(12)))
 
 
+@pytest.mark.parametrize("window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (5, 1, (2, 2)), (1, 1, (0, 0)), (2, 1, (0, 2))])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 48)])
+def test_depthwise_convolutions(shape, window):
+    check(*channels(shape, window, a_finish(shape[-1])))
+
+
 @pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
 @pytest.mark.parametrize("shape", [(2, 6, 8), (1, 3, 5), (2, 33, 50)])
 def test_convolutions_by_tiles(shape, padding):
@@ -72,7 +80,7 @@ def test_convolutions_by_tiles(shape, padding):
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_follows_the_sums(activation, affine, kind):
-    check(*KINDS[kind](a_finish(32 if kind == "tiles" else 21, activation, affine)), 1e-5)
+    check(*KINDS[kind](a_finish(OUTPUTS[kind], activation, affine)), 1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -84,18 +92,23 @@ def test_activations_are_exact(activation):
     np.testing.assert_allclose(result, plainly(x, Finish(jnp.zeros(1), activation, None)), rtol=2.5e-7, atol=1e-35)
 
 
-@kinds
-def test_derivatives(kind):
-    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21, "silu"))
+@pytest.mark.parametrize("kind", ["cells", "rows", "tiles"])
+def test_derivatives_forward(kind):
+    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], "silu"))
     for result, expected in zip(jax.jvp(ours, (maps,), (maps,)), jax.jvp(plain, (maps,), (maps,)), strict=True):
         np.testing.assert_allclose(result, expected, atol=2e-5)
+
+
+@kinds
+def test_derivatives_backward(kind):
+    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], "silu"))
     slopes = [jax.grad(lambda x, function=function: jnp.sum(jnp.sin(function(x))))(maps) for function in (ours, plain)]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), *slopes)
 
 
 @kinds
 def test_many_at_once(kind):
-    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21))
+    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind]))
     several = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), maps)
     np.testing.assert_allclose(jax.vmap(ours)(several), jax.vmap(plain)(several), atol=2e-5)
 
@@ -109,13 +122,13 @@ def test_other_backends_compute_the_same(kind, monkeypatch):
         return default(*operands)
 
     monkeypatch.setattr(lax, "platform_dependent", as_others)
-    check(*KINDS[kind](a_finish(32 if kind == "tiles" else 21)), 1e-5)
+    check(*KINDS[kind](a_finish(OUTPUTS[kind])), 1e-5)
     assert chosen
 
 
 @kinds
 def test_maps_in_bfloat16_give_float32(kind):
-    ours, plain, maps = KINDS[kind](a_finish(32 if kind == "tiles" else 21))
+    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind]))
     rounded = [x.astype(jnp.bfloat16) for x in maps]
     result = ours(rounded)
     assert result.dtype == jnp.float32

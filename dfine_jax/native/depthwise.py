@@ -1,0 +1,97 @@
+"""LLVM's code for depthwise convolutions, where every channel has a kernel of its own."""
+
+from dfine_jax.native.product import lines
+from dfine_jax.native.registers import Registers
+
+CELLS = (8, 4, 1)
+"""So many are summed at a time, in registers."""
+
+
+def depthwise(layout: Registers) -> str:
+    """``@depthwise``, which takes what ``@rows`` does, but multiplies cell by cell, and what it calls."""
+    return "\n".join([*(_some(layout.lanes, count) for count in CELLS), _all(layout.lanes)])
+
+
+def _some(lanes: int, count: int) -> str:
+    """A function that sums some cells' channels, as many as a register has lanes, over all rows of the kernel."""
+    vector, cells = f"<{lanes} x float>", range(count)
+    return f"""
+define internal void @depthwise.{count}(ptr %maps, i64 %count, i64 %cell, i64 %channel, ptr %result, i64 %width) {{
+entry:
+  br label %row
+row:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
+  {lines(f"%so.far.{i} = phi {vector} [ zeroinitializer, %entry ], [ %next.{i}, %row.end ]" for i in cells)}
+  %map = getelementptr %Map, ptr %maps, i64 %index
+  %base = load ptr, ptr %map
+  %numbers.at = getelementptr %Map, ptr %map, i32 0, i32 1
+  %numbers = load i64, ptr %numbers.at
+  %pitch.at = getelementptr %Map, ptr %map, i32 0, i32 2
+  %pitch = load i64, ptr %pitch.at
+  %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
+  %kernel = load ptr, ptr %kernel.at
+  %offset = mul i64 %cell, %pitch
+  %from.0 = getelementptr float, ptr %base, i64 %offset
+  {lines(f"%from.{i} = getelementptr float, ptr %from.{i - 1}, i64 %pitch" for i in cells[1:])}
+  br label %tap
+tap:
+  %number = phi i64 [ %channel, %row ], [ %number.next, %tap ]
+  {lines(f"%sum.{i} = phi {vector} [ %so.far.{i}, %row ], [ %next.{i}, %tap ]" for i in cells)}
+  %factor.at = getelementptr float, ptr %kernel, i64 %number
+  %factor = load {vector}, ptr %factor.at, align 4
+  {lines(f"%at.{i} = getelementptr float, ptr %from.{i}, i64 %number" for i in cells)}
+  {lines(f"%x.{i} = load {vector}, ptr %at.{i}, align 4" for i in cells)}
+  {
+        lines(
+            f"%next.{i} = call {vector} @llvm.fma.v{lanes}f32({vector} %x.{i}, {vector} %factor, {vector} %sum.{i})"
+            for i in cells
+        )
+    }
+  %number.next = add i64 %number, %width
+  %is.tap = icmp slt i64 %number.next, %numbers
+  br i1 %is.tap, label %tap, label %row.end
+row.end:
+  %index.next = add i64 %index, 1
+  %is.row = icmp slt i64 %index.next, %count
+  br i1 %is.row, label %row, label %end
+end:
+  %to.cell = mul i64 %cell, %width
+  %to.offset = add i64 %to.cell, %channel
+  %to.0 = getelementptr float, ptr %result, i64 %to.offset
+  {lines(f"%to.{i} = getelementptr float, ptr %to.{i - 1}, i64 %width" for i in cells[1:])}
+  {lines(f"store {vector} %next.{i}, ptr %to.{i}, align 4" for i in cells)}
+  ret void
+}}
+"""
+
+
+def _all(lanes: int) -> str:
+    """``@depthwise`` itself."""
+    loops, cell, came = [], "0", "channels"
+    for count, following in zip(CELLS, [*CELLS[1:], None], strict=True):
+        after = "channels.end" if following is None else f"cells.{following}"
+        loops.append(f"""cells.{count}:
+  %cell.{count} = phi i64 [ {cell}, %{came} ], [ %cell.next.{count}, %some.{count} ]
+  %cell.next.{count} = add i64 %cell.{count}, {count}
+  %fits.{count} = icmp sle i64 %cell.next.{count}, %cells
+  br i1 %fits.{count}, label %some.{count}, label %{after}
+some.{count}:
+  call void @depthwise.{count}(ptr %maps, i64 %count, i64 %cell.{count}, i64 %channel, ptr %result, i64 %width)
+  br label %cells.{count}
+""")
+        cell, came = f"%cell.{count}", f"cells.{count}"
+    return f"""
+define internal void @depthwise(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
+entry:
+  br label %channels
+channels:
+  %channel = phi i64 [ 0, %entry ], [ %channel.next, %channels.end ]
+  br label %cells.{CELLS[0]}
+{"".join(loops)}channels.end:
+  %channel.next = add i64 %channel, {lanes}
+  %is.more = icmp slt i64 %channel.next, %width
+  br i1 %is.more, label %channels, label %done
+done:
+  ret void
+}}
+"""
