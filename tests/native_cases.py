@@ -6,7 +6,9 @@ import numpy as np
 from jax import lax
 from tiny import normal
 
-from dfine_jax.model.panels import Finish, convolve_channels, convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
+from dfine_jax.model.native_call import Finish
+from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.tiles import large_tile_kernel
 
 ACTIVATIONS = {None: lambda x: x, "relu": jax.nn.relu, "silu": jax.nn.silu}
@@ -80,6 +82,25 @@ def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int,
     return lambda maps: convolve_tiles(*maps, panels, padding, finish), plain, [normal(*shape, inputs)]
 
 
+def largest(shape: tuple[int, ...]):
+    def plain(maps):
+        x = jnp.pad(*maps, ((0, 0), (0, 1), (0, 1), (0, 0)))
+        return jnp.stack([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]).max(0)
+
+    return lambda maps: largest_of_four(*maps), plain, [normal(*shape)]
+
+
+def normalised(shape: tuple[int, ...]):
+    scale, bias = normal(2, shape[-1])
+
+    def plain(maps):
+        (x,) = maps
+        mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
+        return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
+
+    return lambda maps: normalise_cells(*maps, scale, bias, 1e-5), plain, [3 + normal(*shape)]
+
+
 def check(ours, plain, maps, tolerance=4e-6):
     result, expected = jax.jit(ours)(maps), plain(maps)
     assert result.shape == expected.shape
@@ -95,4 +116,6 @@ def check_all() -> None:
             check(*rows((2, 9, 37), (3, 17), outputs, (3, 2, (1, 1)), finish))
         for outputs in (16, 48):
             check(*channels((2, 9, 37, outputs), (5, 2, (2, 2)), a_finish(outputs, activation)))
+            check(*largest((2, 9, 37, outputs)))
+            check(*normalised((101, outputs)))
             check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)

@@ -10,11 +10,13 @@ from flax import nnx
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, dotted, load, variables
 from dfine_jax.model.folding import FoldedConv, Folding, fold
+from dfine_jax.model.hgnetv2 import Stem
 from dfine_jax.model.hybrid_encoder import RepVGG
-from dfine_jax.model.layers import ConvNorm, Linear
+from dfine_jax.model.layers import ConvNorm, LayerNorm, Linear
 from dfine_jax.model.panels import size_in_panels
 from dfine_jax.model.prepared_kernels import form_on_cpu, in_float32_on_cpu, shapes_in_form
 from dfine_jax.native.finish import FINISHES
+from dfine_jax.native.product import LAST
 from dfine_jax.native.registers import registers
 
 
@@ -56,6 +58,11 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     for conv in modules:
         if isinstance(conv, ConvNorm) and conv.norm is not None:
             convs.append(_folded((conv,), names, for_cpu, quick, panels))
+    for module in modules:
+        if isinstance(module, LayerNorm):
+            module.is_native = panels and module.scale.shape[0] % LAST == 0
+        elif isinstance(module, Stem):
+            module.is_native = panels and module.stem1.bias.shape[0] >= LAST
     for linear in modules:
         if panels and isinstance(linear, Linear) and linear.compute.dtype == jnp.float32:
             linear.form = "panels"

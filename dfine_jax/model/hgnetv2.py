@@ -1,11 +1,11 @@
 """HGNetV2, the backbone: a picture to feature maps (the paper's section 5.1 takes B0, B2, B4 and B5)."""
 
-import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import BackboneConfig, StageConfig
+from dfine_jax.model.channelwise import largest_of_four, plain_largest_of_four
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.layers import ConvNorm
 
@@ -28,7 +28,10 @@ class HGNetV2(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """Two paths at half size, a small convolution and a maximum, joined and brought to a quarter."""
+    """Two paths at half size, a small convolution and a maximum, joined and brought to a quarter.
+
+    ``is_native`` is set by ``dfine_jax.model.fuse``.
+    """
 
     def __init__(self, config: BackboneConfig, *, compute: Compute, rng: np.random.Generator | None):
         inputs, inside, outputs = config.stem_channels
@@ -45,11 +48,13 @@ class Stem(nnx.Module):
         self.stem2b = ConvNorm(inside // 2, inside, 2, padding=after, **common)
         self.stem3 = ConvNorm((inside, inside), inside, 3, 2, **common)
         self.stem4 = ConvNorm(inside, outputs, **common)
+        self.is_native = False
 
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B H/4 W/4 C"]:
         x = self.stem1(images, train)
         convolved = self.stem2b(self.stem2a(x, train), train)
-        x = self.stem3.of_several([_maximum_of_four(x), convolved], train)
+        largest = largest_of_four if self.is_native else plain_largest_of_four
+        x = self.stem3.of_several([largest(x), convolved], train)
         return self.stem4(x, train)
 
 
@@ -135,11 +140,3 @@ class LightConv(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
         return self.depthwise(self.pointwise(x, train), train)
-
-
-def _maximum_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Maximum over 2x2 windows at every position, zeros beyond the far edges."""
-    height, width = x.shape[1:3]
-    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
-    rows = jnp.maximum(x[:, :height], x[:, 1:])
-    return jnp.maximum(rows[:, :, :width], rows[:, :, 1:])

@@ -16,11 +16,13 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.activations import ACTIVATIONS, Activation
+from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plain_normalise_cells
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, enlarged
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
+from dfine_jax.model.native_call import Finish
 from dfine_jax.model.normalisation import Learned, normalise
-from dfine_jax.model.panels import Finish, convolve_channels, convolve_rows, convolve_tiles, multiply_cells
+from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
 from dfine_jax.model.prepared_kernels import Form, convolve_pairs
 from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
 
@@ -57,18 +59,17 @@ class Linear(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, in float32."""
+    """Layer normalisation over the last axis, in float32; ``is_native`` is set by ``dfine_jax.model.fuse``."""
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, rng: np.random.Generator | None):
         self.scale = parameter(constant(1), (features,), rng)
         self.bias = parameter(constant(0), (features,), rng)
         self.epsilon = epsilon
+        self.is_native = False
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        x = x.astype(jnp.float32)
-        centred = x - x.mean(-1, keepdims=True)
-        variance = jnp.square(centred).mean(-1, keepdims=True)
-        return centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
+        normalised = normalise_cells if self.is_native else plain_normalise_cells
+        return normalised(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon)
 
 
 class BatchNorm(nnx.Module):

@@ -59,7 +59,7 @@ def form_on_cpu(
         if size == [1, 1] and stride == 1:
             return "panels"
         return "large tiles in panels" if tiled and inputs % LAST == outputs % LAST == 0 else "rows in panels"
-    if panels and inputs == 1 and widths == (outputs,) and outputs % LAST == 0:
+    if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= LAST:
         return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
         return "parts"

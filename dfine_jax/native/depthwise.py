@@ -1,5 +1,10 @@
-"""LLVM's code for depthwise convolutions, where every channel has a kernel of its own."""
+"""LLVM's code for windows over each channel by itself: depthwise convolutions and maxima."""
 
+import math
+from collections.abc import Callable
+from itertools import chain
+
+from dfine_jax.native.finish import splat
 from dfine_jax.native.product import lines
 from dfine_jax.native.registers import Registers
 
@@ -8,20 +13,31 @@ CELLS = (8, 4, 1)
 
 
 def depthwise(layout: Registers) -> str:
-    """``@depthwise``, which takes what ``@rows`` does, but multiplies cell by cell, and what it calls."""
-    return "\n".join([*(_some(layout.lanes, count) for count in CELLS), _all(layout.lanes)])
+    """``@depthwise`` and ``@maximum``, which take what ``@rows`` does, and what they call."""
+    lanes, vector = layout.lanes, f"<{layout.lanes} x float>"
+
+    def product(x: str, factor: str, so_far: str) -> str:
+        return f"call {vector} @llvm.fma.v{lanes}f32({vector} {x}, {vector} {factor}, {vector} {so_far})"
+
+    def larger(x: str, _: str, so_far: str) -> str:
+        return f"call {vector} @llvm.maximum.v{lanes}f32({vector} {x}, {vector} {so_far})"
+
+    declared = f"declare {vector} @llvm.maximum.v{lanes}f32({vector}, {vector})"
+    functions = [("depthwise", 0, product), ("maximum", -math.inf, larger)]
+    code = [[*(_some(lanes, count, *function) for count in CELLS), _all(lanes, function[0])] for function in functions]
+    return "\n".join([declared, *chain(*code)])
 
 
-def _some(lanes: int, count: int) -> str:
-    """A function that sums some cells' channels, as many as a register has lanes, over all rows of the kernel."""
+def _some(lanes: int, count: int, name: str, start: float, step: Callable[[str, str, str], str]) -> str:
+    """A function that takes some cells' channels, as many as a register has lanes, over all rows of the window."""
     vector, cells = f"<{lanes} x float>", range(count)
     return f"""
-define internal void @depthwise.{count}(ptr %maps, i64 %count, i64 %cell, i64 %channel, ptr %result, i64 %width) {{
+define internal void @{name}.{count}(ptr %maps, i64 %count, i64 %cell, i64 %channel, ptr %result, i64 %width) {{
 entry:
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
-  {lines(f"%so.far.{i} = phi {vector} [ zeroinitializer, %entry ], [ %next.{i}, %row.end ]" for i in cells)}
+  {lines(f"%so.far.{i} = phi {vector} [ {splat(lanes, start)}, %entry ], [ %next.{i}, %row.end ]" for i in cells)}
   %map = getelementptr %Map, ptr %maps, i64 %index
   %base = load ptr, ptr %map
   %numbers.at = getelementptr %Map, ptr %map, i32 0, i32 1
@@ -41,12 +57,7 @@ tap:
   %factor = load {vector}, ptr %factor.at, align 4
   {lines(f"%at.{i} = getelementptr float, ptr %from.{i}, i64 %number" for i in cells)}
   {lines(f"%x.{i} = load {vector}, ptr %at.{i}, align 4" for i in cells)}
-  {
-        lines(
-            f"%next.{i} = call {vector} @llvm.fma.v{lanes}f32({vector} %x.{i}, {vector} %factor, {vector} %sum.{i})"
-            for i in cells
-        )
-    }
+  {lines(f"%next.{i} = {step(f'%x.{i}', '%factor', f'%sum.{i}')}" for i in cells)}
   %number.next = add i64 %number, %width
   %is.tap = icmp slt i64 %number.next, %numbers
   br i1 %is.tap, label %tap, label %row.end
@@ -65,8 +76,8 @@ end:
 """
 
 
-def _all(lanes: int) -> str:
-    """``@depthwise`` itself."""
+def _all(lanes: int, name: str) -> str:
+    """The function itself. The last channels are taken with some of those before, where they don't fill a register."""
     loops, cell, came = [], "0", "channels"
     for count, following in zip(CELLS, [*CELLS[1:], None], strict=True):
         after = "channels.end" if following is None else f"cells.{following}"
@@ -76,19 +87,21 @@ def _all(lanes: int) -> str:
   %fits.{count} = icmp sle i64 %cell.next.{count}, %cells
   br i1 %fits.{count}, label %some.{count}, label %{after}
 some.{count}:
-  call void @depthwise.{count}(ptr %maps, i64 %count, i64 %cell.{count}, i64 %channel, ptr %result, i64 %width)
+  call void @{name}.{count}(ptr %maps, i64 %count, i64 %cell.{count}, i64 %channel, ptr %result, i64 %width)
   br label %cells.{count}
 """)
         cell, came = f"%cell.{count}", f"cells.{count}"
     return f"""
-define internal void @depthwise(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
+define internal void @{name}(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
 entry:
+  %last = sub i64 %width, {lanes}
   br label %channels
 channels:
-  %channel = phi i64 [ 0, %entry ], [ %channel.next, %channels.end ]
+  %channel.all = phi i64 [ 0, %entry ], [ %channel.next, %channels.end ]
+  %channel = call i64 @llvm.smin.i64(i64 %channel.all, i64 %last)
   br label %cells.{CELLS[0]}
 {"".join(loops)}channels.end:
-  %channel.next = add i64 %channel, {lanes}
+  %channel.next = add i64 %channel.all, {lanes}
   %is.more = icmp slt i64 %channel.next, %width
   br i1 %is.more, label %channels, label %done
 done:

@@ -306,10 +306,31 @@ define internal void @rows.of.maps(ptr %frame, ptr %finish) {
 
 ; By one number a channel for each row and column of the kernel (rows of the kernel, columns times channels).
 define internal void @rows.of.channels(ptr %frame, ptr %finish) {
+  call void @channel.by.channel(ptr %frame, ptr %finish, ptr @depthwise)
+  ret void
+}
+
+; The largest in each window (of kernels only the number of rows matters).
+define internal void @maximum.of.channels(ptr %frame, ptr %finish) {
+  call void @channel.by.channel(ptr %frame, ptr %finish, ptr @maximum)
+  ret void
+}
+
+define internal void @channel.by.channel(ptr %frame, ptr %finish, ptr %multiply) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.rows, ptr %finish)
-  call void @set.multiply(ptr %work, ptr @depthwise)
+  %outputs = call i64 @get.outputs(ptr %work)
+  call void @set.columns(ptr %work, i64 %outputs)
+  call void @set.multiply(ptr %work, ptr %multiply)
   call void @set.deep(ptr %work, i64 1)
   call void @share.rows(ptr %frame, ptr %work)
+  ret void
+}
+
+; Each row of a map by itself, by a scale and a bias; what is added to variances comes as the affine's scale would.
+define internal void @norm.of.rows(ptr %frame, ptr %finish) {
+  %work = call ptr @work(ptr %frame, ptr @chunk.norm, ptr %finish, i64 1)
+  %rows = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  call void @share(ptr %frame, ptr %work, i64 1, i64 %rows)
   ret void
 }
 

@@ -16,6 +16,11 @@ LAST = 16
 """Columns of the last panel, where so many are left."""
 
 
+def whole_columns(outputs: int) -> int:
+    """Of a kernel, with those that fill its last panel."""
+    return -(-outputs // LAST) * LAST
+
+
 def products(layout: Registers) -> str:
     """``@rows``, which computes so many cells of a sum of products, and what it calls."""
     heights = list(_heights(layout.rows))

@@ -9,6 +9,7 @@ import jax
 
 from dfine_jax.native.depthwise import depthwise
 from dfine_jax.native.finish import FINISHES, finishes
+from dfine_jax.native.norm import norm
 from dfine_jax.native.product import products
 from dfine_jax.native.registers import Registers, binding, registers
 from dfine_jax.native.tiles import tiles
@@ -18,7 +19,9 @@ FUNCTIONS = {
     "product": "product",
     "rows": "rows.of.maps",
     "depthwise": "rows.of.channels",
+    "maximum": "maximum.of.channels",
     "tiles": "tiles.of.maps",
+    "norm": "norm.of.rows",
 }
 """With their names in ``handler.ll``, which says what each computes."""
 
@@ -62,7 +65,7 @@ def source(layout: Registers) -> str:
     handler, chunks = (here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "chunks"))
     chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{MOST * LARGEST}")
     entries = [_entry(name, *parts) for name, parts in _targets().items()]
-    computed = [kind(layout) for kind in (products, depthwise, tiles, finishes)]
+    computed = [kind(layout) for kind in (products, depthwise, tiles, norm, finishes)]
     return "\n".join([work(), handler, chunks, *computed, *entries])
 
 

@@ -8,6 +8,7 @@ from tiny import TINY, tiny_config, tiny_model
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
 from dfine_jax.model.prepared_kernels import NARROW, NATIVE, WIDE
+from dfine_jax.native.product import LAST
 from dfine_jax.native.registers import registers
 
 TOLERANCE = 2e-5
@@ -102,9 +103,9 @@ def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=32, layers=3), last))
     model = tiny_model(replace(TINY, backbone=backbone))
     form, folding = fused_form(model)
-    assert {conv.form for conv in folding.convs} == {"whole", *NATIVE}
-    whole = {conv.branches[0].rpartition(".")[2] for conv in folding.convs if conv.form == "whole"}
-    assert whole == {"depthwise", "downsample"}
+    assert {conv.form for conv in folding.convs} == set(NATIVE)
+    assert form.backbone.stem.is_native == (TINY.backbone.stem_channels[1] >= LAST)
+    assert form.decoder.layers[0].norm1.is_native
     assert "decoder.layers.0.self_attention.query.kernel" in folding.linears
     assert folding.is_native
     assert not fused_form(model, quick=True)[1].is_native

@@ -21,6 +21,7 @@ from dfine_jax.model.prepared_kernels import (
     shapes_in_form,
 )
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.native.product import LAST
 from dfine_jax.native.work import LARGEST, MOST
 
 
@@ -116,7 +117,7 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
         ((LARGEST + 1, LARGEST + 1, 16, 16), 1, (16,), "whole"),
         ((3, 3, 1, 512), 1, (512,), "rows of channels"),
         ((5, 5, 1, 16), 2, (16,), "rows of channels"),
-        ((5, 5, 1, 24), 1, (24,), "whole"),
+        ((5, 5, 1, LAST - 1), 1, (LAST - 1,), "whole"),
     ],
 )
 def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
@@ -130,8 +131,9 @@ def test_rows_of_channels():
 
 
 def test_rounded_kernels_are_not_in_panels():
-    forms = [form_on_cpu((size, size, 128, 128), 1, (128,), rounded=True, panels=True) for size in (1, 3)]
-    assert forms == ["whole", "small tiles"]
+    shapes = [(1, 1, 128, 128), (3, 3, 128, 128), (3, 3, 1, 128)]
+    forms = [form_on_cpu(shape, 1, (128,), rounded=True, panels=True) for shape in shapes]
+    assert forms == ["whole", "small tiles", "whole"]
 
 
 @pytest.mark.parametrize(

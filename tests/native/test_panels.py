@@ -8,10 +8,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from native_cases import ACTIVATIONS, a_finish, cells, channels, check, plainly, rows, tiles
+from native_cases import ACTIVATIONS, a_finish, cells, channels, check, largest, normalised, plainly, rows, tiles
 from tiny import normal
 
-from dfine_jax.model.panels import Finish, in_panels, multiply_cells, size_in_panels
+from dfine_jax.model.channelwise import largest_of_four
+from dfine_jax.model.native_call import Finish
+from dfine_jax.model.panels import in_panels, multiply_cells, size_in_panels
 
 WINDOWS = pytest.mark.parametrize(
     "window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (2, 1, (0, 1)), (2, 2, (0, 0)), (1, 2, (0, 0)), (3, 1, (0, 2))]
@@ -21,8 +23,10 @@ KINDS = {
     "rows": lambda finish: rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), finish),
     "channels": lambda finish: channels((2, 6, 7, 32), (3, 1, (1, 1)), finish),
     "tiles": lambda finish: tiles((2, 6, 7), 16, 32, (1, 1), finish),
+    "largest": lambda _: largest((2, 6, 7, 24)),
+    "normalised": lambda _: normalised((2, 31, 32)),
 }
-OUTPUTS = {"cells": 21, "rows": 21, "channels": 32, "tiles": 32}
+OUTPUTS = {"cells": 21, "rows": 21, "channels": 32, "tiles": 32, "largest": 24, "normalised": 32}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -65,9 +69,27 @@ def test_convolutions_row_by_row(shape, window):
 
 
 @pytest.mark.parametrize("window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (5, 1, (2, 2)), (1, 1, (0, 0)), (2, 1, (0, 2))])
-@pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 48)])
+@pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 40)])
 def test_depthwise_convolutions(shape, window):
     check(*channels(shape, window, a_finish(shape[-1])))
+
+
+@pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 24), (1, 1, 1, 33)])
+def test_the_largest_of_four(shape):
+    check(*largest(shape), tolerance=0)
+
+
+def test_the_largest_of_negative_numbers_is_zero_at_the_far_edges_alone():
+    x = -1 - jnp.abs(normal(1, 3, 4, 16))
+    result = largest_of_four(x)
+    assert (result[:, :-1, :-1] < 0).all()
+    assert (result[:, -1] == 0).all()
+    assert (result[:, :, -1] == 0).all()
+
+
+@pytest.mark.parametrize("shape", [(1, 16), (300, 128), (2, 31, 256)])
+def test_layer_normalisation(shape):
+    check(*normalised(shape), 2e-6)
 
 
 @pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
@@ -76,7 +98,7 @@ def test_convolutions_by_tiles(shape, padding):
     check(*tiles(shape, 16, 48, padding, a_finish(48)), 1e-5)
 
 
-@kinds
+@pytest.mark.parametrize("kind", ["cells", "rows", "channels", "tiles"])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_follows_the_sums(activation, affine, kind):

@@ -1,0 +1,78 @@
+"""What takes each channel or each cell of a map by itself, for which CPUs have machine code too.
+
+XLA for CPUs is slow at these: it pads maps in a pass of their own, and calculates a normalised row anew wherever it is
+used, with all that the row was made from.
+"""
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.convolution import convolve
+from dfine_jax.model.native_call import Finish, Window, cells_at_a_time, native, rows_at_a_time
+
+
+def convolve_channels(
+    x: Float[Array, "B H W C"],
+    kernel: Float[Array, "k size"],
+    stride: int,
+    padding: tuple[int, int],
+    finish: Finish,
+) -> Float[Array, "B h w C"]:
+    """A depthwise convolution, whose kernel has one row after another; for 16 channels or more."""
+    return _depthwise([x.astype(jnp.float32)], [kernel], finish, Window(len(kernel), stride, padding))
+
+
+def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """Maximum over 2x2 windows at every position, zeros beyond the far edges; for 16 channels or more."""
+    channels = x.shape[-1]
+    unused = jnp.zeros((2, 2 * channels))
+    finish = Finish(jnp.zeros(channels), None, None)
+    return _maximum([x.astype(jnp.float32)], [unused], finish, Window(2, 1, (0, 1)))
+
+
+def normalise_cells(
+    x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "*B D"]:
+    """Layer normalisation over the last axis, whose length 16 has to divide."""
+    finish = Finish(bias, None, jnp.array([epsilon, 0.0]))
+    cells = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+    return _norm([cells], [scale[None]], finish, Window(1, 1, (0, 0))).reshape(x.shape)
+
+
+def _plain_depthwise(
+    maps: list[Array], kernels: list[Array], finish: Finish, window: Window
+) -> Float[Array, "B h w C"]:
+    whole = kernels[0].reshape(window.size, window.size, 1, -1)
+    return finish(convolve(*maps, whole, window.stride, window.padding, Compute()))
+
+
+def plain_largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+    """``largest_of_four`` of any number of channels, by XLA."""
+    height, width = x.shape[1:3]
+    x = jnp.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    rows = jnp.maximum(x[:, :height], x[:, 1:])
+    return jnp.maximum(rows[:, :, :width], rows[:, :, 1:])
+
+
+def plain_normalise_cells(
+    x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "*B D"]:
+    """``normalise_cells`` of any length, by XLA."""
+    centred = x - x.mean(-1, keepdims=True)
+    variance = jnp.square(centred).mean(-1, keepdims=True)
+    return centred * lax.rsqrt(variance + epsilon) * scale + bias
+
+
+def _plain_maximum(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w C"]:
+    return plain_largest_of_four(*maps)
+
+
+def _plain_norm(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "N D"]:
+    return plain_normalise_cells(*maps, kernels[0][0], finish.bias, finish.affine[0])
+
+
+_depthwise = native("depthwise", _plain_depthwise, rows_at_a_time)
+_maximum = native("maximum", _plain_maximum, rows_at_a_time)
+_norm = native("norm", _plain_norm, cells_at_a_time)

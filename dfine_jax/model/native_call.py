@@ -1,0 +1,127 @@
+"""Calls of machine code for CPUs, see ``dfine_jax.native``: how work is divided, and what others compute instead."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.native.product import LAST, whole_columns
+from dfine_jax.native.targets import register, target
+
+CELLS = 48
+"""Of maps or tiles, that a thread multiplies at a time: what it then works on fits in its caches."""
+
+PADDED = 1 << 17
+"""Numbers of padded maps that a thread holds at a time in a convolution row by row, in a cache of its own too."""
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=("bias", "affine"), meta_fields=("activation",))
+@dataclass(frozen=True)
+class Finish:
+    """What follows the sums."""
+
+    bias: Float[Array, " O"]
+    activation: str | None
+    affine: Float[Array, "2"] | None
+    """Scale and shift of all."""
+
+    def __call__(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        x = ACTIVATIONS[self.activation](x + self.bias)
+        return x if self.affine is None else x * self.affine[0] + self.affine[1]
+
+
+class Window(NamedTuple):
+    """Of a convolution."""
+
+    size: int
+    stride: int
+    padding: tuple[int, int]
+
+    def over(self, cells: int) -> int:
+        """How many results there are along an axis of so many cells."""
+        return (cells + sum(self.padding) - self.size) // self.stride + 1
+
+
+class Plan(NamedTuple):
+    """How threads share the work."""
+
+    size: int
+    """Rows of cells, or cells, or tiles, that a thread is given at a time."""
+    chunks: int
+    scratch: int
+    """Numbers in a thread's own memory."""
+
+
+def cells_at_a_time(maps: list[Array], outputs: int, _: Window) -> Plan:
+    """For products, and whatever else takes each cell by itself."""
+    rows = len(maps[0])
+    size = CELLS // 2 if rows < 1024 else CELLS
+    return Plan(size, -(-rows // size), size * whole_columns(outputs))
+
+
+def rows_at_a_time(maps: list[Array], outputs: int, window: Window) -> Plan:
+    """For convolutions row by row."""
+    pictures, *sides, _ = maps[0].shape
+    high, wide = (window.over(side) for side in sides)
+    row = ((wide - 1) * window.stride + window.size) * sum(x.shape[-1] for x in maps)
+    size = _even(high, max(1, (PADDED // row - window.size) // window.stride + 1))
+    padded = ((size - 1) * window.stride + window.size) * row
+    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + padded)
+
+
+def tiles_at_a_time(maps: list[Array], outputs: int, window: Window) -> Plan:
+    """For convolutions by large tiles."""
+    pictures, *sides, inputs = maps[0].shape
+    high, wide = (-(-window.over(side) // 4) for side in sides)
+    size = _even(high * wide, CELLS)
+    return Plan(size, pictures * -(-high * wide // size), 36 * size * (inputs + outputs) + max(inputs, outputs))
+
+
+def _even(count: int, most: int) -> int:
+    """How many, up to ``most``, every thread gets as often as the others."""
+    rounds = -(-count // (most * _threads()))
+    return -(-count // (rounds * _threads()))
+
+
+def _threads() -> int:
+    """Those of XLA, or some more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) -> Callable[..., Array]:
+    """``plain``, but on CPUs the native function of this name."""
+
+    def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+        register()
+        outputs = len(finish.bias)
+        batch, *inner, _ = maps[0].shape
+        size, chunks, scratch = plan(maps, outputs, window)
+        shapes = [(batch, *map(window.over, inner), outputs), (min(chunks, _threads()), max(scratch, LAST))]
+        call = jax.ffi.ffi_call(
+            target(name, finish.activation),
+            [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
+            vmap_method="sequential",
+        )
+        affine = jnp.array([1.0, 0.0]) if finish.affine is None else finish.affine
+        numbers = {"low": window.padding[0], "size": size, "stride": window.stride}
+        result, _ = call(*maps, *kernels, finish.bias, affine, **{name: np.int64(n) for name, n in numbers.items()})
+        return result
+
+    @partial(jax.custom_jvp, nondiff_argnums=(3,))
+    def function(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+        cpu, default = (partial(form, window=window) for form in (on_cpu, plain))
+        return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
+
+    @function.defjvp
+    def slopes(window: Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+        return function(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
+
+    return function
