@@ -118,4 +118,6 @@ def check_all() -> None:
             check(*channels((2, 9, 37, outputs), (5, 2, (2, 2)), a_finish(outputs, activation)))
             check(*largest((2, 9, 37, outputs)))
             check(*normalised((101, outputs)))
+            check(*channels((2, 9, 37, outputs + 5), (3, 1, (1, 1)), a_finish(outputs + 5, activation)))
+            check(*largest((2, 9, 37, outputs + 5)))
             check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)

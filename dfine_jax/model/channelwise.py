@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve
 from dfine_jax.model.native_call import Finish, Window, cells_at_a_time, native, rows_at_a_time
+from dfine_jax.native.registers import WIDEST
 
 
 def convolve_channels(
@@ -20,12 +21,17 @@ def convolve_channels(
     padding: tuple[int, int],
     finish: Finish,
 ) -> Float[Array, "B h w C"]:
-    """A depthwise convolution, whose kernel has one row after another; for 16 channels or more."""
+    """A depthwise convolution, whose kernel has one row after another; ``ValueError`` for less than 16 channels."""
+    _check(x)
     return _depthwise([x.astype(jnp.float32)], [kernel], finish, Window(len(kernel), stride, padding))
 
 
 def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
-    """Maximum over 2x2 windows at every position, zeros beyond the far edges; for 16 channels or more."""
+    """Maximum over 2x2 windows at every position, zeros beyond the far edges.
+
+    ``ValueError`` for less than 16 channels.
+    """
+    _check(x)
     channels = x.shape[-1]
     unused = jnp.zeros((2, 2 * channels))
     finish = Finish(jnp.zeros(channels), None, None)
@@ -35,10 +41,17 @@ def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 def normalise_cells(
     x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
 ) -> Float[Array, "*B D"]:
-    """Layer normalisation over the last axis, whose length 16 has to divide."""
+    """Layer normalisation over the last axis; ``ValueError`` where 16 does not divide its length."""
+    if x.shape[-1] % WIDEST:
+        raise ValueError(f"{x.shape[-1]} numbers a cell: {WIDEST} has to divide them")
     finish = Finish(bias, None, jnp.array([epsilon, 0.0]))
     cells = x.astype(jnp.float32).reshape(-1, x.shape[-1])
     return _norm([cells], [scale[None]], finish, Window(1, 1, (0, 0))).reshape(x.shape)
+
+
+def _check(x: Float[Array, "B H W C"]) -> None:
+    if x.shape[-1] < WIDEST:
+        raise ValueError(f"{x.shape[-1]} channels: at least {WIDEST} are needed")
 
 
 def _plain_depthwise(

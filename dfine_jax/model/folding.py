@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from dfine_jax.model.panels import in_panels
-from dfine_jax.model.prepared_kernels import NATIVE, Form, in_form
+from dfine_jax.model.prepared_kernels import Form, in_form
 
 
 class FoldedConv(NamedTuple):
@@ -33,11 +33,8 @@ class Folding(NamedTuple):
     """The types that kernels are rounded to, by name. All other variables stay as they are."""
     names: frozenset[str]
     """All variables of the fused model."""
-
-    @property
-    def is_native(self) -> bool:
-        """Whether the fused model calls machine code of ``dfine_jax.native``."""
-        return bool(self.linears) or any(conv.form in NATIVE for conv in self.convs)
+    is_native: bool
+    """Whether the fused model calls machine code of ``dfine_jax.native``."""
 
 
 def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterator[tuple[str, ArrayLike]]:

@@ -16,8 +16,7 @@ from dfine_jax.model.layers import ConvNorm, LayerNorm, Linear
 from dfine_jax.model.panels import size_in_panels
 from dfine_jax.model.prepared_kernels import form_on_cpu, in_float32_on_cpu, shapes_in_form
 from dfine_jax.native.finish import FINISHES
-from dfine_jax.native.product import LAST
-from dfine_jax.native.registers import registers
+from dfine_jax.native.registers import WIDEST, registers
 
 
 def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
@@ -59,15 +58,8 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
         if isinstance(conv, ConvNorm) and conv.norm is not None:
             convs.append(_folded((conv,), names, for_cpu, quick, panels))
     for module in modules:
-        if isinstance(module, LayerNorm):
-            module.is_native = panels and module.scale.shape[0] % LAST == 0
-        elif isinstance(module, Stem):
-            module.is_native = panels and module.stem1.bias.shape[0] >= LAST
-    for linear in modules:
-        if panels and isinstance(linear, Linear) and linear.compute.dtype == jnp.float32:
-            linear.form = "panels"
-            linear.kernel = nnx.Param(jax.ShapeDtypeStruct((1, size_in_panels(*linear.kernel.shape)), "float32"))
-            linears.add(f"{names[id(linear)]}.kernel")
+        if panels:
+            _make_native(module, names[id(module)], linears)
     for module in modules:
         if isinstance(module, ConvNorm | Linear):
             _round_kernel(module, names[id(module)], dtypes)
@@ -78,17 +70,31 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     decoder.config = replace(decoder.config, layers=count, eval_layer=-1, denoising_queries=0)
     model.config = replace(model.config, decoder=decoder.config)
     params, batch_stats = variables(model)
-    return model, _remaining(convs, linears, dtypes, frozenset({**params, **batch_stats}))
-
-
-def _remaining(convs: list[FoldedConv], linears: set[str], dtypes: dict, names: frozenset[str]) -> Folding:
-    """Without what belongs to the parts that were dropped."""
-    return Folding(
-        tuple(conv for conv in convs if f"{conv.branches[0]}.bias" in names),
-        names & linears,
-        {name: dtype for name, dtype in dtypes.items() if name in names},
-        names,
+    return model, _remaining(
+        Folding(tuple(convs), frozenset(linears), dtypes, frozenset({**params, **batch_stats}), panels)
     )
+
+
+def _remaining(whole: Folding) -> Folding:
+    """Without what belongs to the parts that were dropped."""
+    return whole._replace(
+        convs=tuple(conv for conv in whole.convs if f"{conv.branches[0]}.bias" in whole.names),
+        linears=whole.linears & whole.names,
+        dtypes={name: dtype for name, dtype in whole.dtypes.items() if name in whole.names},
+    )
+
+
+def _make_native(module: nnx.Module, name: str, linears: set[str]) -> None:
+    """Has what is not a convolution call machine code, and notes whose kernels are put in panels for that."""
+    match module:
+        case Linear() if module.compute.dtype == jnp.float32:
+            module.form = "panels"
+            module.kernel = nnx.Param(jax.ShapeDtypeStruct((1, size_in_panels(*module.kernel.shape)), "float32"))
+            linears.add(f"{name}.kernel")
+        case LayerNorm():
+            module.is_native = module.scale.shape[0] % WIDEST == 0
+        case Stem():
+            module.is_native = module.stem1.bias.shape[0] >= WIDEST
 
 
 def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dtype]) -> None:

@@ -164,10 +164,8 @@ class ConvNorm(nnx.Module):
     def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
         kernels = self._kernels()
         match self.form:
-            case "panels":
-                return multiply_cells([x], kernels, self._native_finish())
-            case "rows in panels":
-                return convolve_rows([x], kernels, self.stride, self.padding, self._native_finish())
+            case "panels" | "rows in panels":
+                return self.of_several([x], train)
             case "rows of channels":
                 return convolve_channels(x, *kernels, self.stride, self.padding, self._native_finish())
             case "large tiles in panels":
@@ -184,12 +182,14 @@ class ConvNorm(nnx.Module):
 
     def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
         """Of several maps' channels put together."""
-        if self.form == "panels":
-            return multiply_cells(maps, self._kernels(), self._native_finish())
-        if self.form == "rows in panels":
-            return convolve_rows(maps, self._kernels(), self.stride, self.padding, self._native_finish())
-        x = convolve_several(maps, self._kernels(), self.stride, self.padding, self.compute)
-        return self._finish(x, train)
+        kernels = self._kernels()
+        match self.form:
+            case "panels":
+                return multiply_cells(maps, kernels, self._native_finish())
+            case "rows in panels":
+                return convolve_rows(maps, kernels, self.stride, self.padding, self._native_finish())
+            case _:
+                return self._finish(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
 
     def joined(
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False

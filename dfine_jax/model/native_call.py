@@ -13,11 +13,16 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.activations import ACTIVATIONS
-from dfine_jax.native.product import LAST, whole_columns
+from dfine_jax.native.product import whole_columns
+from dfine_jax.native.registers import registers
 from dfine_jax.native.targets import register, target
+from dfine_jax.native.work import MOST, TAPS
 
 CELLS = 48
 """Of maps or tiles, that a thread multiplies at a time: what it then works on fits in its caches."""
+
+FEW = 1024
+"""Cells of a map, of which half as many are multiplied at a time, that each thread may get some."""
 
 PADDED = 1 << 17
 """Numbers of padded maps that a thread holds at a time in a convolution row by row, in a cache of its own too."""
@@ -63,7 +68,7 @@ class Plan(NamedTuple):
 def cells_at_a_time(maps: list[Array], outputs: int, _: Window) -> Plan:
     """For products, and whatever else takes each cell by itself."""
     rows = len(maps[0])
-    size = CELLS // 2 if rows < 1024 else CELLS
+    size = CELLS // 2 if rows < FEW else CELLS
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 
 
@@ -92,31 +97,34 @@ def _even(count: int, most: int) -> int:
 
 
 def _threads() -> int:
-    """Those of XLA, or some more."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """As many as XLA makes for itself: one for each processor that this process began with."""
+    return len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) -> Callable[..., Array]:
-    """``plain``, but on CPUs the native function of this name."""
+    """``plain``, but on CPUs the native function of this name, where there is one for this processor.
+
+    ``ValueError`` for what there is no code for: too many maps or rows of kernels, padding as wide as a kernel, maps
+    smaller than one.
+    """
 
     def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
         register()
-        outputs = len(finish.bias)
-        batch, *inner, _ = maps[0].shape
-        size, chunks, scratch = plan(maps, outputs, window)
-        shapes = [(batch, *map(window.over, inner), outputs), (min(chunks, _threads()), max(scratch, LAST))]
-        call = jax.ffi.ffi_call(
-            target(name, finish.activation),
-            [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes],
-            vmap_method="sequential",
-        )
-        affine = jnp.array([1.0, 0.0]) if finish.affine is None else finish.affine
+        batch, *sides, _ = maps[0].shape
+        size, chunks, scratch = plan(maps, len(finish.bias), window)
+        result = jax.ShapeDtypeStruct((batch, *map(window.over, sides), len(finish.bias)), jnp.float32)
+        memory = jax.ShapeDtypeStruct((min(chunks, _threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
+        call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")
+        affine = jnp.array([1, 0]) if finish.affine is None else finish.affine
+        arrays = [x.astype(jnp.float32) for x in (*maps, *kernels, finish.bias, affine)]
         numbers = {"low": window.padding[0], "size": size, "stride": window.stride}
-        result, _ = call(*maps, *kernels, finish.bias, affine, **{name: np.int64(n) for name, n in numbers.items()})
-        return result
+        return call(*arrays, **{key: np.int64(number) for key, number in numbers.items()})[0]
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def function(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+        if registers() is None:
+            return plain(maps, kernels, finish, window)
+        _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, plain))
         return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
 
@@ -125,3 +133,13 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         return function(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
 
     return function
+
+
+def _check(maps: list[Array], window: Window) -> None:
+    if len(maps) > MOST or len(maps) * window.size > TAPS:
+        raise ValueError(f"{len(maps)} maps and {window.size} rows of a kernel: at most {MOST}, and {TAPS} rows in all")
+    if window.padding[0] and window.padding[0] >= window.size:
+        raise ValueError(f"padding {window.padding}: a kernel of {window.size} rows takes less")
+    _, *sides, _ = maps[0].shape
+    if min(map(window.over, sides), default=1) < 1:
+        raise ValueError(f"a map of {sides} is too small for a kernel of {window.size}")

@@ -16,6 +16,7 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.native_call import Finish, Window, cells_at_a_time, native, rows_at_a_time, tiles_at_a_time
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import PANEL, whole_columns
+from dfine_jax.native.registers import WIDEST
 
 
 def in_panels(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]:
@@ -68,7 +69,12 @@ def convolve_rows(
 def convolve_tiles(
     x: Float[Array, "B H W I"], kernel: Float[Array, "36 size"], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
-    """By large tiles, see ``dfine_jax.model.tiles``. CPUs transform and multiply a few of them at a time."""
+    """By large tiles, see ``dfine_jax.model.tiles``. CPUs transform and multiply a few of them at a time.
+
+    ``ValueError`` where 16 does not divide the channels, in and out.
+    """
+    if x.shape[-1] % WIDEST or len(finish.bias) % WIDEST:
+        raise ValueError(f"{x.shape[-1]} channels to {len(finish.bias)}: {WIDEST} has to divide both")
     return _tiles([x.astype(jnp.float32)], [kernel], finish, Window(3, 1, padding))
 
 

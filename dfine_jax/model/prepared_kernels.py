@@ -12,8 +12,8 @@ from jaxtyping import Array, Float
 from dfine_jax.model.convolution import SMALL, alike
 from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
-from dfine_jax.native.product import LAST
-from dfine_jax.native.work import LARGEST, MOST
+from dfine_jax.native.registers import WIDEST
+from dfine_jax.native.work import MOST, TAPS
 
 Form = Literal[
     "whole",
@@ -27,12 +27,9 @@ Form = Literal[
     "large tiles in panels",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
-see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; in panels, one part a map, or
-a depthwise one row after row, see ``dfine_jax.model.panels``.
+see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; in panels, one part a map, see
+``dfine_jax.model.panels``; or a depthwise one row after row, see ``dfine_jax.model.channelwise``.
 """
-
-NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "rows of channels", "large tiles in panels")
-"""Forms for which CPUs have machine code."""
 
 WIDE = 24
 """Channels in and out from which large tiles beat the other forms on CPUs."""
@@ -55,11 +52,11 @@ def form_on_cpu(
     *size, inputs, outputs = kernel
     wide = min(inputs, outputs)
     tiled = size == [3, 3] and stride == 1 and len(widths) == 1 and wide >= WIDE
-    if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and max(size) <= LARGEST:
+    if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
             return "panels"
-        return "large tiles in panels" if tiled and inputs % LAST == outputs % LAST == 0 else "rows in panels"
-    if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= LAST:
+        return "large tiles in panels" if tiled and inputs % WIDEST == outputs % WIDEST == 0 else "rows in panels"
+    if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
         return "parts"

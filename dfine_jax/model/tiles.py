@@ -6,48 +6,18 @@ transformed back: for 2x2 outputs 16 products instead of 36, for 4x4 outputs 36 
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
-
-
-class Transforms(NamedTuple):
-    """Of one axis, see ``transforms``."""
-
-    inputs: Float[np.ndarray, "m+2 m+2"]
-    kernel: Float[np.ndarray, "m+2 3"]
-    outputs: Float[np.ndarray, "m m+2"]
-
-
-def transforms(*points: float) -> Transforms:
-    """Those of Toom and Cook, from m + 1 points.
-
-    Kernel and outputs, as polynomials, are multiplied by their values at the points and at infinity; the transform of
-    inputs is that of the product's values, transposed.
-    """
-    at = np.array(points, float)
-    others = [np.delete(at, i) for i in range(len(at))]
-    polynomials = [np.append(np.poly(roots)[::-1], 0) for roots in others]
-    values = [point ** np.arange(3) / np.prod(point - roots) for point, roots in zip(at, others, strict=True)]
-    powers = np.vander(at, len(at) - 1, increasing=True).T
-    infinity = np.eye(len(at) - 1)[:, -1:]
-    return Transforms(
-        np.stack([*polynomials, np.poly(at)[::-1]]), np.stack([*values, [0, 0, 1]]), np.hstack([powers, infinity])
-    )
-
-
-_SMALL = transforms(0, 1, -1)
-LARGE = transforms(0, 3 / 4, -3 / 4, 3 / 2, -3 / 2)
-# With these points large tiles' errors are three times those of small ones; with the usual 0, 1, -1, 2, -2 six times.
+from dfine_jax.native.transforms import LARGE, SMALL, Transforms
 
 
 def small_tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
     """What ``convolve_small_tiles`` takes, in the kernel's type."""
-    return _kernel_entries(_SMALL, kernel)
+    return _kernel_entries(SMALL, kernel)
 
 
 def large_tile_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
@@ -66,12 +36,12 @@ def convolve_small_tiles(
 
     Each entry has a product of its own: XLA then transforms inputs along both axes, and rounds them, in one pass.
     """
-    x, height, width = whole_tiles(x, padding, 2)
+    x, height, width = _whole_tiles(x, padding, 2)
     rows, columns = ((n - 2) // 2 for n in x.shape[1:3])
     entries = [x[:, i : i + 2 * rows : 2, j : j + 2 * columns : 2] for i in range(4) for j in range(4)]
-    tiles = _along_both(_SMALL.inputs, [entry.astype(jnp.float32) for entry in entries])
+    tiles = _along_both(SMALL.inputs, [entry.astype(jnp.float32) for entry in entries])
     products = [compute.einsum("bhwi,io->bhwo", *pair) for pair in zip(tiles, kernels, strict=True)]
-    top_left, top_right, bottom_left, bottom_right = _along_both(_SMALL.outputs, products)
+    top_left, top_right, bottom_left, bottom_right = _along_both(SMALL.outputs, products)
 
     top, bottom = jnp.stack([top_left, top_right], axis=3), jnp.stack([bottom_left, bottom_right], axis=3)
     outputs = jnp.stack([top, bottom], axis=2).reshape(len(x), 2 * rows, 2 * columns, -1)
@@ -88,7 +58,7 @@ def convolve_large_tiles(
     ``multiply`` takes products with the kernel that ``large_tile_kernel`` made. Entries are sums of up to 16 inputs,
     too many for one pass: each axis has its own, and the products are one batch.
     """
-    x, height, width = whole_tiles(x.astype(jnp.float32), padding, 4)
+    x, height, width = _whole_tiles(x.astype(jnp.float32), padding, 4)
     rows, columns = ((n - 2) // 4 for n in x.shape[1:3])
     along_rows = jnp.stack(_combined(LARGE.inputs, [x[:, i : i + 4 * rows : 4] for i in range(6)]))
     entries = _combined(LARGE.inputs, [along_rows[:, :, :, j : j + 4 * columns : 4] for j in range(6)])
@@ -100,7 +70,7 @@ def convolve_large_tiles(
     return outputs.reshape(len(x), 4 * rows, 4 * columns, -1)[:, :height, :width]
 
 
-def whole_tiles(
+def _whole_tiles(
     x: Float[Array, "B H W C"], padding: tuple[int, int], side: int
 ) -> tuple[Float[Array, "B rows columns C"], int, int]:
     """Pads with zeros for tiles of so many outputs a side; also says how many rows and columns there really are."""

@@ -1,1 +1,1 @@
-"""Machine code for CPUs, compiled when it is needed: products that XLA does at a half of a processor's speed."""
+"""Machine code for CPUs, compiled when it is needed, for what XLA does at a fraction of a processor's speed."""

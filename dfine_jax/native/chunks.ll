@@ -1,4 +1,5 @@
-; What one thread does at a time. @rows is in product.py, @depthwise in depthwise.py, @spread and @gather in tiles.py.
+; What one thread does at a time; @chunk.norm is in norm.py. @rows is in product.py, @depthwise and @maximum in
+; depthwise.py, @spread and @gather in tiles.py.
 
 declare ptr @memcpy(ptr, ptr, i64)
 declare ptr @memset(ptr, i32, i64)
@@ -31,11 +32,9 @@ entry:
 next:
   %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
   %map = call ptr @map(ptr %work, i64 %index)
-  %base = load ptr, ptr %map
-  %channels.at = getelementptr %Map, ptr %map, i32 0, i32 1
-  %channels = load i64, ptr %channels.at
-  %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
-  %kernel = load ptr, ptr %kernel.at
+  %base = call ptr @map.base(ptr %map)
+  %channels = call i64 @map.numbers(ptr %map)
+  %kernel = call ptr @map.kernel(ptr %map)
   %from = mul i64 %first, %channels
   %rows = getelementptr float, ptr %base, i64 %from
   call void @set.map(ptr %here, i64 %index, ptr %rows, i64 %channels, i64 %channels, ptr %kernel)
@@ -123,11 +122,9 @@ pad:
   %index = phi i64 [ 0, %entry ], [ %index.next, %pad ]
   %to = phi ptr [ %memory, %entry ], [ %to.next, %pad ]
   %map = call ptr @map(ptr %work, i64 %index)
-  %base = load ptr, ptr %map
-  %channels.at = getelementptr %Map, ptr %map, i32 0, i32 1
-  %channels = load i64, ptr %channels.at
-  %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
-  %kernel = load ptr, ptr %kernel.at
+  %base = call ptr @map.base(ptr %map)
+  %channels = call i64 @map.numbers(ptr %map)
+  %kernel = call ptr @map.kernel(ptr %map)
   %size = mul i64 %cells, %channels
   call void @padded(ptr %work, i64 %picture, i64 %first.row, i64 %rows, i64 %channels, ptr %base, i64 %size, ptr %to)
   call void @set.map(ptr %padded, i64 %index, ptr %to, i64 %channels, i64 %size, ptr %kernel)
@@ -156,13 +153,10 @@ tap:
   %which = sdiv i64 %product, %taps
   %tap.index = srem i64 %product, %taps
   %source = getelementptr %Map, ptr %padded, i64 %which
-  %source.base = load ptr, ptr %source
-  %source.channels.at = getelementptr %Map, ptr %source, i32 0, i32 1
-  %source.channels = load i64, ptr %source.channels.at
-  %source.size.at = getelementptr %Map, ptr %source, i32 0, i32 2
-  %source.size = load i64, ptr %source.size.at
-  %source.kernel.at = getelementptr %Map, ptr %source, i32 0, i32 3
-  %source.kernel = load ptr, ptr %source.kernel.at
+  %source.base = call ptr @map.base(ptr %source)
+  %source.channels = call i64 @map.numbers(ptr %source)
+  %source.size = call i64 @map.pitch(ptr %source)
+  %source.kernel = call ptr @map.kernel(ptr %source)
   %source.row = add i64 %top, %tap.index
   %source.offset = mul i64 %source.row, %source.size
   %tap.base = getelementptr float, ptr %source.base, i64 %source.offset
@@ -191,10 +185,8 @@ define internal void @chunk.tiles(ptr %work, i64 %picture, i64 %first, i64 %coun
 entry:
   %here = alloca %Map
   %map = call ptr @map(ptr %work, i64 0)
-  %channels.at = getelementptr %Map, ptr %map, i32 0, i32 1
-  %channels = load i64, ptr %channels.at
-  %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
-  %kernel = load ptr, ptr %kernel.at
+  %channels = call i64 @map.numbers(ptr %map)
+  %kernel = call ptr @map.kernel(ptr %map)
   %outputs = call i64 @get.outputs(ptr %work)
   %inputs.each = mul i64 %count, %channels
   %inputs.size = mul i64 %inputs.each, 36

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable
 from itertools import chain
 
-from dfine_jax.native.finish import splat
-from dfine_jax.native.product import lines
 from dfine_jax.native.registers import Registers
+from dfine_jax.native.text import lines, splat
 
 CELLS = (8, 4, 1)
 """So many are summed at a time, in registers."""

@@ -5,15 +5,10 @@ import math
 import numpy as np
 
 from dfine_jax.native.registers import Registers
+from dfine_jax.native.text import splat
 
 FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu"}
 """Activations by their names in configurations, and in names of functions."""
-
-
-def splat(lanes: int, value: float) -> str:
-    """A vector of one number."""
-    bits = np.float64(np.float32(value)).view(np.uint64)
-    return "<" + ", ".join([f"float 0x{bits:016X}"] * lanes) + ">"
 
 
 def finishes(layout: Registers) -> str:
@@ -28,8 +23,7 @@ declare {mask} @llvm.get.active.lane.mask.v{layout.lanes}i1.i64(i64, i64)
 declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {vector})
 declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {mask})
 
-define internal {vector} @spread.one(ptr %at) {{
-  %one = load float, ptr %at, align 4
+define internal {vector} @splat(float %one) {{
   %first = insertelement {vector} poison, float %one, i64 0
   %all = shufflevector {vector} %first, {vector} poison, <{layout.lanes} x i32> zeroinitializer
   ret {vector} %all
@@ -83,7 +77,7 @@ def _constants(lanes: int) -> dict[str, str]:
         "zero": 0,
         "one": 1,
         "least": -87,
-        "most": 88,
+        "most": 89,  # of which the exponential is infinite
         "log2e": 1 / np.log(2),
         "minus_ln2_high": -high,
         "minus_ln2_low": float(high) - np.log(2),
@@ -105,9 +99,11 @@ entry:
   %affine = call ptr @get.affine(ptr %work)
   %outputs = call i64 @get.outputs(ptr %work)
   %columns = call i64 @get.columns(ptr %work)
-  %scale = call {vector} @spread.one(ptr %affine)
-  %shift.from = getelementptr float, ptr %affine, i64 1
-  %shift = call {vector} @spread.one(ptr %shift.from)
+  %scale.one = load float, ptr %affine
+  %scale = call {vector} @splat(float %scale.one)
+  %shift.at = getelementptr float, ptr %affine, i64 1
+  %shift.one = load float, ptr %shift.at
+  %shift = call {vector} @splat(float %shift.one)
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
@@ -120,7 +116,7 @@ some:
   %column = phi i64 [ 0, %row ], [ %column.next, %some ]
   %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %outputs)
   %at = getelementptr float, ptr %from, i64 %column
-  %x = load {vector}, ptr %at, align 4
+  %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} zeroinitializer)
   %bias.at = getelementptr float, ptr %biases, i64 %column
   %bias = call {vector} @llvm.masked.load.{suffix}.p0(ptr %bias.at, i32 4, {mask} %are.real,
                                                       {vector} zeroinitializer)

@@ -11,6 +11,7 @@
 %Buffer = type { i64, ptr, i32, ptr, i64, ptr }         ; XLA_FFI_Buffer: 3 data, 5 dims
 %Scalar = type { i32, ptr }                             ; XLA_FFI_Scalar: 1 value
 %Question = type { i64, ptr, ptr, ptr, ptr }            ; XLA_FFI_ThreadPool_{NumThreads,Schedule}_Args: 2 context
+%Complaint = type { i64, ptr, ptr }                     ; XLA_FFI_Error_Destroy_Args: 2 error
 
 declare ptr @malloc(i64)
 declare void @free(ptr)
@@ -24,9 +25,9 @@ entry:
   %slot.at = call ptr @at.slot(ptr %work)
   %slot = atomicrmw add ptr %slot.at, i64 1 monotonic
   %slot.size = call i64 @get.slot.size(ptr %work)
-  %slots = call ptr @get.scratch(ptr %work)
+  %all.scratch = call ptr @get.scratch(ptr %work)
   %offset = mul i64 %slot, %slot.size
-  %scratch = getelementptr float, ptr %slots, i64 %offset
+  %scratch = getelementptr float, ptr %all.scratch, i64 %offset
   %next.at = call ptr @at.next(ptr %work)
   %finished.at = call ptr @at.finished(ptr %work)
   %chunks = call i64 @get.chunks(ptr %work)
@@ -77,8 +78,11 @@ define internal void @task(ptr %work) {
   ret void
 }
 
-define internal void @ask(ptr %frame, i64 %function, i64 %size, ptr %first, ptr %second) {
+; Asks XLA for one of its functions, by its place among them and the size of its arguments; whether it did that.
+define internal i1 @ask(ptr %frame, i64 %function, i64 %size, ptr %first, ptr %second) {
+entry:
   %question = alloca %Question
+  %complaint = alloca %Complaint
   store %Question zeroinitializer, ptr %question
   store i64 %size, ptr %question
   %context.from = getelementptr %Frame, ptr %frame, i32 0, i32 3
@@ -94,13 +98,24 @@ define internal void @ask(ptr %frame, i64 %function, i64 %size, ptr %first, ptr 
   %function.at = getelementptr %Api, ptr %api, i32 0, i32 4, i64 %function
   %call = load ptr, ptr %function.at
   %error = call ptr %call(ptr %question)
-  ret void
+  %is.done = icmp eq ptr %error, null
+  br i1 %is.done, label %done, label %refused
+refused:
+  store %Complaint { i64 24, ptr null, ptr null }, ptr %complaint
+  %error.to = getelementptr %Complaint, ptr %complaint, i32 0, i32 2
+  store ptr %error, ptr %error.to
+  %destroy.at = getelementptr %Api, ptr %api, i32 0, i32 4, i64 2
+  %destroy = load ptr, ptr %destroy.at
+  call void %destroy(ptr %complaint)
+  br label %done
+done:
+  ret i1 %is.done
 }
 
 define internal i64 @threads(ptr %frame) {
   %answer = alloca i64
   store i64 1, ptr %answer
-  call void @ask(ptr %frame, i64 12, i64 32, ptr %answer, ptr null)
+  %ignored = call i1 @ask(ptr %frame, i64 12, i64 32, ptr %answer, ptr null)  ; without threads of XLA's there is one
   %threads = load i64, ptr %answer
   ret i64 %threads
 }
@@ -127,11 +142,16 @@ nothing:
   call void @free(ptr %work)
   ret void
 helper:
-  %helpers = phi i64 [ 1, %entry ], [ %helpers.next, %one ]
+  %helpers = phi i64 [ 1, %entry ], [ %helpers.next, %asked ]
   %is.useful = icmp slt i64 %helpers, %useful
   br i1 %is.useful, label %one, label %join
 one:
-  call void @ask(ptr %frame, i64 11, i64 40, ptr @task, ptr %work)
+  %will.come = call i1 @ask(ptr %frame, i64 11, i64 40, ptr @task, ptr %work)
+  br i1 %will.come, label %asked, label %refused
+refused:
+  call void @leave(ptr %work)  ; in the helper's place
+  br label %asked
+asked:
   %helpers.next = add i64 %helpers, 1
   br label %helper
 join:

@@ -1,7 +1,7 @@
 """LLVM's code for layer normalisation, of a row in a processor's nearest cache."""
 
-from dfine_jax.native.finish import splat
 from dfine_jax.native.registers import Registers
+from dfine_jax.native.text import splat
 
 
 def norm(layout: Registers) -> str:
@@ -11,12 +11,6 @@ def norm(layout: Registers) -> str:
     return f"""
 declare float @llvm.vector.reduce.fadd.{suffix}(float, {vector})
 declare float @llvm.sqrt.f32(float)
-
-define internal {vector} @splat(float %one) {{
-  %first = insertelement {vector} poison, float %one, i64 0
-  %all = shufflevector {vector} %first, {vector} poison, <{lanes} x i32> zeroinitializer
-  ret {vector} %all
-}}
 
 ; Of what differs from a centre, or of its squares.
 define internal float @mean(ptr %row, i64 %width, {vector} %centre, i1 %is.squared) {{
@@ -43,9 +37,8 @@ done:
 define internal void @chunk.norm(ptr %work, i64 %picture, i64 %first, i64 %rows, ptr %scratch) {{
 entry:
   %map = call ptr @map(ptr %work, i64 0)
-  %base = load ptr, ptr %map
-  %scale.at = getelementptr %Map, ptr %map, i32 0, i32 3
-  %scales = load ptr, ptr %scale.at
+  %base = call ptr @map.base(ptr %map)
+  %scales = call ptr @map.kernel(ptr %map)
   %biases = call ptr @get.bias(ptr %work)
   %epsilon.at = call ptr @get.affine(ptr %work)
   %epsilon = load float, ptr %epsilon.at

@@ -5,9 +5,10 @@ the innermost loop reads what it needs from one place; maps are read where they 
 de Geijn (doi 10.1145/1356052.1356053) without its packing of maps.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 from dfine_jax.native.registers import Registers
+from dfine_jax.native.text import lines
 
 PANEL = 32
 """Columns of a panel."""
@@ -173,13 +174,10 @@ entry:
 map:
   %index = phi i64 [ 0, %entry ], [ %index.next, %next.map ]
   %map.at = getelementptr %Map, ptr %maps, i64 %index
-  %base = load ptr, ptr %map.at
-  %numbers.at = getelementptr %Map, ptr %map.at, i32 0, i32 1
-  %numbers = load i64, ptr %numbers.at
-  %pitch.at = getelementptr %Map, ptr %map.at, i32 0, i32 2
-  %pitch = load i64, ptr %pitch.at
-  %kernel.at = getelementptr %Map, ptr %map.at, i32 0, i32 3
-  %kernel = load ptr, ptr %kernel.at
+  %base = call ptr @map.base(ptr %map.at)
+  %numbers = call i64 @map.numbers(ptr %map.at)
+  %pitch = call i64 @map.pitch(ptr %map.at)
+  %kernel = call ptr @map.kernel(ptr %map.at)
   %offset = mul i64 %column, %numbers
   %panel = getelementptr float, ptr %kernel, i64 %offset
   %is.first = icmp eq i64 %index, 0
@@ -192,8 +190,3 @@ done:
   ret void
 }}
 """
-
-
-def lines(code: Iterable[str]) -> str:
-    """Indented, as code in a function is."""
-    return "\n  ".join(code)

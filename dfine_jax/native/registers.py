@@ -4,6 +4,9 @@ from functools import cache
 from types import ModuleType
 from typing import NamedTuple
 
+WIDEST = 16
+"""Lanes of the widest register that there is code for."""
+
 
 class Registers(NamedTuple):
     """How a tile of a result lies in a processor's vector registers."""
@@ -24,7 +27,7 @@ def registers() -> Registers | None:
         return None
     features = llvm.get_host_cpu_features()
     if features.get("avx512f"):
-        return Registers(lanes=16, rows=12, columns=32)
+        return Registers(lanes=WIDEST, rows=12, columns=32)
     return Registers(lanes=8, rows=6, columns=16) if features.get("avx2") and features.get("fma") else None
 
 

@@ -4,10 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dfine_jax.model.tiles import LARGE
-from dfine_jax.native.finish import splat
-from dfine_jax.native.product import lines
 from dfine_jax.native.registers import Registers
+from dfine_jax.native.text import lines, splat
+from dfine_jax.native.transforms import LARGE
 
 
 def tiles(layout: Registers) -> str:
@@ -19,9 +18,8 @@ def tiles(layout: Registers) -> str:
 define internal void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %outside) {{
 entry:
   %map = call ptr @map(ptr %work, i64 0)
-  %base = load ptr, ptr %map
-  %channels.at = getelementptr %Map, ptr %map, i32 0, i32 1
-  %channels = load i64, ptr %channels.at
+  %base = call ptr @map.base(ptr %map)
+  %channels = call i64 @map.numbers(ptr %map)
   %channels.bytes = mul i64 %channels, 4
   call ptr @memset(ptr %outside, i32 0, i64 %channels.bytes)
   %height = call i64 @get.height(ptr %work)

@@ -1,10 +1,10 @@
 """What the threads that share one call know of it, as LLVM's types with functions to read and set each field."""
 
-LARGEST = 3
-"""Rows of a kernel, the most that a convolution row by row takes."""
-
 MOST = 8
-"""Maps that one call sums the products of."""
+"""Maps that one call takes."""
+
+TAPS = 24
+"""Rows of kernels, of all maps together, that a convolution row by row takes."""
 
 FIELDS = {
     "next": "i64",  # chunk to begin
@@ -39,13 +39,14 @@ FIELDS = {
 
 
 def work() -> str:
-    """The types, and functions ``@get.*`` and ``@set.*``."""
+    """The types, and functions ``@get.*``, ``@set.*`` and ``@map.*``."""
     types = ", ".join(FIELDS.values())
     fields = [_field(index, name, kind) for index, (name, kind) in enumerate(FIELDS.items())]
     return f"""
 %Map = type {{ ptr, i64, i64, ptr }}  ; its numbers, how many of them, from row to row, what they are multiplied by
 %Work = type {{ {types}, [{MOST} x %Map] }}
 
+{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel")))}
 define internal ptr @map(ptr %work, i64 %index) {{
   %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
   ret ptr %map
@@ -63,6 +64,17 @@ define internal void @set.map(ptr %maps, i64 %index, ptr %base, i64 %numbers, i6
   ret void
 }}
 {"".join(fields)}"""
+
+
+def _of_map(index: int, name: str) -> str:
+    kind = "i64" if name in ("numbers", "pitch") else "ptr"
+    return f"""
+define internal {kind} @map.{name}(ptr %map) {{
+  %at = getelementptr %Map, ptr %map, i32 0, i32 {index}
+  %value = load {kind}, ptr %at
+  ret {kind} %value
+}}
+"""
 
 
 def _field(index: int, name: str, kind: str) -> str:

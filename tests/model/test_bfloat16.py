@@ -13,7 +13,7 @@ from tiny import TINY, tiny_model
 from convert.rules import HUB
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
-from dfine_jax.model.prepared_kernels import NATIVE, ROUNDED
+from dfine_jax.model.prepared_kernels import ROUNDED
 from dfine_jax.native.registers import registers
 
 
@@ -76,9 +76,9 @@ def test_kernels_in_panels_are_not_rounded(pictures):
     form, folding = fused_form(with_compute(tiny_model(), "bfloat16"))
     types = {name: x.dtype for name, x in variables(form)[0].items()}
     forms = {conv.form for conv in folding.convs}
-    native = {conv.branches[0] for conv in folding.convs if conv.form in NATIVE}
-    assert {"rows in panels"} < forms
-    assert "panels" not in forms  # of pointwise kernels, that bfloat16 is faster with
+    native = {conv.branches[0] for conv in folding.convs if conv.form == "rows in panels"}
+    assert forms == {"whole", "parts", "rows in panels"}  # pointwise and depthwise ones are rounded
+    assert folding.is_native
     assert not folding.linears
     for name, dtype in types.items():
         if re.search(r"\.kernel(\.\d+)?$", name):

@@ -7,9 +7,8 @@ from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
-from dfine_jax.model.prepared_kernels import NARROW, NATIVE, WIDE
-from dfine_jax.native.product import LAST
-from dfine_jax.native.registers import registers
+from dfine_jax.model.prepared_kernels import NARROW, WIDE
+from dfine_jax.native.registers import WIDEST, registers
 
 TOLERANCE = 2e-5
 
@@ -103,8 +102,9 @@ def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=32, layers=3), last))
     model = tiny_model(replace(TINY, backbone=backbone))
     form, folding = fused_form(model)
-    assert {conv.form for conv in folding.convs} == set(NATIVE)
-    assert form.backbone.stem.is_native == (TINY.backbone.stem_channels[1] >= LAST)
+    forms = {"panels", "rows in panels", "rows of channels", "large tiles in panels"}
+    assert {conv.form for conv in folding.convs} == forms
+    assert form.backbone.stem.is_native == (TINY.backbone.stem_channels[1] >= WIDEST)
     assert form.decoder.layers[0].norm1.is_native
     assert "decoder.layers.0.self_attention.query.kernel" in folding.linears
     assert folding.is_native

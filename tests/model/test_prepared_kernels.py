@@ -21,8 +21,8 @@ from dfine_jax.model.prepared_kernels import (
     shapes_in_form,
 )
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
-from dfine_jax.native.product import LAST
-from dfine_jax.native.work import LARGEST, MOST
+from dfine_jax.native.registers import WIDEST
+from dfine_jax.native.work import MOST, TAPS
 
 
 def in_float64(kernel, form, widths=()):
@@ -114,10 +114,11 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
         ((3, 3, 32, 32), 1, (16, 16), "rows in panels"),
         ((3, 3, 16, 16), 1, (16,), "rows in panels"),
         ((2, 2, 16, 8), 1, (16,), "rows in panels"),
-        ((LARGEST + 1, LARGEST + 1, 16, 16), 1, (16,), "whole"),
+        ((TAPS // 3, TAPS // 3, 24, 16), 1, (8,) * 3, "rows in panels"),
+        ((TAPS // 3 + 1, TAPS // 3 + 1, 24, 16), 1, (8,) * 3, "whole"),
         ((3, 3, 1, 512), 1, (512,), "rows of channels"),
         ((5, 5, 1, 16), 2, (16,), "rows of channels"),
-        ((5, 5, 1, LAST - 1), 1, (LAST - 1,), "whole"),
+        ((5, 5, 1, WIDEST - 1), 1, (WIDEST - 1,), "whole"),
     ],
 )
 def test_the_form_where_there_is_machine_code(shape, stride, widths, form):

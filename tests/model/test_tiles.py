@@ -12,8 +12,8 @@ from dfine_jax.model.tiles import (
     convolve_small_tiles,
     large_tile_kernel,
     small_tile_kernels,
-    transforms,
 )
+from dfine_jax.native.transforms import transforms
 
 
 def small(x, kernel, padding, compute=Compute()):

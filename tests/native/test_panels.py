@@ -14,6 +14,7 @@ from tiny import normal
 from dfine_jax.model.channelwise import largest_of_four
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.panels import in_panels, multiply_cells, size_in_panels
+from dfine_jax.native.registers import registers
 
 WINDOWS = pytest.mark.parametrize(
     "window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (2, 1, (0, 1)), (2, 2, (0, 0)), (1, 2, (0, 0)), (3, 1, (0, 2))]
@@ -108,7 +109,8 @@ def test_what_follows_the_sums(activation, affine, kind):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_activations_are_exact(activation):
     """To two units in the last place or, where nearly nothing is left, to what float32 can tell from it."""
-    x = np.concatenate([np.linspace(-110, 110, 3000), [0, 1e-30, -1e-30, 3e38, np.inf, np.nan]]).astype(np.float32)
+    special = [0, 1e-30, -1e-30, 3e38, -1e37, np.inf, -np.inf, np.nan]
+    x = np.concatenate([np.linspace(-110, 110, 3000), special]).astype(np.float32)
     one = jnp.asarray(in_panels(np.ones((1, 1, 1), np.float32)))
     result = multiply_cells([x[:, None]], [one], Finish(jnp.zeros(1), activation, None))[:, 0]
     np.testing.assert_allclose(result, plainly(x, Finish(jnp.zeros(1), activation, None)), rtol=2.5e-7, atol=1e-35)
@@ -155,6 +157,47 @@ def test_maps_in_bfloat16_give_float32(kind):
     result = ours(rounded)
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, plain([x.astype(jnp.float32) for x in rounded]), atol=1e-5)
+
+
+@kinds
+def test_arrays_of_other_types_are_read_as_what_they_are(kind):
+    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], affine=False))
+    with jax.enable_x64(True):
+        np.testing.assert_allclose(ours([x.astype(jnp.float64) for x in maps]), plain(maps), atol=1e-5)
+
+
+def test_parameters_in_bfloat16_are_widened():
+    kernel, bias, x = (normal(*shape).astype(jnp.bfloat16) for shape in ((8, 16), (16,), (5, 8)))
+    panels = jnp.asarray(in_panels(np.asarray(kernel, np.float32)[None]), jnp.bfloat16)
+    result = multiply_cells([x], [panels], Finish(bias, None, jnp.array([2, 1], jnp.bfloat16)))
+    x, kernel, bias = (array.astype(jnp.float32) for array in (x, kernel, bias))
+    np.testing.assert_allclose(result, 2 * (x @ kernel + bias) + 1, atol=2e-5)
+
+
+def test_without_machine_code_the_result_is_the_same(monkeypatch):
+    monkeypatch.setattr("dfine_jax.model.native_call.registers", lambda: None)
+    monkeypatch.setattr("dfine_jax.model.native_call.register", None)
+    check(*rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), a_finish(21)))
+
+
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: cells(5, (4,) * 9, 16, a_finish(16)), "9 maps"),
+        (lambda: rows((1, 30, 30), (2, 2), 16, (13, 1, (0, 0)), a_finish(16)), "24 rows"),
+        (lambda: rows((1, 9, 9), (2,), 16, (2, 1, (2, 0)), a_finish(16)), "padding"),
+        (lambda: rows((1, 2, 9), (2,), 16, (3, 1, (0, 0)), a_finish(16)), "too small"),
+        (lambda: tiles((1, 6, 6), 24, 32, (1, 1), a_finish(32)), "24 channels"),
+        (lambda: channels((1, 6, 6, 15), (3, 1, (1, 1)), a_finish(15)), "15 channels"),
+        (lambda: largest((1, 6, 6, 8)), "8 channels"),
+        (lambda: normalised((6, 24)), "24 numbers"),
+    ],
+)
+def test_what_there_is_no_code_for_is_an_error(call, message):
+    ours, _, maps = call()
+    with pytest.raises(ValueError, match=message):
+        ours(maps)
 
 
 def test_several_threads_may_call_at_once():

@@ -45,6 +45,18 @@ def test_without_llvm_there_is_none(monkeypatch):
 
 
 @pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_threads_may_be_first_at_once():
+    """Else XLA would be given the same names twice."""
+    program = """
+from concurrent.futures import ThreadPoolExecutor
+from dfine_jax.native.targets import register
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(lambda _: register(), range(8)))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 def test_code_for_narrow_registers_on_one_processor():
     program = f"""
 import os
