@@ -31,8 +31,9 @@ FEW_SCORES = 1_500_000
 
 
 class Linear(nnx.Module):
-    """``x @ kernel + bias``; the result is float32. What ``form`` says became of ``kernel`` is known after
-    ``dfine_jax.model.fuse``.
+    """``x @ kernel + bias``; the result is float32.
+
+    After ``dfine_jax.model.fuse``, ``form`` says what became of ``kernel``.
     """
 
     def __init__(
