@@ -23,7 +23,7 @@ def convolve_channels(
 ) -> Float[Array, "B h w C"]:
     """A depthwise convolution, whose kernel has one row after another; ``ValueError`` for less than 16 channels."""
     _check(x)
-    return _depthwise([x.astype(jnp.float32)], [kernel], finish, Window(len(kernel), stride, padding))
+    return _depthwise([x], [kernel], finish, Window(len(kernel), stride, padding))
 
 
 def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
@@ -35,7 +35,7 @@ def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     channels = x.shape[-1]
     unused = jnp.zeros((2, 2 * channels))
     finish = Finish(jnp.zeros(channels), None, None)
-    return _maximum([x.astype(jnp.float32)], [unused], finish, Window(2, 1, (0, 1)))
+    return _maximum([x], [unused], finish, Window(2, 1, (0, 1)))
 
 
 def normalise_cells(
@@ -45,7 +45,7 @@ def normalise_cells(
     if x.shape[-1] % WIDEST:
         raise ValueError(f"{x.shape[-1]} numbers a cell: {WIDEST} has to divide them")
     finish = Finish(bias, None, jnp.array([epsilon, 0.0]))
-    cells = x.astype(jnp.float32).reshape(-1, x.shape[-1])
+    cells = x.reshape(-1, x.shape[-1])
     return _norm([cells], [scale[None]], finish, Window(1, 1, (0, 0))).reshape(x.shape)
 
 

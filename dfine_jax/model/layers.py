@@ -174,7 +174,7 @@ class ConvNorm(nnx.Module):
             case "small tiles":
                 x = convolve_small_tiles(x, kernels, self.padding, self.compute)
             case "large tiles":
-                x = convolve_large_tiles(x, partial(_multiply_tiles, kernel=kernels[0]), self.padding)
+                x = convolve_large_tiles(x, *kernels, self.padding)
             case "pairs":
                 x = convolve_pairs(x, *kernels, self.padding)
             case _:
@@ -220,10 +220,6 @@ class ConvNorm(nnx.Module):
         if self.affine is not None:
             x = self.affine(x)
         return x.astype(self.compute.dtype)
-
-
-def _multiply_tiles(tiles: Float[Array, "36 N I"], kernel: Float[Array, "36 I O"]) -> Float[Array, "36 N O"]:
-    return Compute().einsum("tni,tio->tno", tiles, kernel)
 
 
 class MLP(nnx.Module):

@@ -1,7 +1,7 @@
 """Calls of machine code for CPUs, see ``dfine_jax.native``: how work is divided, and what others compute instead."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -102,7 +102,7 @@ def _threads() -> int:
 
 
 def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) -> Callable[..., Array]:
-    """``plain``, but on CPUs the native function of this name, where there is one for this processor.
+    """``plain``, but on CPUs the native function of this name, where there is one for this processor; in float32.
 
     ``ValueError`` for what there is no code for: too many maps or rows of kernels, padding as wide as a kernel, maps
     smaller than one.
@@ -115,22 +115,27 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         result = jax.ShapeDtypeStruct((batch, *map(window.over, sides), len(finish.bias)), jnp.float32)
         memory = jax.ShapeDtypeStruct((min(chunks, _threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
         call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")
-        affine = jnp.array([1, 0]) if finish.affine is None else finish.affine
-        arrays = [x.astype(jnp.float32) for x in (*maps, *kernels, finish.bias, affine)]
+        affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
         numbers = {"low": window.padding[0], "size": size, "stride": window.stride}
-        return call(*arrays, **{key: np.int64(number) for key, number in numbers.items()})[0]
+        return call(*maps, *kernels, finish.bias, affine, **{key: np.int64(number) for key, number in numbers.items()})[
+            0
+        ]
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
-    def function(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+    def in_float32(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
         if registers() is None:
             return plain(maps, kernels, finish, window)
         _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, plain))
         return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
 
-    @function.defjvp
+    @in_float32.defjvp
     def slopes(window: Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        return function(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
+        return in_float32(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
+
+    def function(maps: Sequence[Array], kernels: Sequence[Array], finish: Finish, window: Window) -> Array:
+        arrays = (list(maps), list(kernels), finish)
+        return in_float32(*jax.tree.map(lambda x: x.astype(jnp.float32), arrays), window)
 
     return function
 

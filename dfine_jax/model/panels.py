@@ -49,8 +49,8 @@ def multiply_cells(
     maps: Sequence[Float[Array, "*B _"]], kernels: Sequence[Float[Array, "1 _"]], finish: Finish
 ) -> Float[Array, "*B O"]:
     """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together."""
-    cells = [x.astype(jnp.float32).reshape(-1, x.shape[-1]) for x in maps]
-    product = _product(cells, list(kernels), finish, Window(1, 1, (0, 0)))
+    cells = [x.reshape(-1, x.shape[-1]) for x in maps]
+    product = _product(cells, kernels, finish, Window(1, 1, (0, 0)))
     return product.reshape(*maps[0].shape[:-1], len(finish.bias))
 
 
@@ -62,8 +62,7 @@ def convolve_rows(
     finish: Finish,
 ) -> Float[Array, "B h w O"]:
     """The sum of convolutions of maps; what a row of a kernel covers in a row of its map is one row of a product."""
-    maps = [x.astype(jnp.float32) for x in maps]
-    return _rows(maps, list(kernels), finish, Window(len(kernels[0]), stride, padding))
+    return _rows(maps, kernels, finish, Window(len(kernels[0]), stride, padding))
 
 
 def convolve_tiles(
@@ -75,7 +74,7 @@ def convolve_tiles(
     """
     if x.shape[-1] % WIDEST or len(finish.bias) % WIDEST:
         raise ValueError(f"{x.shape[-1]} channels to {len(finish.bias)}: {WIDEST} has to divide both")
-    return _tiles([x.astype(jnp.float32)], [kernel], finish, Window(3, 1, padding))
+    return _tiles([x], [kernel], finish, Window(3, 1, padding))
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "N O"]:
@@ -94,10 +93,7 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
-    whole = _whole(*kernels, len(finish.bias))
-    return finish(
-        convolve_large_tiles(*maps, lambda tiles: Compute().einsum("tni,tio->tno", tiles, whole), window.padding)
-    )
+    return finish(convolve_large_tiles(*maps, _whole(*kernels, len(finish.bias)), window.padding))
 
 
 _product = native("product", _plain_product, cells_at_a_time)

@@ -5,7 +5,7 @@ transformed along both axes, multiplied entry by entry, where an entry is a matr
 transformed back: for 2x2 outputs 16 products instead of 36, for 4x4 outputs 36 instead of 144.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +21,7 @@ def small_tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.nd
 
 
 def large_tile_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
-    """What ``convolve_large_tiles`` multiplies by, in the kernel's type."""
+    """What ``convolve_large_tiles`` takes, in the kernel's type."""
     return np.stack(_kernel_entries(LARGE, kernel))
 
 
@@ -49,21 +49,18 @@ def convolve_small_tiles(
 
 
 def convolve_large_tiles(
-    x: Float[Array, "B H W I"],
-    multiply: Callable[[Float[Array, "36 N I"]], Float[Array, "36 N O"]],
-    padding: tuple[int, int],
+    x: Float[Array, "B H W I"], kernel: Float[Array, "36 I O"], padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
     """By tiles of 4x4 outputs, on any backend, in float32: of rounded products too little would be left.
 
-    ``multiply`` takes products with the kernel that ``large_tile_kernel`` made. Entries are sums of up to 16 inputs,
-    too many for one pass: each axis has its own, and the products are one batch.
+    Entries are sums of up to 16 inputs, too many for one pass: each axis has its own, and the products are one batch.
     """
     x, height, width = _whole_tiles(x.astype(jnp.float32), padding, 4)
     rows, columns = ((n - 2) // 4 for n in x.shape[1:3])
     along_rows = jnp.stack(_combined(LARGE.inputs, [x[:, i : i + 4 * rows : 4] for i in range(6)]))
     entries = _combined(LARGE.inputs, [along_rows[:, :, :, j : j + 4 * columns : 4] for j in range(6)])
     tiles = jnp.stack(entries, axis=1).reshape(36, -1, x.shape[-1])
-    products = multiply(tiles).reshape(6, 6, len(x), rows, columns, -1)
+    products = Compute().einsum("tni,tio->tno", tiles, kernel).reshape(6, 6, len(x), rows, columns, -1)
 
     along_rows = jnp.stack(_combined(LARGE.outputs, list(products)), axis=3)
     outputs = jnp.stack(_combined(LARGE.outputs, list(along_rows)), axis=4)
