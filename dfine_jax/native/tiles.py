@@ -11,9 +11,6 @@ from dfine_jax.native.transforms import LARGE
 
 def tiles(layout: Registers) -> str:
     """``@spread``, from a map's tiles to the inputs of products, and ``@gather``, from those to the result."""
-    vector = f"<{layout.lanes} x float>"
-    square = [(row, column) for row in range(6) for column in range(6)]
-    cells = [(row, column) for row in range(4) for column in range(4)]
     return f"""
 define internal void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %outside) {{
 entry:
@@ -34,11 +31,7 @@ entry:
   %picture.at = getelementptr float, ptr %base, i64 %picture.offset
   %each = mul i64 %count, %channels
   br label %tile
-tile:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %tile.end ]
-  %which = add i64 %first, %index
-  %row = sdiv i64 %which, %beside
-  %column = srem i64 %which, %beside
+{_TILE}
   %row.four = mul i64 %row, 4
   %row.0 = sub i64 %row.four, %low
   %column.four = mul i64 %column, 4
@@ -50,23 +43,8 @@ tile:
   %to.0 = getelementptr float, ptr %inputs, i64 %to.offset
   {lines(f"%to.{e} = getelementptr float, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
   br label %some
-some:
-  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
-  {lines(f"%at.{i}.{j} = getelementptr float, ptr %from.{i}.{j}, i64 %channel" for i, j in square)}
-  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in square)}
-  {lines(_along_both(layout.lanes, LARGE.inputs))}
-  {lines(f"%to.at.{i}.{j} = getelementptr float, ptr %to.{6 * i + j}, i64 %channel" for i, j in square)}
-  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in square)}
-  %channel.next = add i64 %channel, {layout.lanes}
-  %is.more = icmp slt i64 %channel.next, %channels
-  br i1 %is.more, label %some, label %tile.end
-tile.end:
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %count
-  br i1 %is.another, label %tile, label %done
-done:
-  ret void
-}}
+{_some(layout.lanes, LARGE.inputs, "from.{0}.{1}", "to.{2}", "channels", "tile.end")}
+{_NEXT}
 
 define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %outside) {{
 entry:
@@ -83,11 +61,7 @@ entry:
   %picture.at = getelementptr float, ptr %result, i64 %picture.offset
   %each = mul i64 %count, %outputs
   br label %tile
-tile:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %tile.end ]
-  %which = add i64 %first, %index
-  %row = sdiv i64 %which, %beside
-  %column = srem i64 %which, %beside
+{_TILE}
   %row.0 = mul i64 %row, 4
   %column.0 = mul i64 %column, 4
   {lines(_bounded("row", "height", 4))}
@@ -97,28 +71,52 @@ tile:
   %from.0 = getelementptr float, ptr %products, i64 %from.offset
   {lines(f"%from.{e} = getelementptr float, ptr %from.{e - 1}, i64 %each" for e in range(1, 36))}
   br label %some
-some:
-  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
-  {lines(f"%at.{i}.{j} = getelementptr float, ptr %from.{6 * i + j}, i64 %channel" for i, j in square)}
-  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in square)}
-  {lines(_along_both(layout.lanes, LARGE.outputs))}
-  {lines(f"%to.at.{i}.{j} = getelementptr float, ptr %to.{i}.{j}, i64 %channel" for i, j in cells)}
-  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in cells)}
-  %channel.next = add i64 %channel, {layout.lanes}
-  %is.more = icmp slt i64 %channel.next, %outputs
-  br i1 %is.more, label %some, label %tile.made
+{_some(layout.lanes, LARGE.outputs, "from.{2}", "to.{0}.{1}", "outputs", "tile.made")}
 tile.made:
   %columns.left = sub i64 %width, %column.0
   %columns.here = call i64 @llvm.smin.i64(i64 4, i64 %columns.left)
   br label %finish.row.0
-{"".join(_finished(row) for row in range(4))}tile.end:
+{"".join(_finished(row) for row in range(4))}{_NEXT}
+"""
+
+
+_TILE = """tile:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %tile.end ]
+  %which = add i64 %first, %index
+  %row = sdiv i64 %which, %beside
+  %column = srem i64 %which, %beside"""
+
+_NEXT = """tile.end:
   %index.next = add i64 %index, 1
   %is.another = icmp slt i64 %index.next, %count
   br i1 %is.another, label %tile, label %done
 done:
   ret void
-}}
-"""
+}"""
+
+
+def _some(lanes: int, matrix: np.ndarray, source: str, result: str, width: str, after: str) -> str:
+    """The loop that transforms a tile, some of its channels at a time.
+
+    ``source`` and ``result`` say how pointers are named, by an entry's row, its column, and its place among 36.
+    """
+    vector = f"<{lanes} x float>"
+    results, sources = ([(i, j) for i in range(side) for j in range(side)] for side in matrix.shape)
+    return f"""some:
+  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
+  {lines(f"%at.{i}.{j} = getelementptr float, ptr %{source.format(i, j, 6 * i + j)}, i64 %channel" for i, j in sources)}
+  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in sources)}
+  {lines(_along_both(lanes, matrix))}
+  {
+        lines(
+            f"%to.at.{i}.{j} = getelementptr float, ptr %{result.format(i, j, 6 * i + j)}, i64 %channel"
+            for i, j in results
+        )
+    }
+  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in results)}
+  %channel.next = add i64 %channel, {lanes}
+  %is.more = icmp slt i64 %channel.next, %{width}
+  br i1 %is.more, label %some, label %{after}"""
 
 
 def _bounded(axis: str, end: str, count: int) -> Iterator[str]:
