@@ -14,11 +14,12 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.config import DecoderConfig, DFineConfig
+from dfine_jax.model.attention import SelfAttention
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.deformable import DeformableAttention, Shapes
 from dfine_jax.model.distribution import distance_to_box, integral, inverse_sigmoid, weighting_function
 from dfine_jax.model.initial import PRIOR_LOGIT, class_embedding, constant, parameter, statistic, xavier
-from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear, SelfAttention
+from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
 from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,

@@ -19,12 +19,17 @@ from dfine_jax.config import DecoderConfig
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.initial import constant, ring_of_points
 from dfine_jax.model.layers import Linear
+from dfine_jax.model.native_call import Finish, Window, native, queries_at_a_time
+from dfine_jax.native.registers import WIDEST
 
 Shapes = tuple[tuple[int, int], ...]
 
 
 class DeformableAttention(nnx.Module):
-    """Where to look and how much to weigh it are both linear in the query."""
+    """Where to look and how much to weigh it are both linear in the query.
+
+    ``is_native`` is set by ``dfine_jax.model.fuse``.
+    """
 
     def __init__(self, config: DecoderConfig, width: int, *, compute: Compute, rng: np.random.Generator | None):
         total = config.heads * sum(config.points)
@@ -34,6 +39,7 @@ class DeformableAttention(nnx.Module):
         self.attention_weights = Linear(width, total, bias=constant(0), **common)
         self.config = config
         self.compute = compute
+        self.is_native = False
 
     def __call__(
         self,
@@ -43,17 +49,69 @@ class DeformableAttention(nnx.Module):
         shapes: Shapes,
     ) -> Float[Array, "B Q D"]:
         """``boxes`` (cx cy w h) centre and scale the offsets; ``memory`` holds the maps' cells, level after level."""
-        batch, count, width = query.shape
-        heads, points = self.config.heads, self.config.points
-        per_head = (batch, count, heads, sum(points))
-        offsets = self.sampling_offsets(query).reshape(*per_head, 2)
-        weights = jax.nn.softmax(self.attention_weights(query).reshape(per_head), axis=-1)
-        share = jnp.asarray([1 / n for n in points for _ in range(n)], jnp.float32)[:, None]
-        centre, size = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]
-        locations = centre + offsets * share * size * self.config.offset_scale
-        values = memory.reshape(batch, -1, heads, width // heads)
-        sample = sample_bilinear if self.config.method == "default" else sample_nearest
-        return sample(values, shapes, locations, weights, points, self.compute).reshape(batch, count, width)
+        arrays = (self.sampling_offsets(query), self.attention_weights(query), boxes, memory)
+        if self.is_native:
+            return attend_to_points(*arrays, shapes, self.config)
+        return plain_attend_to_points(*arrays, shapes, self.config, self.compute)
+
+
+def attend_to_points(
+    offsets: Float[Array, "B Q 2*M*P"],
+    scores: Float[Array, "B Q M*P"],
+    boxes: Float[Array, "B Q 4"],
+    memory: Float[Array, "B S D"],
+    shapes: Shapes,
+    config: DecoderConfig,
+) -> Float[Array, "B Q D"]:
+    """Deformable attention of M heads to P points each, for which CPUs have machine code.
+
+    ``ValueError`` for a method other than "default", and where 16 does not divide a head's channels.
+    """
+    if not has_native_points(config, memory.shape[-1]):
+        raise ValueError(
+            f"method {config.method!r}, {memory.shape[-1]} channels of {config.heads} heads: the method has to be "
+            f"'default', and {WIDEST} to divide each head's channels"
+        )
+
+    def plain(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B Q D"]:
+        return plain_attend_to_points(*maps, shapes, config)
+
+    heights, widths, starts = _of_each_point(shapes, config.points)
+    table = np.stack([_offset_factors(config), widths, heights, starts]).astype(np.float32)
+    finish = Finish(jnp.zeros(memory.shape[-1]), None, None)
+    attend = native("sampling", plain, queries_at_a_time)
+    return attend([offsets, scores, boxes, memory], [jnp.asarray(table)] * 4, finish, Window(1, 1, (0, 0)))
+
+
+def has_native_points(config: DecoderConfig, width: int) -> bool:
+    """Whether there is machine code for maps of so many channels."""
+    return config.method == "default" and width % (config.heads * WIDEST) == 0
+
+
+def plain_attend_to_points(
+    offsets: Float[Array, "B Q 2*M*P"],
+    scores: Float[Array, "B Q M*P"],
+    boxes: Float[Array, "B Q 4"],
+    memory: Float[Array, "B S D"],
+    shapes: Shapes,
+    config: DecoderConfig,
+    compute: Compute = Compute(),
+) -> Float[Array, "B Q D"]:
+    """Deformable attention of M heads to P points each, by XLA."""
+    batch, count, _ = boxes.shape
+    per_head = (batch, count, config.heads, sum(config.points))
+    weights = jax.nn.softmax(scores.reshape(per_head), axis=-1)
+    centre, size = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]
+    share = jnp.asarray(_offset_factors(config))[:, None]
+    locations = centre + offsets.reshape(*per_head, 2) * share * size
+    values = memory.reshape(batch, -1, config.heads, memory.shape[-1] // config.heads)
+    sample = sample_bilinear if config.method == "default" else sample_nearest
+    return sample(values, shapes, locations, weights, config.points, compute).reshape(batch, count, -1)
+
+
+def _offset_factors(config: DecoderConfig) -> Float[np.ndarray, " P"]:
+    """What each point's offset is multiplied by, besides the box: less where a level has more points."""
+    return np.array([config.offset_scale / n for n in config.points for _ in range(n)], np.float32)
 
 
 def sample_bilinear(

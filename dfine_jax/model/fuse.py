@@ -7,7 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from dfine_jax.model.attention import SelfAttention
 from dfine_jax.model.compute import Compute
+from dfine_jax.model.deformable import DeformableAttention, has_native_points
 from dfine_jax.model.dfine import DFine, dotted, load, variables
 from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hgnetv2 import Stem
@@ -91,6 +93,10 @@ def _make_native(module: nnx.Module, name: str, linears: set[str]) -> None:
             module.form = "panels"
             module.kernel = nnx.Param(jax.ShapeDtypeStruct((1, size_in_panels(*module.kernel.shape)), "float32"))
             linears.add(f"{name}.kernel")
+        case SelfAttention() if module.compute.dtype == jnp.float32:
+            module.is_native = module.out.bias.shape[0] % (module.heads * WIDEST) == 0
+        case DeformableAttention() if module.compute.dtype == jnp.float32:
+            module.is_native = has_native_points(module.config, module.attention_weights.kernel.shape[0])
         case LayerNorm():
             module.is_native = module.scale.shape[0] % WIDEST == 0
         case Stem():

@@ -6,8 +6,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig, EncoderConfig
+from dfine_jax.model.attention import SelfAttention
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.layers import ACTIVATIONS, MLP, ConvNorm, LayerNorm, SelfAttention
+from dfine_jax.model.layers import ACTIVATIONS, MLP, ConvNorm, LayerNorm
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 

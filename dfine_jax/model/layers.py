@@ -5,29 +5,25 @@ that shape W(n)). Kernels are HWIO and (in, out).
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax import lax
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plain_normalise_cells
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, enlarged
-from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic, xavier
+from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.normalisation import Learned, normalise
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
 from dfine_jax.model.prepared_kernels import Form, convolve_pairs
 from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
-
-FEW_SCORES = 1_500_000
-"""Scores of an attention's heads, in all, that stay in a CPU's caches."""
+from dfine_jax.native.finish import FINISHES
 
 
 class Linear(nnx.Module):
@@ -52,11 +48,16 @@ class Linear(nnx.Module):
         self.form: Form = "whole"
         self.compute = compute
 
-    def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
+    def __call__(self, x: Float[Array, "*B inputs"], activation: str | None = None) -> Float[Array, "*B outputs"]:
+        """With the activation that follows, by its name."""
         kernel, bias = self.kernel[...], self.bias[...]
+        if self.form == "panels" and activation in FINISHES:
+            return multiply_cells([x], [kernel], Finish(bias, activation, None))
         if self.form == "panels":
-            return multiply_cells([x], [kernel], Finish(bias, None, None))
-        return self.compute.einsum("...i,io->...o", x, kernel) + bias
+            y = multiply_cells([x], [kernel], Finish(bias, None, None))
+        else:
+            y = self.compute.einsum("...i,io->...o", x, kernel) + bias
+        return ACTIVATIONS[activation](y)
 
 
 class LayerNorm(nnx.Module):
@@ -247,68 +248,9 @@ class MLP(nnx.Module):
         for i, (a, b) in enumerate(pairwise(widths)):
             zero = dict(kernel=constant(0), bias=constant(0)) if zero_last and i == layers - 1 else {}
             self.layers.append(Linear(a, b, **{"kernel": kernel(a, b), **zero}, **common))
-        self.activation = ACTIVATIONS[activation]
+        self.activation = activation
 
     def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
         for layer in self.layers[:-1]:
-            x = self.activation(layer(x))
+            x = layer(x, self.activation)
         return self.layers[-1](x)
-
-
-class SelfAttention(nnx.Module):
-    """Multi-head self-attention whose queries and keys, but not values, see the position."""
-
-    def __init__(self, width: int, heads: int, *, compute: Compute, rng: np.random.Generator | None):
-        common = dict(bias=constant(0), compute=compute, rng=rng)
-        inward = dict(kernel=xavier(width, 3 * width), **common)  # as if the three were one matrix
-        self.query = Linear(width, width, **inward)
-        self.key = Linear(width, width, **inward)
-        self.value = Linear(width, width, **inward)
-        self.out = Linear(width, width, **common)
-        self.heads = heads
-        self.compute = compute
-
-    def __call__(
-        self,
-        x: Float[Array, "B Q D"],
-        position: Float[Array, "*B Q D"],
-        blocked: Bool[Array, "*B Q Q"] | None = None,
-    ) -> Float[Array, "B Q D"]:
-        """``blocked[..., i, j]``: i may not look at j."""
-        batch, count, width = x.shape
-        heads = (batch, count, self.heads, width // self.heads)
-        placed = x + position
-        query, key, value = (
-            jnp.moveaxis(projected.reshape(heads), 2, 0)
-            for projected in (self.query(placed) * heads[-1] ** -0.5, self.key(placed), self.value(x))
-        )
-
-        def at_once(heads, compute):
-            return jax.vmap(partial(_attend, blocked=blocked, compute=compute))(*heads)
-
-        def in_turn(heads, compute):
-            attend = jax.checkpoint(partial(_attend, blocked=blocked, compute=compute))
-            return lax.map(lambda head: attend(*head), heads)
-
-        # XLA for CPUs writes out every score, several times in training: one head's stay in its caches. Rounding them
-        # would be one more pass, and products of so few channels gain nothing by it.
-        few = batch * self.heads * count**2 <= FEW_SCORES
-        on_cpu = partial(at_once if few else in_turn, compute=Compute())
-        default = partial(at_once, compute=self.compute)
-        mixed = lax.platform_dependent((query, key, value), cpu=on_cpu, default=default)
-        return self.out(jnp.moveaxis(mixed, 0, 2).reshape(batch, count, width))
-
-
-def _attend(
-    query: Float[Array, "B Q C"],
-    key: Float[Array, "B Q C"],
-    value: Float[Array, "B Q C"],
-    blocked: Bool[Array, "*B Q Q"] | None,
-    compute: Compute,
-) -> Float[Array, "B Q C"]:
-    """The values that one head mixes. The softmax is divided by its sum last, when there is less to divide."""
-    scores = compute.einsum("bqd,bkd->bqk", query, key)
-    if blocked is not None:
-        scores = jnp.where(blocked, -jnp.inf, scores)
-    weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
-    return compute.einsum("bqk,bkd->bqd", weights, value) / weights.sum(-1, keepdims=True)

@@ -13,8 +13,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.native.attention import scratch_of_head
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import registers
+from dfine_jax.native.sampling import QUERIES, scratch_of_query
 from dfine_jax.native.targets import register, target
 from dfine_jax.native.work import MOST, TAPS
 
@@ -65,14 +67,14 @@ class Plan(NamedTuple):
     """Numbers in a thread's own memory."""
 
 
-def cells_at_a_time(maps: list[Array], outputs: int, _: Window) -> Plan:
+def cells_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products, and whatever else takes each cell by itself."""
     rows = len(maps[0])
     size = CELLS // 2 if rows < FEW else CELLS
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 
 
-def rows_at_a_time(maps: list[Array], outputs: int, window: Window) -> Plan:
+def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions row by row."""
     pictures, *sides, _ = maps[0].shape
     high, wide = (window.over(side) for side in sides)
@@ -82,12 +84,25 @@ def rows_at_a_time(maps: list[Array], outputs: int, window: Window) -> Plan:
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + padded)
 
 
-def tiles_at_a_time(maps: list[Array], outputs: int, window: Window) -> Plan:
+def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions by large tiles."""
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
     size = _even(high * wide, CELLS)
     return Plan(size, pictures * -(-high * wide // size), 36 * size * (inputs + outputs) + max(inputs, outputs))
+
+
+def heads_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """For self-attention."""
+    pictures, tokens, width = maps[0].shape
+    heads = len(kernels[0])
+    return Plan(1, pictures * heads, scratch_of_head(tokens, width // heads))
+
+
+def queries_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """For deformable attention."""
+    pictures, queries, _ = maps[0].shape
+    return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))
 
 
 def _even(count: int, most: int) -> int:
@@ -111,7 +126,7 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
     def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
         register()
         batch, *sides, _ = maps[0].shape
-        size, chunks, scratch = plan(maps, len(finish.bias), window)
+        size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
         result = jax.ShapeDtypeStruct((batch, *map(window.over, sides), len(finish.bias)), jnp.float32)
         memory = jax.ShapeDtypeStruct((min(chunks, _threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
         call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")

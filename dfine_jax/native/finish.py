@@ -1,9 +1,6 @@
 """What follows a product: bias, activation, and a scale and a shift, of sums that were just written."""
 
-import math
-
-import numpy as np
-
+from dfine_jax.native.exponential import exponential
 from dfine_jax.native.registers import Registers
 from dfine_jax.native.text import splat
 
@@ -29,7 +26,8 @@ define internal {vector} @splat(float %one) {{
   ret {vector} %all
 }}
 """
-    names = dict(v=vector, i=f"<{layout.lanes} x i32>", m=mask, suffix=suffix, **_constants(layout.lanes))
+    constants = {name: splat(layout.lanes, value) for name, value in (("zero", 0), ("one", 1))}
+    names = dict(v=vector, m=mask, exp=exponential(layout.lanes, "negative", "exp"), **constants)
     return declared + "".join(_finish(layout.lanes, name, code.format(**names)) for name, code in _ACTIVATIONS.items())
 
 
@@ -46,48 +44,12 @@ _RELU = """  %is.below = fcmp olt {v} %biased, {zero}
 """What is not a number stays so."""
 
 _SILU = """  %negative = fneg {v} %biased
-  %not.small = call {v} @llvm.maxnum.{suffix}({v} %negative, {v} {least})
-  %bounded = call {v} @llvm.minnum.{suffix}({v} %not.small, {v} {most})
-  %turns = fmul {v} %bounded, {log2e}
-  %n = call {v} @llvm.rint.{suffix}({v} %turns)
-  %r.high = call {v} @llvm.fma.{suffix}({v} %n, {v} {minus_ln2_high}, {v} %bounded)
-  %r = call {v} @llvm.fma.{suffix}({v} %n, {v} {minus_ln2_low}, {v} %r.high)
-  %p.6 = call {v} @llvm.fma.{suffix}({v} {c7}, {v} %r, {v} {c6})
-  %p.5 = call {v} @llvm.fma.{suffix}({v} %p.6, {v} %r, {v} {c5})
-  %p.4 = call {v} @llvm.fma.{suffix}({v} %p.5, {v} %r, {v} {c4})
-  %p.3 = call {v} @llvm.fma.{suffix}({v} %p.4, {v} %r, {v} {c3})
-  %p.2 = call {v} @llvm.fma.{suffix}({v} %p.3, {v} %r, {v} {c2})
-  %p.1 = call {v} @llvm.fma.{suffix}({v} %p.2, {v} %r, {v} {one})
-  %p = call {v} @llvm.fma.{suffix}({v} %p.1, {v} %r, {v} {one})
-  %n.whole = fptosi {v} %n to {i}
-  %exponent = add {i} %n.whole, {bias}
-  %bits = shl {i} %exponent, {mantissa}
-  %power = bitcast {i} %bits to {v}
-  %exp = fmul {v} %p, %power
+  {exp}
   %below = fadd {v} %exp, {one}
   %y = fdiv {v} %biased, %below"""
-"""x / (1 + exp(-x)), with exp(y) = 2**n exp(r), y = n ln 2 + r, and the Taylor polynomial of exp(r)."""
+"""x / (1 + exp(-x))"""
 
 _ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU}
-
-
-def _constants(lanes: int) -> dict[str, str]:
-    high = np.float32(0.693359375)  # few bits: n times it is exact
-    numbers = {
-        "zero": 0,
-        "one": 1,
-        "least": -87,
-        "most": 89,  # of which the exponential is infinite
-        "log2e": 1 / np.log(2),
-        "minus_ln2_high": -high,
-        "minus_ln2_low": float(high) - np.log(2),
-        **{f"c{n}": 1 / math.factorial(n) for n in range(2, 8)},
-    }
-    integers = {"bias": 127, "mantissa": 23}  # of a float32
-    return {
-        **{name: splat(lanes, value) for name, value in numbers.items()},
-        **{name: "<" + ", ".join([f"i32 {value}"] * lanes) + ">" for name, value in integers.items()},
-    }
 
 
 def _finish(lanes: int, name: str, activation: str) -> str:

@@ -354,6 +354,34 @@ define internal void @norm.of.rows(ptr %frame, ptr %finish) {
   ret void
 }
 
+; Of queries, keys and values (pictures, tokens, channels); of kernels only the number of rows matters, the heads'. By
+; what scores are multiplied comes as the affine's scale would.
+define internal void @heads.of.maps(ptr %frame, ptr %finish) {
+  %work = call ptr @work(ptr %frame, ptr @chunk.attention, ptr %finish, i64 2)
+  %maps = call i64 @get.maps(ptr %work)
+  %heads = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
+  %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %tokens = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
+  call void @set.high(ptr %work, i64 %tokens)
+  call void @share(ptr %frame, ptr %work, i64 %pictures, i64 %heads)
+  ret void
+}
+
+; Of offsets, scores and boxes (pictures, queries, ...) and cells (pictures, cells, channels); the first kernel is the
+; table of points.
+define internal void @points.of.maps(ptr %frame, ptr %finish) {
+  %work = call ptr @work(ptr %frame, ptr @chunk.sampling, ptr %finish, i64 2)
+  %maps = call i64 @get.maps(ptr %work)
+  %points = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 1)
+  %cells = call i64 @dimension(ptr %frame, i32 0, i64 3, i64 1)
+  %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %queries = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
+  call void @set.taps(ptr %work, i64 %points)
+  call void @set.height(ptr %work, i64 %cells)
+  call void @share(ptr %frame, ptr %work, i64 %pictures, i64 %queries)
+  ret void
+}
+
 define internal void @share.rows(ptr %frame, ptr %work) {
   %maps = call i64 @get.maps(ptr %work)
   %taps = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
