@@ -1,4 +1,6 @@
-"""Convolutions by kernels in panels, and the same without, for the tests of machine code."""
+"""What machine code computes, and the same plainly, for its tests."""
+
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -6,7 +8,10 @@ import numpy as np
 from jax import lax
 from tiny import normal
 
+from dfine_jax.config import DFineConfig
+from dfine_jax.model.attention import attend_heads
 from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
+from dfine_jax.model.deformable import attend_to_points
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.tiles import large_tile_kernel
@@ -101,6 +106,49 @@ def normalised(shape: tuple[int, ...]):
     return lambda maps: normalise_cells(*maps, scale, bias, 1e-5), plain, [3 + normal(*shape)]
 
 
+def heads(shape: tuple[int, int, int], count: int):
+    """Queries are large, for weights that differ, and keys have one that no query likes."""
+    query, key, value = normal(3, *shape)
+
+    def plain(maps):
+        query, key, value = (x.reshape(*x.shape[:2], count, -1) for x in maps)
+        scores = jnp.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(query.shape[-1])
+        return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores), value).reshape(maps[0].shape)
+
+    return lambda maps: attend_heads(*maps, count), plain, [2 * query, key.at[:, 0].add(-20), value]
+
+
+def points(batch: int, queries: int, levels: tuple[int, ...], channels: int):
+    """On maps of 5x7 cells and 3x4 and so on, some of the points beyond them; levels say how many points they have."""
+    config = replace(DFineConfig.from_size("n").decoder, heads=3, points=levels)
+    shapes = ((5, 7), (3, 4), (1, 2))[: len(levels)]
+    count, cells = 3 * sum(levels), sum(height * width for height, width in shapes)
+    offsets, scores, boxes = normal(batch, queries, 2 * count), normal(batch, queries, count), normal(batch, queries, 4)
+
+    def plain(maps):
+        offsets, scores, boxes, memory = maps
+        weights = jax.nn.softmax(scores.reshape(batch, queries, 3, -1))
+        offsets = offsets.reshape(batch, queries, 3, -1, 2)
+        memory = memory.reshape(batch, cells, 3, channels)
+        total, cell, point = 0.0, 0, 0
+        for (height, width), number in zip(shapes, levels, strict=True):
+            part = slice(point, point + number)
+            at = boxes[:, :, None, None, :2] + offsets[..., part, :] * boxes[:, :, None, None, 2:] * 0.5 / number
+            columns, rows = (
+                jnp.maximum(0, 1 - jnp.abs(at[..., axis, None] * size - 0.5 - jnp.arange(size)))
+                for axis, size in enumerate((width, height))
+            )
+            level = memory[:, cell : cell + height * width].reshape(batch, height, width, 3, channels)
+            total += jnp.einsum("bqmpy,bqmpx,bqmp,byxmc->bqmc", rows, columns, weights[..., part], level)
+            cell, point = cell + height * width, point + number
+        return total.reshape(batch, queries, -1)
+
+    def ours(maps):
+        return attend_to_points(*maps, shapes, config)
+
+    return ours, plain, [offsets, 2 * scores, jax.nn.sigmoid(boxes), normal(batch, cells, 3 * channels)]
+
+
 def check(ours, plain, maps, tolerance=4e-6):
     result, expected = jax.jit(ours)(maps), plain(maps)
     assert result.shape == expected.shape
@@ -109,6 +157,10 @@ def check(ours, plain, maps, tolerance=4e-6):
 
 def check_all() -> None:
     """One of each kind, of sizes that leave parts of tiles and panels over."""
+    check(*heads((2, 31, 96), 2), 1e-5)
+    check(*heads((1, 70, 32), 2), 1e-5)
+    check(*points(2, 31, (3, 2), 32))
+    check(*points(1, 5, (9, 7, 3), 16))
     for activation in ACTIVATIONS:
         for outputs in (16, 21, 48, 70):
             finish = a_finish(outputs, activation)

@@ -38,6 +38,7 @@ class DeformableAttention(nnx.Module):
         self.sampling_offsets = Linear(width, 2 * total, bias=ring, **common)
         self.attention_weights = Linear(width, total, bias=constant(0), **common)
         self.config = config
+        self.width = width
         self.compute = compute
         self.is_native = False
 
@@ -56,8 +57,8 @@ class DeformableAttention(nnx.Module):
 
 
 def attend_to_points(
-    offsets: Float[Array, "B Q 2*M*P"],
-    scores: Float[Array, "B Q M*P"],
+    offsets: Float[Array, "B Q offsets"],
+    scores: Float[Array, "B Q scores"],
     boxes: Float[Array, "B Q 4"],
     memory: Float[Array, "B S D"],
     shapes: Shapes,
@@ -89,8 +90,8 @@ def has_native_points(config: DecoderConfig, width: int) -> bool:
 
 
 def plain_attend_to_points(
-    offsets: Float[Array, "B Q 2*M*P"],
-    scores: Float[Array, "B Q M*P"],
+    offsets: Float[Array, "B Q offsets"],
+    scores: Float[Array, "B Q scores"],
     boxes: Float[Array, "B Q 4"],
     memory: Float[Array, "B S D"],
     shapes: Shapes,

@@ -96,7 +96,7 @@ def _make_native(module: nnx.Module, name: str, linears: set[str]) -> None:
         case SelfAttention() if module.compute.dtype == jnp.float32:
             module.is_native = module.out.bias.shape[0] % (module.heads * WIDEST) == 0
         case DeformableAttention() if module.compute.dtype == jnp.float32:
-            module.is_native = has_native_points(module.config, module.attention_weights.kernel.shape[0])
+            module.is_native = has_native_points(module.config, module.width)
         case LayerNorm():
             module.is_native = module.scale.shape[0] % WIDEST == 0
         case Stem():

@@ -8,9 +8,23 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from native_cases import ACTIVATIONS, a_finish, cells, channels, check, largest, normalised, plainly, rows, tiles
+from native_cases import (
+    ACTIVATIONS,
+    a_finish,
+    cells,
+    channels,
+    check,
+    heads,
+    largest,
+    normalised,
+    plainly,
+    points,
+    rows,
+    tiles,
+)
 from tiny import normal
 
+from dfine_jax.model.attention import attend_heads
 from dfine_jax.model.channelwise import largest_of_four
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.panels import in_panels, multiply_cells, size_in_panels
@@ -26,8 +40,19 @@ KINDS = {
     "tiles": lambda finish: tiles((2, 6, 7), 16, 32, (1, 1), finish),
     "largest": lambda _: largest((2, 6, 7, 24)),
     "normalised": lambda _: normalised((2, 31, 32)),
+    "heads": lambda _: heads((2, 31, 32), 2),
+    "points": lambda _: points(2, 5, (3, 2), 16),
 }
-OUTPUTS = {"cells": 21, "rows": 21, "channels": 32, "tiles": 32, "largest": 24, "normalised": 32}
+OUTPUTS = {
+    "cells": 21,
+    "rows": 21,
+    "channels": 32,
+    "tiles": 32,
+    "largest": 24,
+    "normalised": 32,
+    "heads": 32,
+    "points": 48,
+}
 kinds = pytest.mark.parametrize("kind", KINDS)
 
 
@@ -93,6 +118,36 @@ def test_layer_normalisation(shape):
     check(*normalised(shape), 2e-6)
 
 
+@pytest.mark.parametrize("count", [1, 2, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 96), (2, 25, 96), (1, 300, 96)])
+def test_attention_of_heads(shape, count):
+    """Both are up to 4e-6 from what float64 gives."""
+    check(*heads(shape, count), 1e-5)
+
+
+def test_scores_of_any_size_have_weights():
+    """Only differences count, and a key that is far behind is nothing."""
+    query = jnp.full((1, 1, 16), 100.0)
+    key = jnp.stack([jnp.full(16, -100.0), jnp.full(16, -10.0), jnp.full(16, -10.0)])[None]
+    value = jnp.stack([jnp.full(16, 1e30), jnp.full(16, 2.0), jnp.full(16, 4.0)])[None]
+    result = attend_heads(jnp.broadcast_to(query, key.shape), key, value, 1)
+    np.testing.assert_allclose(result, 3, rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", [(4,), (3, 2), (9, 7, 3)])
+@pytest.mark.parametrize("channels", [16, 48])
+@pytest.mark.parametrize("queries", [1, 31])
+def test_attention_to_points(queries, channels, levels):
+    check(*points(2, queries, levels, channels))
+
+
+@pytest.mark.parametrize("far", [1e9, 3e38, np.inf, np.nan])
+def test_points_far_away_pick_nothing(far):
+    ours, _, (offsets, scores, boxes, memory) = points(1, 5, (3, 2), 16)
+    result = ours([jnp.full_like(offsets, far), scores, boxes, memory])
+    np.testing.assert_array_equal(result, 0)
+
+
 @pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
 @pytest.mark.parametrize("shape", [(2, 6, 8), (1, 3, 5), (2, 33, 50)])
 def test_convolutions_by_tiles(shape, padding):
@@ -142,7 +197,7 @@ def test_many_at_once(kind):
 def test_other_backends_compute_the_same(kind, monkeypatch):
     chosen = []
 
-    def as_others(*operands, cpu, default):
+    def as_others(*operands, default, **others):
         chosen.append(default)
         return default(*operands)
 
@@ -193,6 +248,8 @@ def test_without_machine_code_the_result_is_the_same(monkeypatch):
         (lambda: channels((1, 6, 6, 15), (3, 1, (1, 1)), a_finish(15)), "15 channels"),
         (lambda: largest((1, 6, 6, 8)), "8 channels"),
         (lambda: normalised((6, 24)), "24 numbers"),
+        (lambda: heads((1, 6, 48), 2), "48 channels of 2 heads"),
+        (lambda: points(1, 6, (3, 2), 8), "24 channels of 3 heads"),
     ],
 )
 def test_what_there_is_no_code_for_is_an_error(call, message):
