@@ -56,7 +56,7 @@ class Linear(nnx.Module):
         kernel, bias = self.kernel[...], self.bias[...]
         if self.form == "panels":
             return multiply_cells([x], [kernel], Finish(bias, None, None))
-        return self.compute.einsum("...i,io->...o", x, kernel) + bias
+        return self.compute.multiply(x, kernel) + bias
 
 
 class LayerNorm(nnx.Module):
