@@ -130,7 +130,6 @@ def ours(model: Path, dtype: str, pictures: Pictures) -> Make:
     import jax
 
     from dfine_jax.data.batches import Batch
-    from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.training.devices import Devices
     from dfine_jax.training.optimizer import make_optimizer, parameter_groups
@@ -141,7 +140,7 @@ def ours(model: Path, dtype: str, pictures: Pictures) -> Make:
     recipe, devices = Recipe.for_size("n"), Devices()
     config, params, batch_stats = stored(model)
     config = model_config(config, recipe)
-    apply = functional(DFine(config, compute=Compute.named(dtype), rng=np.random.default_rng(0))).apply
+    apply = functional(DFine(config, compute=devices.compute(dtype), rng=np.random.default_rng(0))).apply
     groups = parameter_groups(params, recipe.optimization)
     layout = layout_of(params, batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, total_steps=10_000)

@@ -14,6 +14,7 @@ from dfine_jax.model.channelwise import convolve_channels, largest_of_four, norm
 from dfine_jax.model.deformable import attend_to_points
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.model.tiles import large_tile_kernel
 
 ACTIVATIONS = {None: lambda x: x, "relu": jax.nn.relu, "silu": jax.nn.silu}
@@ -155,6 +156,20 @@ def check(ours, plain, maps, tolerance=4e-6):
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
+def matrices(form: str, rows: int, depth: int, columns: int) -> tuple[jax.Array, jax.Array]:
+    """Those whose product in this form has so many rows and columns."""
+    first, second = normal(rows, depth), normal(depth, columns)
+    return first.T if form == OF_TRANSPOSED else first, second.T if form == BY_TRANSPOSED else second
+
+
+def check_product(form: str, rows: int, depth: int, columns: int) -> None:
+    a, b = matrices(form, rows, depth, columns)
+    result = jax.jit(product, static_argnums=0)(form, a, b)
+    exact = np.einsum(form, np.float64(a), np.float64(b))
+    assert result.shape == (rows, columns)
+    np.testing.assert_allclose(result, exact, atol=2e-6 * np.sqrt(depth) + 2e-7 * depth)
+
+
 def check_all() -> None:
     """One of each kind, of sizes that leave parts of tiles and panels over."""
     check(*heads((2, 31, 96), 2), 1e-5)
@@ -173,3 +188,6 @@ def check_all() -> None:
             check(*channels((2, 9, 37, outputs + 5), (3, 1, (1, 1)), a_finish(outputs + 5, activation)))
             check(*largest((2, 9, 37, outputs + 5)))
             check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)
+    for form in (PLAIN, BY_TRANSPOSED, OF_TRANSPOSED):
+        for size in ((101, 300, 70), (7, 2100, 21), (1, 1, 1)):
+            check_product(form, *size)

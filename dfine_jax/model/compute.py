@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dfine_jax.model import products
 from dfine_jax.processor import is_faster_in_bfloat16
 
 
@@ -17,11 +18,13 @@ class Compute:
     ``dtype`` is what operands of convolutions and matrix products are rounded to, but for those that CPUs are no slower
     at in float32. Parameters are float32, but for the kernels of a fused model, which are rounded ahead. Sums, softmax,
     normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent GPUs do not
-    multiply float32 exactly by default.
+    multiply float32 exactly by default. ``is_native`` says that CPUs compute products of cells and kernels by machine
+    code, of float32 and on one device: XLA can neither divide such code among devices nor differentiate it forward.
     """
 
     dtype: jnp.dtype = jnp.dtype("float32")
     precision: lax.Precision | None = lax.Precision.HIGHEST
+    is_native: bool = False
 
     @classmethod
     def named(cls, name: str) -> "Compute":
@@ -42,3 +45,7 @@ class Compute:
         """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
         rounded = [operand.astype(self.dtype) for operand in operands]
         return jnp.einsum(equation, *rounded, precision=self.precision, preferred_element_type=jnp.float32)
+
+    def multiply(self, x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
+        """``x @ kernel``, like ``einsum``."""
+        return products.multiply(x, kernel) if self.is_native else self.einsum("...i,io->...o", x, kernel)

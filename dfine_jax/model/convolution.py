@@ -117,7 +117,7 @@ def convolve_joined(
     it is a small one.
     """
     ours, theirs = jnp.split(kernel[0, 0], [coarse.shape[-1]])
-    return enlarged(compute.einsum("bhwi,io->bhwo", coarse, ours)) + compute.einsum("bhwi,io->bhwo", fine, theirs)
+    return enlarged(compute.multiply(coarse, ours)) + compute.multiply(fine, theirs)
 
 
 def enlarged(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
@@ -144,12 +144,12 @@ def _direct(
 
 
 def _by_map(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], compute: Compute) -> Float[Array, "B H W O"]:
-    return compute.einsum("bhwi,io->bhwo", x, kernel[0, 0])
+    return compute.multiply(x, kernel[0, 0])
 
 
 def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], compute: Compute) -> Float[Array, "B H W O"]:
     """All cells in one long list: the kernel's gradient then sums over one axis, for which XLA copies nothing."""
-    return compute.einsum("ni,io->no", x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], -1)
+    return compute.multiply(x.reshape(-1, x.shape[-1]), kernel[0, 0]).reshape(*x.shape[:-1], -1)
 
 
 def _dense_on_cpu(

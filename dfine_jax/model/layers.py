@@ -56,7 +56,7 @@ class Linear(nnx.Module):
         if self.form == "panels":
             y = multiply_cells([x], [kernel], Finish(bias, None, None))
         else:
-            y = self.compute.einsum("...i,io->...o", x, kernel) + bias
+            y = self.compute.multiply(x, kernel) + bias
         return ACTIVATIONS[activation](y)
 
 

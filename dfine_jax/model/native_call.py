@@ -79,7 +79,7 @@ def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window
     pictures, *sides, _ = maps[0].shape
     high, wide = (window.over(side) for side in sides)
     row = ((wide - 1) * window.stride + window.size) * sum(x.shape[-1] for x in maps)
-    size = _even(high, max(1, (PADDED // row - window.size) // window.stride + 1))
+    size = even(high, max(1, (PADDED // row - window.size) // window.stride + 1))
     padded = ((size - 1) * window.stride + window.size) * row
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + padded)
 
@@ -88,7 +88,7 @@ def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     """For convolutions by large tiles."""
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
-    size = _even(high * wide, CELLS)
+    size = even(high * wide, CELLS)
     return Plan(size, pictures * -(-high * wide // size), 36 * size * (inputs + outputs) + max(inputs, outputs))
 
 
@@ -105,13 +105,13 @@ def queries_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, win
     return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))
 
 
-def _even(count: int, most: int) -> int:
+def even(count: int, most: int) -> int:
     """How many, up to ``most``, every thread gets as often as the others."""
-    rounds = -(-count // (most * _threads()))
-    return -(-count // (rounds * _threads()))
+    rounds = -(-count // (most * threads()))
+    return -(-count // (rounds * threads()))
 
 
-def _threads() -> int:
+def threads() -> int:
     """As many as XLA makes for itself: one for each processor that this process began with."""
     return len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
@@ -128,7 +128,7 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         batch, *sides, _ = maps[0].shape
         size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
         result = jax.ShapeDtypeStruct((batch, *map(window.over, sides), len(finish.bias)), jnp.float32)
-        memory = jax.ShapeDtypeStruct((min(chunks, _threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
+        memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
         call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")
         affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
         numbers = {"low": window.padding[0], "size": size, "stride": window.stride}

@@ -39,13 +39,16 @@ def _heights(most: int) -> Iterator[int]:
 
 
 def _tile(lanes: int, rows: int, columns: int, panel: int) -> str:
-    """A function that sums one tile over some numbers in: ``columns`` of the kernel times ``rows`` cells."""
+    """A function that sums one tile over some numbers in: ``columns`` of the kernel times ``rows`` cells.
+
+    From row to row of the map there are ``%pitch`` numbers, and from one number of a row to the next ``%step``.
+    """
     vector, vectors = f"<{lanes} x float>", range(columns // lanes)
     cells = [(row, part) for row in range(rows) for part in vectors]
     rows_after_first = [(row, row - 1) for row in range(1, rows)]
     return f"""
 define internal void @tile.{rows}.{panel}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0,
-                                          i64 %width, i1 %is.first) noinline {{
+                                          i64 %width, i64 %step, i1 %is.first) noinline {{
 entry:
   {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
   {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
@@ -64,6 +67,7 @@ sum:
   br label %add
 add:
   %number = phi i64 [ 0, %sum ], [ %number.next, %add ]
+  %offset = phi i64 [ 0, %sum ], [ %offset.next, %add ]
   %kernel.0 = phi ptr [ %panel, %sum ], [ %kernel.next, %add ]
   {
         lines(
@@ -78,7 +82,7 @@ add:
             line
             for row in range(rows)
             for line in (
-                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %number",
+                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %offset",
                 f"%x.{row} = load float, ptr %x.at.{row}, align 4",
                 f"%lane.{row} = insertelement {vector} poison, float %x.{row}, i64 0",
                 f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer",
@@ -93,6 +97,7 @@ add:
         )
     }
   %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
+  %offset.next = add i64 %offset, %step
   %number.next = add i64 %number, 1
   %is.more = icmp slt i64 %number.next, %numbers
   br i1 %is.more, label %add, label %end
@@ -132,13 +137,17 @@ def _panel(panel: int, before: str, start: str, stop: str, after: str) -> str:
   %is.more.{panel} = icmp slt i64 %column.{panel}, {stop}
   br i1 %is.more.{panel}, label %one.{panel}, label %{after}
 one.{panel}:
-  call void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width)
+  call void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width,
+                              i64 1, i1 true)
   %column.next.{panel} = add i64 %column.{panel}, {panel}
   br label %panel.{panel}"""
 
 
 def _columns(heights: list[int], panel: int, columns: int) -> str:
-    """The function that computes one panel's columns of cells: map after map, tile after tile."""
+    """The function that computes one panel's columns of cells: map after map, tile after tile.
+
+    It adds to what is there unless the sums begin.
+    """
     loops, row, came = [], "0", "map"
     for height, following in zip(heights, [*heights[1:], None], strict=True):
         after = "next.map" if following is None else f"height.{following}"
@@ -149,7 +158,7 @@ def _columns(heights: list[int], panel: int, columns: int) -> str:
                 f"%panel.{height}.{at} = getelementptr float, ptr %panel, i64 {at}",
                 f"%to.{height}.{at} = getelementptr float, ptr %to.{height}, i64 {at}",
                 f"call void @tile.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
-                f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i1 %is.first)",
+                f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i64 %step, i1 %is.first)",
             )
         )
         loops.append(f"""height.{height}:
@@ -167,7 +176,8 @@ tile.{height}:
 """)
         row, came = f"%row.{height}", f"height.{height}"
     return f"""
-define internal void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width) {{
+define internal void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width,
+                                  i64 %step, i1 %is.begin) {{
 entry:
   %result.column = getelementptr float, ptr %result, i64 %column
   br label %map
@@ -180,7 +190,8 @@ map:
   %kernel = call ptr @map.kernel(ptr %map.at)
   %offset = mul i64 %column, %numbers
   %panel = getelementptr float, ptr %kernel, i64 %offset
-  %is.first = icmp eq i64 %index, 0
+  %is.first.map = icmp eq i64 %index, 0
+  %is.first = and i1 %is.first.map, %is.begin
   br label %height.{heights[0]}
 {"".join(loops)}next.map:
   %index.next = add i64 %index, 1

@@ -10,6 +10,7 @@ import jax
 from dfine_jax.native.attention import attention
 from dfine_jax.native.depthwise import depthwise
 from dfine_jax.native.finish import FINISHES, finishes
+from dfine_jax.native.matrices import matrices
 from dfine_jax.native.norm import norm
 from dfine_jax.native.product import products
 from dfine_jax.native.registers import Registers, binding, registers
@@ -28,6 +29,7 @@ _UNFINISHED = {
     "norm": "norm.of.rows",
     "attention": "heads.of.maps",
     "sampling": "points.of.maps",
+    "matrices": "matrices",
 }
 # Functions that end with a bias, an activation, and a scale and a shift, and others, with their names in
 # ``handler.ll``, which says what each computes.
@@ -78,7 +80,7 @@ def source(layout: Registers) -> str:
     handler, chunks = (here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "chunks"))
     chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     entries = [_entry(name, *parts) for name, parts in _TARGETS.items()]
-    computed = [kind(layout) for kind in (products, depthwise, tiles, norm, attention, sampling, finishes)]
+    computed = [kind(layout) for kind in (products, matrices, depthwise, tiles, norm, attention, sampling, finishes)]
     return "\n".join([work(), handler, chunks, *computed, *entries])
 
 

@@ -34,6 +34,11 @@ FIELDS = {
     "wide": "i64",  # the result's width
     "taps": "i64",  # rows of a kernel
     "maps": "i64",
+    "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
+    "share": "i64",
+    "step": "i64",  # from a number of a map to the next
+    "down": "i64",  # from a number of a column of the kernel to the next
+    "across": "i64",  # from a column of the kernel to the next
 }
 """Numbers of floats, not of bytes."""
 

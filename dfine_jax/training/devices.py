@@ -1,6 +1,7 @@
 """Where arrays lie: the state whole on every device, every batch shared among all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfine_jax.data.batches import Batch
 from dfine_jax.data.loader import Shard
+from dfine_jax.model.compute import Compute
 from dfine_jax.training.step import Metrics, TrainState, Update
 from dfine_jax.training.targets import Targets
 
@@ -48,6 +50,15 @@ class Devices:
         """Whether this process is the one that prints and writes."""
         return jax.process_index() == 0
 
+    def compute(self, dtype: str) -> Compute:
+        """How a step's products of this type are calculated on them, see ``Compute.named``."""
+        compute = Compute.named(dtype)
+        return replace(compute, is_native=self.count == 1 and self._are_cpus and compute == Compute())
+
+    @property
+    def _are_cpus(self) -> bool:
+        return self.mesh.devices.flat[0].platform == "cpu"
+
     def check(self, batch_size: int, parts: int) -> None:
         """``ValueError`` unless every device gets as many pictures of each of a batch's parts."""
         if batch_size % (self.count * parts):
@@ -83,5 +94,4 @@ class Devices:
 
     def _compiler_options(self) -> dict[str, int] | None:
         """None leaves all to JAX, as where it was told to optimise little."""
-        on_cpu = self.mesh.devices.flat[0].platform == "cpu"
-        return CPU_OPTIONS if on_cpu and not jax.config.read("jax_disable_most_optimizations") else None
+        return CPU_OPTIONS if self._are_cpus and not jax.config.read("jax_disable_most_optimizations") else None

@@ -16,7 +16,6 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, TrainingError
 from dfine_jax.training.devices import Devices
@@ -123,8 +122,7 @@ def train(
     batches = train_batches(dataset, recipe, options, devices)
     total, epoch_steps = len(batches), batches.steps_per_epoch
 
-    compute = Compute.named(options.dtype)
-    apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
+    apply = functional(DFine(config, compute=devices.compute(options.dtype), rng=np.random.default_rng(0))).apply
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, total)

@@ -1,0 +1,107 @@
+"""Products of matrices by machine code for CPUs, see ``dfine_jax.native``, and their derivatives by more of it."""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from dfine_jax.model.native_call import even, threads
+from dfine_jax.native.matrices import PACKED
+from dfine_jax.native.product import LAST, PANEL
+from dfine_jax.native.registers import registers
+from dfine_jax.native.targets import register, target
+
+PLAIN, BY_TRANSPOSED, OF_TRANSPOSED = "ni,io->no", "no,io->ni", "ni,no->io"
+"""Forms of a product: of two matrices as they are, or with the second or the first one transposed."""
+
+ROWS = 768
+"""Rows of a result, at most, that a thread computes at a time: what they are computed from fits its second cache."""
+
+LONG = 1024
+"""Products in each of the parts, at least, that threads cut long sums into."""
+
+
+class Plan(NamedTuple):
+    """How the matrices lie in memory, and how threads share the work; in numbers of a matrix."""
+
+    pitch: int
+    """From row to row of the first one, if need be transposed."""
+    step: int
+    """From column to column of the first one."""
+    down: int
+    """From row to row of the second one."""
+    across: int
+    """From column to column of the second one."""
+    depth: int
+    """Products in a sum."""
+    share: int
+    """Products in each part of a sum."""
+    size: int
+    """Rows of the result that a thread computes at a time."""
+
+
+def multiply(x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
+    """``x @ kernel`` in float32. Backward, derivatives are products of this kind too; there are none forward."""
+    x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
+    return product(PLAIN, x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[1])
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def product(form: str, a: Float[Array, "_ _"], b: Float[Array, "_ _"]) -> Float[Array, "_ _"]:
+    """The product of float32 matrices in one of the forms above."""
+    if registers() is None or not (a.size and b.size):
+        return _plain(a, b, form)
+    return lax.platform_dependent(a, b, cpu=partial(_on_cpu, form=form), default=partial(_plain, form=form))
+
+
+def _residuals(form, a, b):
+    return product(form, a, b), (a, b)
+
+
+def _gradients(form, residuals, gradient):
+    a, b = residuals
+    match form:
+        case "ni,io->no":
+            return product(BY_TRANSPOSED, gradient, b), product(OF_TRANSPOSED, a, gradient)
+        case "no,io->ni":
+            return product(PLAIN, gradient, b), product(OF_TRANSPOSED, gradient, a)
+        case _:
+            return product(BY_TRANSPOSED, b, gradient), product(PLAIN, a, gradient)
+
+
+product.defvjp(_residuals, _gradients)
+
+
+def _plain(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
+    return jnp.einsum(form, a, b, precision=lax.Precision.HIGHEST)
+
+
+def _on_cpu(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
+    register()
+    rows = a.shape[form == OF_TRANSPOSED]
+    columns = b.shape[form != BY_TRANSPOSED]
+    plan = _plan(a, b, form, rows)
+    parts = -(-plan.depth // plan.share)
+    chunks = parts * -(-rows // plan.size)
+    padded = 0 if columns % LAST == 0 else plan.size * PANEL
+    result = jax.ShapeDtypeStruct((parts, rows, columns), jnp.float32)
+    memory = jax.ShapeDtypeStruct((min(chunks, threads()), PACKED + padded), jnp.int32)  # where nobody looks for NaNs
+    call = jax.ffi.ffi_call(target("matrices", None), [result, memory], vmap_method="sequential")
+    sums = call(a, b, **{name: np.int64(value) for name, value in plan._asdict().items()})[0]
+    return sums[0] if parts == 1 else sums.sum(0)
+
+
+def _plan(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str, rows: int) -> Plan:
+    """Threads share rows of the result or, of a product over many cells, the sums."""
+    width, other = a.shape[1], b.shape[1]
+    if form == OF_TRANSPOSED:
+        depth = len(a)
+        parts = max(1, min(threads(), depth // LONG))
+        size = even(rows, ROWS) if parts == 1 else rows
+        return Plan(1, width, other, 1, depth, -(-depth // parts), size)
+    down, across = (other, 1) if form == PLAIN else (1, other)
+    return Plan(width, 1, down, across, width, width, even(rows, ROWS))

@@ -1,0 +1,96 @@
+"""A step's products by machine code: the same numbers, and only where XLA need not divide them among devices."""
+
+from dataclasses import replace
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tiny import TINY, normal, tiny_model, tiny_pictures
+
+from dfine_jax.model.compute import Compute
+from dfine_jax.model.convolution import enlarged
+from dfine_jax.model.dfine import DFine, functional
+from dfine_jax.model.layers import ConvNorm, Linear
+from dfine_jax.native.registers import registers
+from dfine_jax.training.devices import Devices
+
+NATIVE = replace(Compute(), is_native=True)
+
+
+def mesh(count: int, platform: str) -> SimpleNamespace:
+    return SimpleNamespace(size=count, devices=np.array([SimpleNamespace(platform=platform)] * count))
+
+
+@pytest.mark.parametrize(
+    ("count", "platform", "dtype", "expected"),
+    [
+        (1, "cpu", "float32", NATIVE),
+        (2, "cpu", "float32", Compute()),
+        (1, "tpu", "float32", Compute()),
+        (1, "cpu", "bfloat16", Compute.named("bfloat16")),
+    ],
+)
+def test_products_are_native_on_one_cpu_in_float32(count, platform, dtype, expected):
+    devices = Devices()
+    devices.mesh = mesh(count, platform)
+    assert devices.compute(dtype) == expected
+
+
+def test_a_model_is_not_native_unless_it_is_told_to_be():
+    assert not DFine(TINY).decoder.class_heads[0].compute.is_native
+
+
+LAYERS = {
+    "a pointwise convolution": (ConvNorm, 8, lambda layer, x: layer(x, train=True)),
+    "one of several maps": (ConvNorm, (8, 8), lambda layer, x: layer.of_several([x, 2 * x], train=True)),
+    "one of two sizes": (ConvNorm, (8, 8), lambda layer, x: layer.joined(x, enlarged(x), train=True)),
+    "a linear layer": (Linear, 8, lambda layer, x: layer(x)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_and_their_gradients_are_the_same(name):
+    kind, inputs, call = LAYERS[name]
+    x = normal(2, 5, 7, 8)
+
+    def results(compute):
+        layer = kind(inputs, 21, compute=compute, rng=np.random.default_rng(0))
+        graph, params, statistics = nnx.split(layer, nnx.Param, ...)
+
+        def loss(params, x):
+            return jnp.sum(jnp.sin(call(nnx.merge(graph, params, statistics), x)))
+
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(params, x).compile()
+        assert ("dfine_matrices" in compiled.as_text()) == (compute == NATIVE and registers() is not None)
+        return compiled(params, x)
+
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-5), *map(results, (NATIVE, Compute())))
+
+
+@pytest.mark.slow
+def test_loss_and_gradients_are_the_same():
+    _, params, batch_stats = functional(tiny_model())
+    pictures = tiny_pictures(2, 64, 64)
+
+    def step(compute):
+        apply = functional(DFine(TINY, compute=compute, rng=np.random.default_rng(0))).apply
+
+        def loss(params):
+            queries = apply(params, batch_stats, pictures, train=True)[0].queries
+            return sum(jnp.sum(jnp.sin(layer.logits)) + jnp.sum(layer.boxes) for layer in queries.layers)
+
+        compiled = jax.jit(jax.value_and_grad(loss)).lower(params).compile()
+        return compiled(params), compiled.as_text().count("dfine_matrices")
+
+    (loss, gradients), calls = step(NATIVE)
+    (expected_loss, expected), other_calls = step(Compute())
+    assert calls > 50 or registers() is None
+    assert other_calls == 0
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
+    largest = max(np.abs(gradient).max() for gradient in expected.values())
+    for name, gradient in expected.items():
+        atol = 2e-4 * np.abs(gradient).max() + 1e-6 * largest
+        np.testing.assert_allclose(gradients[name], gradient, atol=atol, err_msg=name)
