@@ -45,8 +45,7 @@ def normalise_cells(
     if x.shape[-1] % WIDEST:
         raise ValueError(f"{x.shape[-1]} numbers a cell: {WIDEST} has to divide them")
     finish = Finish(bias, None, jnp.array([epsilon, 0.0]))
-    cells = x.reshape(-1, x.shape[-1])
-    return _norm([cells], [scale[None]], finish, Window(1, 1, (0, 0))).reshape(x.shape)
+    return _norm([x], [scale[None]], finish, Window(1, 1, (0, 0)))
 
 
 def _check(x: Float[Array, "B H W C"]) -> None:
@@ -82,7 +81,7 @@ def _plain_maximum(maps: list[Array], kernels: list[Array], finish: Finish, wind
     return plain_largest_of_four(*maps)
 
 
-def _plain_norm(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "N D"]:
+def _plain_norm(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B D"]:
     return plain_normalise_cells(*maps, kernels[0][0], finish.bias, finish.affine[0])
 
 

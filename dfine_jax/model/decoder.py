@@ -135,16 +135,19 @@ class Decoder(nnx.Module):
                 f"the maps have {memory.shape[1]} cells, too few for {self.config.queries} queries: "
                 "use a larger picture or a config with fewer queries"
             )
-        # Cells without an anchor count as zeros, of which the bias is left: so the memory itself need not be copied.
-        projected = jnp.where(valid, self.encoder_proj(memory), self.encoder_proj.bias[...])
-        encoded = self.encoder_norm(projected)
-        logits = self.encoder_score(encoded)
-        scores = logits.max(-1)
+        # Cells without an anchor count as zeros, of which the projection's bias is left. They are all alike then, and
+        # replaced late, where there is least to replace.
+        blank = self.encoder_norm(self.encoder_proj.bias[...][None])
+        encoded = self.encoder_norm(self.encoder_proj(memory))
+        blank_logits, logits = self.encoder_score(blank), self.encoder_score(encoded)
+        scores = jnp.where(valid[:, 0], logits.max(-1), blank_logits.max(-1))
         _, indices = jax.lax.top_k(scores, self.config.queries)
-        content = jnp.take_along_axis(encoded, indices[..., None], axis=1)
+        chosen = indices[..., None]
+        is_valid = jnp.asarray(valid)[indices]
+        content = jnp.where(is_valid, jnp.take_along_axis(encoded, chosen, axis=1), blank)
         return Selection(
             content=content,
-            logits=jnp.take_along_axis(logits, indices[..., None], axis=1),
+            logits=jnp.where(is_valid, jnp.take_along_axis(logits, chosen, axis=1), blank_logits),
             boxes_unact=self.encoder_box(content) + jnp.asarray(anchors)[indices],
             indices=indices,
             scores=scores,

@@ -1,5 +1,6 @@
 """Calls of machine code for CPUs, see ``dfine_jax.native``: how work is divided, and what others compute instead."""
 
+import math
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -69,7 +70,7 @@ class Plan(NamedTuple):
 
 def cells_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products, and whatever else takes each cell by itself."""
-    rows = len(maps[0])
+    rows = math.prod(maps[0].shape[:-1])
     size = CELLS // 2 if rows < FEW else CELLS
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 

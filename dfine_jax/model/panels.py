@@ -49,9 +49,7 @@ def multiply_cells(
     maps: Sequence[Float[Array, "*B _"]], kernels: Sequence[Float[Array, "1 _"]], finish: Finish
 ) -> Float[Array, "*B O"]:
     """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together."""
-    cells = [x.reshape(-1, x.shape[-1]) for x in maps]
-    product = _product(cells, kernels, finish, Window(1, 1, (0, 0)))
-    return product.reshape(*maps[0].shape[:-1], len(finish.bias))
+    return _product(maps, kernels, finish, Window(1, 1, (0, 0)))
 
 
 def convolve_rows(
@@ -77,9 +75,9 @@ def convolve_tiles(
     return _tiles([x], [kernel], finish, Window(3, 1, padding))
 
 
-def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "N O"]:
+def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
     whole = jnp.concatenate([_whole(kernel, len(finish.bias))[0] for kernel in kernels])
-    return finish(Compute().einsum("ni,io->no", jnp.concatenate(maps, -1), whole))
+    return finish(Compute().einsum("...i,io->...o", jnp.concatenate(maps, -1), whole))
 
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

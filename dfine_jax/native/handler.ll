@@ -232,6 +232,37 @@ define internal i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis) {
   ret i64 %dim
 }
 
+define internal i64 @channels(ptr %frame, i32 %kind, i64 %index) {
+  %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
+  %rank.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 4
+  %rank = load i64, ptr %rank.at
+  %axis = sub i64 %rank, 1
+  %channels = call i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis)
+  ret i64 %channels
+}
+
+; How many cells the result has, along all axes but the last.
+define internal i64 @cells.in.all(ptr %frame) {
+entry:
+  %buffer = call ptr @buffer(ptr %frame, i32 1, i64 0)
+  %rank.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 4
+  %rank = load i64, ptr %rank.at
+  %axes = sub i64 %rank, 1
+  br label %axis
+axis:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %one ]
+  %cells = phi i64 [ 1, %entry ], [ %cells.next, %one ]
+  %is.more = icmp slt i64 %index, %axes
+  br i1 %is.more, label %one, label %done
+one:
+  %size = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 %index)
+  %cells.next = mul i64 %cells, %size
+  %index.next = add i64 %index, 1
+  br label %axis
+done:
+  ret i64 %cells
+}
+
 define internal i64 @attribute(ptr %frame, i64 %index) {
   %attributes.at = getelementptr %Frame, ptr %frame, i32 0, i32 7, i32 5
   %attributes = load ptr, ptr %attributes.at
@@ -244,7 +275,7 @@ define internal i64 @attribute(ptr %frame, i64 %index) {
 }
 
 ; Work on maps, and then as many kernels, a bias, and a scale and a shift; the last axis of maps are channels.
-define internal ptr @work(ptr %frame, ptr %chunk, ptr %finish, i64 %axis) {
+define internal ptr @work(ptr %frame, ptr %chunk, ptr %finish) {
 entry:
   %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
   store %Work zeroinitializer, ptr %work
@@ -258,7 +289,7 @@ entry:
   %result = call ptr @data(ptr %frame, i32 1, i64 0)
   %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
   %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
-  %outputs = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 %axis)
+  %outputs = call i64 @channels(ptr %frame, i32 1, i64 0)
   %outputs.up = add i64 %outputs, 15
   %columns = and i64 %outputs.up, -16
   %size = call i64 @attribute(ptr %frame, i64 1)
@@ -280,7 +311,7 @@ entry:
 map:
   %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
   %base = call ptr @data(ptr %frame, i32 0, i64 %index)
-  %channels = call i64 @dimension(ptr %frame, i32 0, i64 %index, i64 %axis)
+  %channels = call i64 @channels(ptr %frame, i32 0, i64 %index)
   %kernel.index = add i64 %maps, %index
   %kernel = call ptr @data(ptr %frame, i32 0, i64 %kernel.index)
   call void @set.map(ptr %first.map, i64 %index, ptr %base, i64 %channels, i64 %channels, ptr %kernel)
@@ -291,17 +322,17 @@ done:
   ret ptr %work
 }
 
-; Of maps (rows, channels in) and kernels in panels to (rows, channels out).
+; Of maps (..., channels in) and kernels in panels to (..., channels out).
 define internal void @product(ptr %frame, ptr %finish) {
-  %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish, i64 1)
-  %rows = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish)
+  %rows = call i64 @cells.in.all(ptr %frame)
   call void @share(ptr %frame, ptr %work, i64 1, i64 %rows)
   ret void
 }
 
 ; Of maps (pictures, height, width, channels in) to (pictures, height, width, channels out).
 define internal ptr @work.on.pictures(ptr %frame, ptr %chunk, ptr %finish) {
-  %work = call ptr @work(ptr %frame, ptr %chunk, ptr %finish, i64 3)
+  %work = call ptr @work(ptr %frame, ptr %chunk, ptr %finish)
   %height = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 1)
   %width = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 2)
   %high = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
@@ -348,8 +379,8 @@ define internal void @channel.by.channel(ptr %frame, ptr %finish, ptr %multiply)
 
 ; Each row of a map by itself, by a scale and a bias; what is added to variances comes as the affine's scale would.
 define internal void @norm.of.rows(ptr %frame, ptr %finish) {
-  %work = call ptr @work(ptr %frame, ptr @chunk.norm, ptr %finish, i64 1)
-  %rows = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
+  %work = call ptr @work(ptr %frame, ptr @chunk.norm, ptr %finish)
+  %rows = call i64 @cells.in.all(ptr %frame)
   call void @share(ptr %frame, ptr %work, i64 1, i64 %rows)
   ret void
 }
@@ -357,7 +388,7 @@ define internal void @norm.of.rows(ptr %frame, ptr %finish) {
 ; Of queries, keys and values (pictures, tokens, channels); of kernels only the number of rows matters, the heads'. By
 ; what scores are multiplied comes as the affine's scale would.
 define internal void @heads.of.maps(ptr %frame, ptr %finish) {
-  %work = call ptr @work(ptr %frame, ptr @chunk.attention, ptr %finish, i64 2)
+  %work = call ptr @work(ptr %frame, ptr @chunk.attention, ptr %finish)
   %maps = call i64 @get.maps(ptr %work)
   %heads = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
   %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
@@ -370,7 +401,7 @@ define internal void @heads.of.maps(ptr %frame, ptr %finish) {
 ; Of offsets, scores and boxes (pictures, queries, ...) and cells (pictures, cells, channels); the first kernel is the
 ; table of points.
 define internal void @points.of.maps(ptr %frame, ptr %finish) {
-  %work = call ptr @work(ptr %frame, ptr @chunk.sampling, ptr %finish, i64 2)
+  %work = call ptr @work(ptr %frame, ptr @chunk.sampling, ptr %finish)
   %maps = call i64 @get.maps(ptr %work)
   %points = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 1)
   %cells = call i64 @dimension(ptr %frame, i32 0, i64 3, i64 1)
