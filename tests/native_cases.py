@@ -12,7 +12,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.model.attention import attend_heads
 from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
 from dfine_jax.model.deformable import attend_to_points
-from dfine_jax.model.native_call import Finish
+from dfine_jax.model.finish import Finish
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.model.tiles import large_tile_kernel
@@ -26,7 +26,8 @@ def a_finish(outputs: int, activation: str | None = "relu", affine: bool = True)
 
 def plainly(sums: jax.Array, finish: Finish) -> jax.Array:
     x = ACTIVATIONS[finish.activation](sums + finish.bias)
-    return x if finish.affine is None else finish.affine[0] * x + finish.affine[1]
+    x = x if finish.affine is None else finish.affine[0] * x + finish.affine[1]
+    return x if finish.shortcut is None else x + finish.shortcut
 
 
 def cells(rows: int, widths: tuple[int, ...], outputs: int, finish: Finish):
@@ -38,6 +39,22 @@ def cells(rows: int, widths: tuple[int, ...], outputs: int, finish: Finish):
         return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), finish)
 
     return lambda maps: multiply_cells(maps, panels, finish), plain, [normal(rows, width) for width in widths]
+
+
+def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: tuple[int, ...], outputs: int):
+    """Of maps with more channels than count, and with a map half as large that is added before the activation."""
+    pictures, height, width = shape
+    coarse = normal(pictures, height // 2, width // 2, outputs)
+    finish = replace(a_finish(outputs, "silu"), coarse=coarse, shortcut=normal(*shape, outputs))
+    kernels = [normal(1, each, outputs) / np.sqrt(sum(inputs)) for each in inputs]
+    panels = [jnp.asarray(in_panels(np.asarray(kernel))) for kernel in kernels]
+    rows, columns = (np.arange(size) // 2 for size in (height, width))
+
+    def plain(maps):
+        sums = sum(x[..., x.shape[-1] - kernel.shape[1] :] @ kernel[0] for x, kernel in zip(maps, kernels, strict=True))
+        return plainly(sums + coarse[:, rows[:, None], columns], finish)
+
+    return lambda maps: multiply_cells(maps, panels, finish), plain, [normal(*shape, each) for each in widths]
 
 
 def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, finish: Finish):
@@ -172,6 +189,7 @@ def check_product(form: str, rows: int, depth: int, columns: int) -> None:
 
 def check_all() -> None:
     """One of each kind, of sizes that leave parts of tiles and panels over."""
+    check(*last_channels((2, 6, 10), (40, 7), (33, 7), 21), 1e-5)
     check(*heads((2, 31, 96), 2), 1e-5)
     check(*heads((1, 70, 32), 2), 1e-5)
     check(*points(2, 31, (3, 2), 32))

@@ -10,9 +10,10 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 from dfine_jax.model.compute import Compute
+from dfine_jax.model.finish import Finish
 from dfine_jax.model.initial import constant, xavier
 from dfine_jax.model.layers import Linear
-from dfine_jax.model.native_call import Finish, Window, heads_at_a_time, native
+from dfine_jax.model.native_call import Window, heads_at_a_time, native
 from dfine_jax.native.registers import WIDEST
 
 FEW_SCORES = 1_500_000

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve
-from dfine_jax.model.native_call import Finish, Window, cells_at_a_time, native, rows_at_a_time
+from dfine_jax.model.finish import Finish
+from dfine_jax.model.native_call import Window, cells_at_a_time, native, rows_at_a_time
 from dfine_jax.native.registers import WIDEST
 
 
@@ -34,7 +35,7 @@ def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     _check(x)
     channels = x.shape[-1]
     unused = jnp.zeros((2, 2 * channels))
-    finish = Finish(jnp.zeros(channels), None, None)
+    finish = Finish(jnp.zeros(channels), None)
     return _maximum([x], [unused], finish, Window(2, 1, (0, 1)))
 
 

@@ -12,6 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
+from dfine_jax.model.finish import enlarged
 
 Map = TypeVar("Map")
 
@@ -118,11 +119,6 @@ def convolve_joined(
     """
     ours, theirs = jnp.split(kernel[0, 0], [coarse.shape[-1]])
     return enlarged(compute.multiply(coarse, ours)) + compute.multiply(fine, theirs)
-
-
-def enlarged(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
-    """Every cell four times."""
-    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
 
 
 def _direct(

@@ -17,9 +17,10 @@ from jaxtyping import Array, Float, Int
 
 from dfine_jax.config import DecoderConfig
 from dfine_jax.model.compute import Compute
+from dfine_jax.model.finish import Finish
 from dfine_jax.model.initial import constant, ring_of_points
 from dfine_jax.model.layers import Linear
-from dfine_jax.model.native_call import Finish, Window, native, queries_at_a_time
+from dfine_jax.model.native_call import Window, native, queries_at_a_time
 from dfine_jax.native.registers import WIDEST
 
 Shapes = tuple[tuple[int, int], ...]
@@ -79,7 +80,7 @@ def attend_to_points(
 
     heights, widths, starts = _of_each_point(shapes, config.points)
     table = np.stack([_offset_factors(config), widths, heights, starts]).astype(np.float32)
-    finish = Finish(jnp.zeros(memory.shape[-1]), None, None)
+    finish = Finish(jnp.zeros(memory.shape[-1]), None)
     attend = native("sampling", plain, queries_at_a_time)
     return attend([offsets, scores, boxes, memory], [jnp.asarray(table)] * 4, finish, Window(1, 1, (0, 0)))
 

@@ -113,8 +113,7 @@ class Block(nnx.Module):
         outputs = [x]
         for layer in self.layers:
             outputs.append(layer(outputs[-1], train))
-        y = self.excite(self.squeeze.of_several(outputs, train), train)
-        return y + x if self.residual else y
+        return self.excite(self.squeeze.of_several(outputs, train), train, shortcut=x if self.residual else None)
 
 
 class LightConv(nnx.Module):

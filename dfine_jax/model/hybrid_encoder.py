@@ -112,13 +112,16 @@ class RepNCSPELAN4(nnx.Module):
     ) -> Float[Array, "B H W D"]:
         alike = fused.shape == x.shape
         x = self.conv1.of_several([fused, x], train) if alike else self.conv1.joined(fused, x, train)
-        first = self.conv2(self.csp1(jnp.split(x, 2, axis=-1)[1], train), train)
+        first = self.conv2(self.csp1(x, train), train)
         second = self.conv3(self.csp2(first, train), train)
         return self.conv4.of_several([x, first, second], train)
 
 
 class CSPLayer(nnx.Module):
-    """Two pointwise paths, one of them through RepVGG blocks, added."""
+    """Two pointwise paths, one of them through RepVGG blocks, added.
+
+    Of a map with more channels the last ones count.
+    """
 
     def __init__(
         self,
@@ -135,12 +138,15 @@ class CSPLayer(nnx.Module):
         self.conv1 = ConvNorm(inputs, outputs, **common)
         self.conv2 = ConvNorm(inputs, outputs, **common)
         self.blocks = nnx.List([RepVGG(outputs, **common) for _ in range(blocks)])
+        self.inputs = inputs
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
+        if self.conv1.form != "panels":  # which read the last channels where they are
+            x = x[..., x.shape[-1] - self.inputs :]
         y = self.conv1(x, train)
         for block in self.blocks:
             y = block(y, train)
-        return y + self.conv2(x, train)
+        return self.conv2(x, train, shortcut=y)
 
 
 class RepVGG(nnx.Module):

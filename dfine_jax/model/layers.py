@@ -5,6 +5,7 @@ that shape W(n)). Kernels are HWIO and (in, out).
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from itertools import pairwise
 
 import jax.numpy as jnp
@@ -16,9 +17,9 @@ from jaxtyping import Array, Float
 from dfine_jax.model.activations import ACTIVATIONS, Activation
 from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plain_normalise_cells
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several, enlarged
+from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
+from dfine_jax.model.finish import Finish
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic
-from dfine_jax.model.native_call import Finish
 from dfine_jax.model.normalisation import Learned, normalise
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
 from dfine_jax.model.prepared_kernels import Form, convolve_pairs
@@ -52,9 +53,9 @@ class Linear(nnx.Module):
         """With the activation that follows, by its name."""
         kernel, bias = self.kernel[...], self.bias[...]
         if self.form == "panels" and activation in FINISHES:
-            return multiply_cells([x], [kernel], Finish(bias, activation, None))
+            return multiply_cells([x], [kernel], Finish(bias, activation))
         if self.form == "panels":
-            y = multiply_cells([x], [kernel], Finish(bias, None, None))
+            y = multiply_cells([x], [kernel], Finish(bias, None))
         else:
             y = self.compute.multiply(x, kernel) + bias
         return ACTIVATIONS[activation](y)
@@ -163,15 +164,20 @@ class ConvNorm(nnx.Module):
         self.activation = activation
         self.compute = compute
 
-    def __call__(self, x: Float[Array, "B H W I"], train: bool = False) -> Float[Array, "B h w O"]:
-        kernels = self._kernels()
+    def __call__(
+        self, x: Float[Array, "B H W I"], train: bool = False, shortcut: Float[Array, "B h w O"] | None = None
+    ) -> Float[Array, "B h w O"]:
+        """With the map that is added to the result, if there is one."""
+        kernels, finish = self._kernels(), partial(self._finish, shortcut=shortcut)
         match self.form:
-            case "panels" | "rows in panels":
-                return self.of_several([x], train)
+            case "panels":
+                return multiply_cells([x], kernels, finish())
+            case "rows in panels":
+                return convolve_rows([x], kernels, self.stride, self.padding, finish())
             case "rows of channels":
-                return convolve_channels(x, *kernels, self.stride, self.padding, self._native_finish())
+                return convolve_channels(x, *kernels, self.stride, self.padding, finish())
             case "large tiles in panels":
-                return convolve_tiles(x, *kernels, self.padding, self._native_finish())
+                return convolve_tiles(x, *kernels, self.padding, finish())
             case "small tiles":
                 x = convolve_small_tiles(x, kernels, self.padding, self.compute)
             case "large tiles":
@@ -180,47 +186,45 @@ class ConvNorm(nnx.Module):
                 x = convolve_pairs(x, *kernels, self.padding)
             case _:
                 x = convolve(x, *kernels, self.stride, self.padding, self.compute)
-        return self._finish(x, train)
+        return self._finished(x, train, shortcut)
 
     def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
         """Of several maps' channels put together."""
         kernels = self._kernels()
         match self.form:
             case "panels":
-                return multiply_cells(maps, kernels, self._native_finish())
+                return multiply_cells(maps, kernels, self._finish())
             case "rows in panels":
-                return convolve_rows(maps, kernels, self.stride, self.padding, self._native_finish())
+                return convolve_rows(maps, kernels, self.stride, self.padding, self._finish())
             case _:
-                return self._finish(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
+                return self._finished(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
 
     def joined(
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
     ) -> Float[Array, "B 2*h 2*w O"]:
         """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
         if self.form == "panels":
-            unfinished = Finish(jnp.zeros_like(self.bias[...]), None, None)
-            ours, theirs = (
-                multiply_cells([x], [kernel], unfinished)
-                for x, kernel in zip((coarse, fine), self._kernels(), strict=True)
-            )
-            return self._finish(enlarged(ours) + theirs, train)
-        return self._finish(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
+            ours, theirs = self._kernels()
+            unfinished = Finish(jnp.zeros_like(self.bias[...]), None)
+            finish = self._finish(coarse=multiply_cells([coarse], [ours], unfinished))
+            return multiply_cells([fine], [theirs], finish)
+        return self._finished(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
 
     def _kernels(self) -> list[Float[Array, "..."]]:
         return [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]
 
-    def _native_finish(self) -> Finish:
+    def _finish(self, **added: Float[Array, "..."] | None) -> Finish:
+        """What follows once the norm is folded."""
         affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])
-        return Finish(self.bias[...], self.activation, affine)
+        return Finish(self.bias[...], self.activation, affine, **added)
 
-    def _finish(self, x: Float[Array, "B H W O"], train: bool) -> Float[Array, "B H W O"]:
-        activation = ACTIVATIONS[self.activation]
-        if self.norm is not None:
-            return self.norm(x, train, activation, self.affine).astype(self.compute.dtype)
-        x = activation(x + self.bias[...])
-        if self.affine is not None:
-            x = self.affine(x)
-        return x.astype(self.compute.dtype)
+    def _finished(
+        self, x: Float[Array, "B H W O"], train: bool, shortcut: Float[Array, "B H W O"] | None = None
+    ) -> Float[Array, "B H W O"]:
+        if self.norm is None:
+            return self._finish(shortcut=shortcut)(x).astype(self.compute.dtype)
+        x = self.norm(x, train, ACTIVATIONS[self.activation], self.affine).astype(self.compute.dtype)
+        return x if shortcut is None else x + shortcut
 
 
 class MLP(nnx.Module):

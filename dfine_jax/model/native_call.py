@@ -3,7 +3,6 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -11,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array
 
-from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.model.finish import Finish
 from dfine_jax.native.attention import scratch_of_head
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import registers
@@ -29,21 +28,6 @@ FEW = 1024
 
 PADDED = 1 << 17
 """Numbers of padded maps that a thread holds at a time in a convolution row by row, in a cache of its own too."""
-
-
-@partial(jax.tree_util.register_dataclass, data_fields=("bias", "affine"), meta_fields=("activation",))
-@dataclass(frozen=True)
-class Finish:
-    """What follows the sums."""
-
-    bias: Float[Array, " O"]
-    activation: str | None
-    affine: Float[Array, "2"] | None
-    """Scale and shift of all."""
-
-    def __call__(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
-        x = ACTIVATIONS[self.activation](x + self.bias)
-        return x if self.affine is None else x * self.affine[0] + self.affine[1]
 
 
 class Window(NamedTuple):
@@ -132,10 +116,10 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
         call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")
         affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
+        added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (finish.coarse, finish.shortcut)]
         numbers = {"low": window.padding[0], "size": size, "stride": window.stride}
-        return call(*maps, *kernels, finish.bias, affine, **{key: np.int64(number) for key, number in numbers.items()})[
-            0
-        ]
+        integers = {key: np.int64(number) for key, number in numbers.items()}
+        return call(*maps, *kernels, finish.bias, affine, *added, **integers)[0]
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def in_float32(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:

@@ -13,7 +13,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.native_call import Finish, Window, cells_at_a_time, native, rows_at_a_time, tiles_at_a_time
+from dfine_jax.model.finish import Finish
+from dfine_jax.model.native_call import Window, cells_at_a_time, native, rows_at_a_time, tiles_at_a_time
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import PANEL, whole_columns
 from dfine_jax.native.registers import WIDEST
@@ -48,7 +49,10 @@ def _whole(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"
 def multiply_cells(
     maps: Sequence[Float[Array, "*B _"]], kernels: Sequence[Float[Array, "1 _"]], finish: Finish
 ) -> Float[Array, "*B O"]:
-    """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together."""
+    """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together.
+
+    Where a map has more channels than its kernel has inputs, the last of them count.
+    """
     return _product(maps, kernels, finish, Window(1, 1, (0, 0)))
 
 
@@ -76,8 +80,9 @@ def convolve_tiles(
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
-    whole = jnp.concatenate([_whole(kernel, len(finish.bias))[0] for kernel in kernels])
-    return finish(Compute().einsum("...i,io->...o", jnp.concatenate(maps, -1), whole))
+    wholes = [_whole(kernel, len(finish.bias))[0] for kernel in kernels]
+    counted = [x[..., x.shape[-1] - len(whole) :] for x, whole in zip(maps, wholes, strict=True)]
+    return finish(Compute().einsum("...i,io->...o", jnp.concatenate(counted, -1), jnp.concatenate(wholes)))
 
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

@@ -33,11 +33,12 @@ next:
   %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
   %map = call ptr @map(ptr %work, i64 %index)
   %base = call ptr @map.base(ptr %map)
-  %channels = call i64 @map.numbers(ptr %map)
+  %inputs = call i64 @map.numbers(ptr %map)
+  %channels = call i64 @map.pitch(ptr %map)
   %kernel = call ptr @map.kernel(ptr %map)
   %from = mul i64 %first, %channels
   %rows = getelementptr float, ptr %base, i64 %from
-  call void @set.map(ptr %here, i64 %index, ptr %rows, i64 %channels, i64 %channels, ptr %kernel)
+  call void @set.map(ptr %here, i64 %index, ptr %rows, i64 %inputs, i64 %channels, ptr %kernel)
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %next, label %multiply

@@ -1,8 +1,13 @@
-"""What follows a product: bias, activation, and a scale and a shift, of sums that were just written."""
+"""What follows a product, of sums that were just written: bias, activation, scale and shift, and maps that are added.
+
+One is added before the activation, every cell to the four that it stands for; one, the shortcut, comes last.
+"""
+
+from collections.abc import Iterator
 
 from dfine_jax.native.exponential import exponential
 from dfine_jax.native.registers import Registers
-from dfine_jax.native.text import splat
+from dfine_jax.native.text import lines, splat
 
 FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu"}
 """Activations by their names in configurations, and in names of functions."""
@@ -24,6 +29,22 @@ define internal {vector} @splat(float %one) {{
   %first = insertelement {vector} poison, float %one, i64 0
   %all = shufflevector {vector} %first, {vector} poison, <{layout.lanes} x i32> zeroinitializer
   ret {vector} %all
+}}
+
+; Of a map half as large as the result, the cell that stands for that which begins at this number.
+define internal ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs) {{
+  %wide = call i64 @get.wide(ptr %work)
+  %cell = udiv i64 %place, %outputs
+  %row = udiv i64 %cell, %wide
+  %column = urem i64 %cell, %wide
+  %coarse.wide = lshr i64 %wide, 1
+  %coarse.row = lshr i64 %row, 1
+  %coarse.column = lshr i64 %column, 1
+  %above = mul i64 %coarse.row, %coarse.wide
+  %which = add i64 %above, %coarse.column
+  %offset = mul i64 %which, %outputs
+  %there = getelementptr float, ptr %coarse, i64 %offset
+  ret ptr %there
 }}
 """
     constants = {name: splat(layout.lanes, value) for name, value in (("zero", 0), ("one", 1))}
@@ -54,6 +75,14 @@ _ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU}
 
 def _finish(lanes: int, name: str, activation: str) -> str:
     vector, mask, suffix = _types(lanes)
+
+    def loaded(name: str, row: str) -> Iterator[str]:
+        yield f"%{name}.at = getelementptr float, ptr %{row}, i64 %column"
+        yield (
+            f"%{name} = call {vector} @llvm.masked.load.{suffix}.p0(ptr %{name}.at, i32 4, {mask} %are.real, "
+            f"{vector} zeroinitializer)"
+        )
+
     return f"""
 define internal void @finish.{name}(ptr %work, ptr %sums, ptr %result, i64 %rows) {{
 entry:
@@ -66,6 +95,15 @@ entry:
   %shift.at = getelementptr float, ptr %affine, i64 1
   %shift.one = load float, ptr %shift.at
   %shift = call {vector} @splat(float %shift.one)
+  %coarse = call ptr @get.coarse(ptr %work)
+  %shortcut = call ptr @get.shortcut(ptr %work)
+  %has.coarse = icmp ne ptr %coarse, null
+  %has.shortcut = icmp ne ptr %shortcut, null
+  %first = call ptr @get.result(ptr %work)
+  %first.address = ptrtoint ptr %first to i64
+  %address = ptrtoint ptr %result to i64
+  %bytes = sub i64 %address, %first.address
+  %begin = ashr i64 %bytes, 2
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
@@ -73,20 +111,39 @@ row:
   %from = getelementptr float, ptr %sums, i64 %from.offset
   %to.offset = mul i64 %index, %outputs
   %to = getelementptr float, ptr %result, i64 %to.offset
+  %place = add i64 %begin, %to.offset
+  %shortcut.row = getelementptr float, ptr %shortcut, i64 %place
+  br i1 %has.coarse, label %find, label %found
+find:
+  %coarse.there = call ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs)
+  br label %found
+found:
+  %coarse.row = phi ptr [ %coarse, %row ], [ %coarse.there, %find ]
   br label %some
 some:
-  %column = phi i64 [ 0, %row ], [ %column.next, %some ]
+  %column = phi i64 [ 0, %found ], [ %column.next, %some.end ]
   %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %outputs)
-  %at = getelementptr float, ptr %from, i64 %column
-  %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} zeroinitializer)
-  %bias.at = getelementptr float, ptr %biases, i64 %column
-  %bias = call {vector} @llvm.masked.load.{suffix}.p0(ptr %bias.at, i32 4, {mask} %are.real,
-                                                      {vector} zeroinitializer)
-  %biased = fadd {vector} %x, %bias
+  {lines(loaded("x", "from"))}
+  {lines(loaded("bias", "biases"))}
+  %sum = fadd {vector} %x, %bias
+  br i1 %has.coarse, label %with.coarse, label %active
+with.coarse:
+  {lines(loaded("other", "coarse.row"))}
+  %sum.other = fadd {vector} %sum, %other
+  br label %active
+active:
+  %biased = phi {vector} [ %sum, %some ], [ %sum.other, %with.coarse ]
 {activation}
   %scaled = call {vector} @llvm.fma.{suffix}({vector} %y, {vector} %scale, {vector} %shift)
+  br i1 %has.shortcut, label %with.shortcut, label %some.end
+with.shortcut:
+  {lines(loaded("short", "shortcut.row"))}
+  %longer = fadd {vector} %scaled, %short
+  br label %some.end
+some.end:
+  %finished = phi {vector} [ %scaled, %active ], [ %longer, %with.shortcut ]
   %to.at = getelementptr float, ptr %to, i64 %column
-  call void @llvm.masked.store.{suffix}.p0({vector} %scaled, ptr %to.at, i32 4, {mask} %are.real)
+  call void @llvm.masked.store.{suffix}.p0({vector} %finished, ptr %to.at, i32 4, {mask} %are.real)
   %column.next = add i64 %column, {lanes}
   %is.more = icmp slt i64 %column.next, %outputs
   br i1 %is.more, label %some, label %row.end

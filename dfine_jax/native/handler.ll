@@ -232,13 +232,14 @@ define internal i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis) {
   ret i64 %dim
 }
 
-define internal i64 @channels(ptr %frame, i32 %kind, i64 %index) {
+; The size of an axis, counted from the last one, which is 1.
+define internal i64 @from.last(ptr %frame, i32 %kind, i64 %index, i64 %back) {
   %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
   %rank.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 4
   %rank = load i64, ptr %rank.at
-  %axis = sub i64 %rank, 1
-  %channels = call i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis)
-  ret i64 %channels
+  %axis = sub i64 %rank, %back
+  %dim = call i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis)
+  ret i64 %dim
 }
 
 ; How many cells the result has, along all axes but the last.
@@ -274,22 +275,36 @@ define internal i64 @attribute(ptr %frame, i64 %index) {
   ret i64 %value
 }
 
-; Work on maps, and then as many kernels, a bias, and a scale and a shift; the last axis of maps are channels.
+; An argument, or null where it has no numbers.
+define internal ptr @data.if.any(ptr %frame, i64 %index) {
+  %size = call i64 @dimension(ptr %frame, i32 0, i64 %index, i64 0)
+  %is.any = icmp ne i64 %size, 0
+  %data = call ptr @data(ptr %frame, i32 0, i64 %index)
+  %chosen = select i1 %is.any, ptr %data, ptr null
+  ret ptr %chosen
+}
+
+; Work on maps, and then as many kernels, a bias, a scale and a shift, and two maps that are added or have no numbers,
+; see finish.py; the last axis of maps are channels.
 define internal ptr @work(ptr %frame, ptr %chunk, ptr %finish) {
 entry:
   %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
   store %Work zeroinitializer, ptr %work
   %count.at = getelementptr %Frame, ptr %frame, i32 0, i32 5, i32 2
   %count = load i64, ptr %count.at
-  %affine.index = sub i64 %count, 1
-  %bias.index = sub i64 %count, 2
+  %shortcut.index = sub i64 %count, 1
+  %coarse.index = sub i64 %count, 2
+  %affine.index = sub i64 %count, 3
+  %bias.index = sub i64 %count, 4
   %maps = sdiv i64 %bias.index, 2
+  %shortcut = call ptr @data.if.any(ptr %frame, i64 %shortcut.index)
+  %coarse = call ptr @data.if.any(ptr %frame, i64 %coarse.index)
   %affine = call ptr @data(ptr %frame, i32 0, i64 %affine.index)
   %bias = call ptr @data(ptr %frame, i32 0, i64 %bias.index)
   %result = call ptr @data(ptr %frame, i32 1, i64 0)
   %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
   %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
-  %outputs = call i64 @channels(ptr %frame, i32 1, i64 0)
+  %outputs = call i64 @from.last(ptr %frame, i32 1, i64 0, i64 1)
   %outputs.up = add i64 %outputs, 15
   %columns = and i64 %outputs.up, -16
   %size = call i64 @attribute(ptr %frame, i64 1)
@@ -299,6 +314,8 @@ entry:
   call void @set.finish(ptr %work, ptr %finish)
   call void @set.affine(ptr %work, ptr %affine)
   call void @set.bias(ptr %work, ptr %bias)
+  call void @set.coarse(ptr %work, ptr %coarse)
+  call void @set.shortcut(ptr %work, ptr %shortcut)
   call void @set.result(ptr %work, ptr %result)
   call void @set.scratch(ptr %work, ptr %scratch)
   call void @set.slot.size(ptr %work, i64 %slot.size)
@@ -311,7 +328,7 @@ entry:
 map:
   %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
   %base = call ptr @data(ptr %frame, i32 0, i64 %index)
-  %channels = call i64 @channels(ptr %frame, i32 0, i64 %index)
+  %channels = call i64 @from.last(ptr %frame, i32 0, i64 %index, i64 1)
   %kernel.index = add i64 %maps, %index
   %kernel = call ptr @data(ptr %frame, i32 0, i64 %kernel.index)
   call void @set.map(ptr %first.map, i64 %index, ptr %base, i64 %channels, i64 %channels, ptr %kernel)
@@ -322,10 +339,33 @@ done:
   ret ptr %work
 }
 
-; Of maps (..., channels in) and kernels in panels to (..., channels out).
+; Of maps (..., channels in) and kernels in panels to (..., channels out). Where a kernel has fewer inputs than its map
+; has channels, the last of them count.
 define internal void @product(ptr %frame, ptr %finish) {
+entry:
   %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish)
   %rows = call i64 @cells.in.all(ptr %frame)
+  %wide = call i64 @from.last(ptr %frame, i32 1, i64 0, i64 2)
+  call void @set.wide(ptr %work, i64 %wide)
+  %maps = call i64 @get.maps(ptr %work)
+  %columns = call i64 @get.columns(ptr %work)
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %map.at = call ptr @map(ptr %work, i64 %index)
+  %base = call ptr @map.base(ptr %map.at)
+  %channels = call i64 @map.pitch(ptr %map.at)
+  %kernel = call ptr @map.kernel(ptr %map.at)
+  %kernel.index = add i64 %maps, %index
+  %kernel.size = call i64 @dimension(ptr %frame, i32 0, i64 %kernel.index, i64 1)
+  %inputs = sdiv i64 %kernel.size, %columns
+  %left.out = sub i64 %channels, %inputs
+  %from = getelementptr float, ptr %base, i64 %left.out
+  call void @set.map(ptr %map.at, i64 0, ptr %from, i64 %inputs, i64 %channels, ptr %kernel)
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %maps
+  br i1 %is.more, label %map, label %share
+share:
   call void @share(ptr %frame, ptr %work, i64 1, i64 %rows)
   ret void
 }

@@ -20,6 +20,8 @@ FIELDS = {
     "finish": "ptr",  # the function that finishes rows of the result
     "bias": "ptr",
     "affine": "ptr",  # scale and shift
+    "coarse": "ptr",  # what is added before the activation, if anything is
+    "shortcut": "ptr",  # what is added after all else, if anything is
     "result": "ptr",
     "outputs": "i64",  # channels of the result
     "columns": "i64",  # as many, and what fills the last panel

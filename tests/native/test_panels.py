@@ -1,6 +1,7 @@
 """Products and convolutions of kernels in panels, by machine code where there is some for this processor."""
 
 import threading
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -16,6 +17,7 @@ from native_cases import (
     check,
     heads,
     largest,
+    last_channels,
     normalised,
     plainly,
     points,
@@ -26,7 +28,7 @@ from tiny import normal
 
 from dfine_jax.model.attention import attend_heads
 from dfine_jax.model.channelwise import largest_of_four
-from dfine_jax.model.native_call import Finish
+from dfine_jax.model.finish import Finish
 from dfine_jax.model.panels import in_panels, multiply_cells, size_in_panels
 from dfine_jax.native.registers import registers
 
@@ -42,6 +44,7 @@ KINDS = {
     "normalised": lambda _: normalised((2, 31, 32)),
     "heads": lambda _: heads((2, 31, 32), 2),
     "points": lambda _: points(2, 5, (3, 2), 16),
+    "last channels": lambda _: last_channels((2, 4, 6), (33, 8), (17, 8), 21),
 }
 OUTPUTS = {
     "cells": 21,
@@ -52,6 +55,7 @@ OUTPUTS = {
     "normalised": 32,
     "heads": 32,
     "points": 48,
+    "last channels": 21,
 }
 kinds = pytest.mark.parametrize("kind", KINDS)
 
@@ -76,13 +80,19 @@ def test_products_of_as_many_maps_as_may_be():
     check(*cells(50, (4, 1, 7, 16, 3, 32, 5, 6), 32, a_finish(32)))
 
 
+@pytest.mark.parametrize("shape", [(1, 2, 2), (2, 6, 10), (1, 40, 40)])
+@pytest.mark.parametrize(("widths", "inputs"), [((8,), (8,)), ((33,), (5,)), ((7, 16), (6, 16))])
+def test_the_last_channels_of_maps_and_a_map_half_as_large(widths, inputs, shape):
+    check(*last_channels(shape, widths, inputs, 21), 1e-5)
+
+
 def test_no_cells():
     ours, _, maps = cells(0, (8,), 32, a_finish(32))
     assert ours(maps).shape == (0, 32)
 
 
 def test_cells_of_any_shape():
-    kernel, finish = normal(8, 5), Finish(normal(5), None, None)
+    kernel, finish = normal(8, 5), Finish(normal(5), None)
     x = normal(2, 3, 4, 8)
     result = multiply_cells([x], [jnp.asarray(in_panels(np.asarray(kernel)[None]))], finish)
     np.testing.assert_allclose(result, x @ kernel + finish.bias, atol=4e-6)
@@ -159,6 +169,14 @@ def test_convolutions_by_tiles(shape, padding):
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_follows_the_sums(activation, affine, kind):
     check(*KINDS[kind](a_finish(OUTPUTS[kind], activation, affine)), 1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cells", "rows", "channels", "tiles"])
+def test_a_shortcut_is_added_last(kind):
+    finish = a_finish(OUTPUTS[kind])
+    _, plain, maps = KINDS[kind](finish)
+    finish = replace(finish, shortcut=normal(*plain(maps).shape))
+    check(*KINDS[kind](finish)[:2], maps, 1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)

@@ -1,0 +1,43 @@
+"""What follows a convolution or a product whose batch norm is folded into it."""
+
+from dataclasses import dataclass
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from dfine_jax.model.activations import ACTIVATIONS
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=("bias", "affine", "coarse", "shortcut"),
+    meta_fields=("activation",),
+)
+@dataclass(frozen=True)
+class Finish:
+    """What follows the sums."""
+
+    bias: Float[Array, " O"]
+    activation: str | None
+    affine: Float[Array, "2"] | None = None
+    """Scale and shift of all."""
+    coarse: Float[Array, "B h w O"] | None = None
+    """A map half as high and wide, of which every cell is added to four before the activation."""
+    shortcut: Float[Array, "*B O"] | None = None
+    """A map that is added last."""
+
+    def __call__(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        x = x + self.bias
+        if self.coarse is not None:
+            x = x + enlarged(self.coarse)
+        x = ACTIVATIONS[self.activation](x)
+        if self.affine is not None:
+            x = x * self.affine[0] + self.affine[1]
+        return x if self.shortcut is None else x + self.shortcut
+
+
+def enlarged(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:
+    """Every cell four times."""
+    return jnp.repeat(jnp.repeat(x, 2, axis=1), 2, axis=2)
