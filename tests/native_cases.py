@@ -17,7 +17,12 @@ from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, mul
 from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.model.tiles import large_tile_kernel
 
-ACTIVATIONS = {None: lambda x: x, "relu": jax.nn.relu, "silu": jax.nn.silu}
+ACTIVATIONS = {
+    None: lambda x: x,
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+}
 
 
 def a_finish(outputs: int, activation: str | None = "relu", affine: bool = True) -> Finish:

@@ -3,13 +3,14 @@
 One is added before the activation, every cell to the four that it stands for; one, the shortcut, comes last.
 """
 
+import math
 from collections.abc import Iterator
 
-from dfine_jax.native.exponential import exponential
+from dfine_jax.native.exponential import error_function, exponential
 from dfine_jax.native.registers import Registers
 from dfine_jax.native.text import lines, splat
 
-FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu"}
+FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu"}
 """Activations by their names in configurations, and in names of functions."""
 
 
@@ -47,8 +48,10 @@ define internal ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs
   ret ptr %there
 }}
 """
-    constants = {name: splat(layout.lanes, value) for name, value in (("zero", 0), ("one", 1))}
-    names = dict(v=vector, m=mask, exp=exponential(layout.lanes, "negative", "exp"), **constants)
+    numbers = {"zero": 0, "one": 1, "half": 0.5, "root_of_half": math.sqrt(0.5)}
+    constants = {name: splat(layout.lanes, value) for name, value in numbers.items()}
+    functions = dict(exp=exponential(layout.lanes, "negative", "exp"), erf=error_function(layout.lanes, "small", "erf"))
+    names = dict(v=vector, m=mask, **constants, **functions)
     return declared + "".join(_finish(layout.lanes, name, code.format(**names)) for name, code in _ACTIVATIONS.items())
 
 
@@ -70,7 +73,14 @@ _SILU = """  %negative = fneg {v} %biased
   %y = fdiv {v} %biased, %below"""
 """x / (1 + exp(-x))"""
 
-_ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU}
+_GELU = """  %small = fmul {v} %biased, {root_of_half}
+  {erf}
+  %above = fadd {v} %erf, {one}
+  %half = fmul {v} %biased, {half}
+  %y = fmul {v} %half, %above"""
+"""x (1 + erf(x / sqrt(2))) / 2"""
+
+_ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU, "gelu": _GELU}
 
 
 def _finish(lanes: int, name: str, activation: str) -> str:
