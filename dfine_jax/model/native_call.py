@@ -26,8 +26,8 @@ CELLS = 48
 FEW = 1024
 """Cells of a map, of which half as many are multiplied at a time, that each thread may get some."""
 
-PADDED = 1 << 17
-"""Numbers of padded maps that a thread holds at a time in a convolution row by row, in a cache of its own too."""
+ROWS = 16
+"""Of a convolution's result, that a thread computes at a time."""
 
 
 class Window(NamedTuple):
@@ -40,6 +40,12 @@ class Window(NamedTuple):
     def over(self, cells: int) -> int:
         """How many results there are along an axis of so many cells."""
         return (cells + sum(self.padding) - self.size) // self.stride + 1
+
+    def at_edge(self, cells: int) -> int:
+        """How many results, at most and at least one, need padding at one end of an axis of so many cells."""
+        left = -(-self.padding[0] // self.stride)
+        whole = max(left, (cells + self.padding[0] - self.size) // self.stride + 1)
+        return max(1, left, self.over(cells) - whole)
 
 
 class Plan(NamedTuple):
@@ -63,10 +69,11 @@ def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window
     """For convolutions row by row."""
     pictures, *sides, _ = maps[0].shape
     high, wide = (window.over(side) for side in sides)
-    row = ((wide - 1) * window.stride + window.size) * sum(x.shape[-1] for x in maps)
-    size = even(high, max(1, (PADDED // row - window.size) // window.stride + 1))
-    padded = ((size - 1) * window.stride + window.size) * row
-    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + padded)
+    size = even(high, ROWS)
+    widths = [x.shape[-1] for x in maps]
+    zeros = sides[1] * max(widths)
+    edge = ((window.at_edge(sides[1]) - 1) * window.stride + window.size) * window.size * sum(widths)
+    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
 
 
 def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:

@@ -51,132 +51,155 @@ multiply:
   ret void
 }
 
-; Rows of a map with their padding, of so many numbers each, from one on, which may be in the padding itself.
-define internal void @padded(ptr %work, i64 %picture, i64 %first, i64 %rows, i64 %channels, ptr %base, i64 %size, ptr %to) {
+; So many columns of a row of a map, from one on, of which some may lie beyond its edges: zeros are there.
+define internal void @padded(ptr %row, i64 %width, i64 %channels, i64 %first, i64 %columns, ptr %to) {
 entry:
-  %height = call i64 @get.height(ptr %work)
-  %width = call i64 @get.width(ptr %work)
-  %low = call i64 @get.low(ptr %work)
-  %left = mul i64 %low, %channels
-  %left.bytes = mul i64 %left, 4
-  %all = mul i64 %width, %channels
-  %room = sub i64 %size, %left
-  %taken = call i64 @llvm.smin.i64(i64 %all, i64 %room)
-  %taken.bytes = mul i64 %taken, 4
-  %right = sub i64 %room, %taken
-  %right.bytes = mul i64 %right, 4
-  %bytes = mul i64 %size, 4
-  %above = mul i64 %picture, %height
-  br label %row
-row:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
-  %which = add i64 %first, %index
-  %begin.offset = mul i64 %index, %size
-  %begin = getelementptr float, ptr %to, i64 %begin.offset
-  %is.there = icmp ult i64 %which, %height
-  br i1 %is.there, label %there, label %outside
-outside:
-  call ptr @memset(ptr %begin, i32 0, i64 %bytes)
-  br label %next
-there:
-  call ptr @memset(ptr %begin, i32 0, i64 %left.bytes)
-  %middle = getelementptr float, ptr %begin, i64 %left
-  %from.row = add i64 %above, %which
-  %from.offset = mul i64 %from.row, %all
-  %from = getelementptr float, ptr %base, i64 %from.offset
-  call ptr @memcpy(ptr %middle, ptr %from, i64 %taken.bytes)
-  %end = getelementptr float, ptr %middle, i64 %taken
+  %stop = add i64 %first, %columns
+  %from.left = call i64 @llvm.smax.i64(i64 %first, i64 0)
+  %from = call i64 @llvm.smin.i64(i64 %from.left, i64 %stop)
+  %until.right = call i64 @llvm.smin.i64(i64 %stop, i64 %width)
+  %until = call i64 @llvm.smax.i64(i64 %until.right, i64 %from)
+  %bytes.each = mul i64 %channels, 4
+  %left = sub i64 %from, %first
+  %left.bytes = mul i64 %left, %bytes.each
+  %taken = sub i64 %until, %from
+  %taken.bytes = mul i64 %taken, %bytes.each
+  %right = sub i64 %stop, %until
+  %right.bytes = mul i64 %right, %bytes.each
+  call ptr @memset(ptr %to, i32 0, i64 %left.bytes)
+  %middle = getelementptr i8, ptr %to, i64 %left.bytes
+  %from.offset = mul i64 %from, %channels
+  %source = getelementptr float, ptr %row, i64 %from.offset
+  call ptr @memcpy(ptr %middle, ptr %source, i64 %taken.bytes)
+  %end = getelementptr i8, ptr %middle, i64 %taken.bytes
   call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
-  br label %next
-next:
-  %index.next = add i64 %index, 1
-  %is.more = icmp slt i64 %index.next, %rows
-  br i1 %is.more, label %row, label %done
-done:
   ret void
 }
 
-; Some rows of the result. In a row of a map, what a row of the kernel covers lies together: one row of a product.
-define internal void @chunk.rows(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
+; Some cells of a row of the result, whose kernel begins so many rows down the picture. In a row of a map, what a row of
+; the kernel covers lies together: one row of a product. It is read where it is unless some of it is padding.
+define internal void @strip(ptr %work, i64 %picture, i64 %top, i64 %from, i64 %until, i1 %is.padded, ptr %zeros,
+                            ptr %edges, ptr %to, ptr %scratch) {
 entry:
-  %padded = alloca [MOST x %Map]
   %here = alloca [TAPS x %Map]
   %maps = call i64 @get.maps(ptr %work)
   %taps = call i64 @get.taps(ptr %work)
   %stride = call i64 @get.stride(ptr %work)
   %low = call i64 @get.low(ptr %work)
-  %wide = call i64 @get.wide(ptr %work)
-  %columns = call i64 @get.columns(ptr %work)
+  %height = call i64 @get.height(ptr %work)
+  %width = call i64 @get.width(ptr %work)
   %deep = call i64 @get.deep(ptr %work)
-  %sums.size = mul i64 %wide, %columns
-  %memory = getelementptr float, ptr %scratch, i64 %sums.size
-  %first.strided = mul i64 %first, %stride
-  %first.row = sub i64 %first.strided, %low
-  %count.less = sub i64 %count, 1
-  %last.row = mul i64 %count.less, %stride
-  %rows = add i64 %last.row, %taps
-  %wide.less = sub i64 %wide, 1
-  %last.cell = mul i64 %wide.less, %stride
-  %cells = add i64 %last.cell, %taps
-  br label %pad
-pad:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %pad ]
-  %to = phi ptr [ %memory, %entry ], [ %to.next, %pad ]
-  %map = call ptr @map(ptr %work, i64 %index)
-  %base = call ptr @map.base(ptr %map)
-  %channels = call i64 @map.numbers(ptr %map)
-  %kernel = call ptr @map.kernel(ptr %map)
-  %size = mul i64 %cells, %channels
-  call void @padded(ptr %work, i64 %picture, i64 %first.row, i64 %rows, i64 %channels, ptr %base, i64 %size, ptr %to)
-  call void @set.map(ptr %padded, i64 %index, ptr %to, i64 %channels, i64 %size, ptr %kernel)
-  %used = mul i64 %rows, %size
-  %to.next = getelementptr float, ptr %to, i64 %used
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %maps
-  br i1 %is.another, label %pad, label %begin
-begin:
-  %picture.rows = call i64 @get.high(ptr %work)
-  %above = mul i64 %picture, %picture.rows
-  %result.row = add i64 %above, %first
   %outputs = call i64 @get.outputs(ptr %work)
-  %row.size = mul i64 %wide, %outputs
-  %result.offset = mul i64 %result.row, %row.size
-  %result = call ptr @get.result(ptr %work)
-  %result.begin = getelementptr float, ptr %result, i64 %result.offset
   %products = mul i64 %maps, %taps
-  br label %row
-row:
-  %row.index = phi i64 [ 0, %begin ], [ %row.next, %multiply ]
-  %top = mul i64 %row.index, %stride
-  br label %tap
+  %cells = sub i64 %until, %from
+  %is.any = icmp sgt i64 %cells, 0
+  %from.strided = mul i64 %from, %stride
+  %first = sub i64 %from.strided, %low
+  %cells.less = sub i64 %cells, 1
+  %last = mul i64 %cells.less, %stride
+  %columns = add i64 %last, %taps
+  %picture.row = mul i64 %picture, %height
+  br i1 %is.any, label %tap, label %done
 tap:
-  %product = phi i64 [ 0, %row ], [ %product.next, %tap ]
+  %product = phi i64 [ 0, %entry ], [ %product.next, %tap.end ]
+  %memory = phi ptr [ %edges, %entry ], [ %memory.next, %tap.end ]
   %which = sdiv i64 %product, %taps
   %tap.index = srem i64 %product, %taps
-  %source = getelementptr %Map, ptr %padded, i64 %which
-  %source.base = call ptr @map.base(ptr %source)
-  %source.channels = call i64 @map.numbers(ptr %source)
-  %source.size = call i64 @map.pitch(ptr %source)
-  %source.kernel = call ptr @map.kernel(ptr %source)
-  %source.row = add i64 %top, %tap.index
-  %source.offset = mul i64 %source.row, %source.size
-  %tap.base = getelementptr float, ptr %source.base, i64 %source.offset
-  %numbers = mul i64 %source.channels, %taps
-  %pitch = mul i64 %source.channels, %stride
+  %source = call ptr @map(ptr %work, i64 %which)
+  %base = call ptr @map.base(ptr %source)
+  %channels = call i64 @map.numbers(ptr %source)
+  %kernel = call ptr @map.kernel(ptr %source)
+  %row = add i64 %top, %tap.index
+  %is.there = icmp ult i64 %row, %height
+  %row.all = add i64 %picture.row, %row
+  %row.size = mul i64 %width, %channels
+  %row.offset = mul i64 %row.all, %row.size
+  %row.from = getelementptr float, ptr %base, i64 %row.offset
+  %size = mul i64 %columns, %channels
+  br i1 %is.there, label %there, label %outside
+there:
+  br i1 %is.padded, label %edge, label %inside
+edge:
+  call void @padded(ptr %row.from, i64 %width, i64 %channels, i64 %first, i64 %columns, ptr %memory)
+  %memory.used = getelementptr float, ptr %memory, i64 %size
+  br label %tap.end
+inside:
+  %first.offset = mul i64 %first, %channels
+  %direct = getelementptr float, ptr %row.from, i64 %first.offset
+  br label %tap.end
+outside:
+  br label %tap.end
+tap.end:
+  %begin = phi ptr [ %memory, %edge ], [ %direct, %inside ], [ %zeros, %outside ]
+  %memory.next = phi ptr [ %memory.used, %edge ], [ %memory, %inside ], [ %memory, %outside ]
+  %numbers = mul i64 %channels, %taps
+  %pitch = mul i64 %channels, %stride
   %kernel.size = mul i64 %numbers, %deep
   %kernel.offset = mul i64 %tap.index, %kernel.size
-  %tap.kernel = getelementptr float, ptr %source.kernel, i64 %kernel.offset
-  call void @set.map(ptr %here, i64 %product, ptr %tap.base, i64 %numbers, i64 %pitch, ptr %tap.kernel)
+  %tap.kernel = getelementptr float, ptr %kernel, i64 %kernel.offset
+  call void @set.map(ptr %here, i64 %product, ptr %begin, i64 %numbers, i64 %pitch, ptr %tap.kernel)
   %product.next = add i64 %product, 1
   %is.tap = icmp slt i64 %product.next, %products
   br i1 %is.tap, label %tap, label %multiply
 multiply:
-  %to.offset = mul i64 %row.index, %row.size
-  %to.row = getelementptr float, ptr %result.begin, i64 %to.offset
-  call void @cells(ptr %work, ptr %here, i64 %products, i64 %wide, ptr %to.row, ptr %scratch)
-  %row.next = add i64 %row.index, 1
-  %is.row = icmp slt i64 %row.next, %count
-  br i1 %is.row, label %row, label %done
+  %to.offset = mul i64 %from, %outputs
+  %to.first = getelementptr float, ptr %to, i64 %to.offset
+  call void @cells(ptr %work, ptr %here, i64 %products, i64 %cells, ptr %to.first, ptr %scratch)
+  br label %done
+done:
+  ret void
+}
+
+; Some rows of the result: what is next to the left edge, what is far from edges, and what is next to the right one.
+define internal void @chunk.rows(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
+entry:
+  %taps = call i64 @get.taps(ptr %work)
+  %stride = call i64 @get.stride(ptr %work)
+  %low = call i64 @get.low(ptr %work)
+  %width = call i64 @get.width(ptr %work)
+  %high = call i64 @get.high(ptr %work)
+  %wide = call i64 @get.wide(ptr %work)
+  %columns = call i64 @get.columns(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %zeros.size = call i64 @get.zeros(ptr %work)
+  %sums.size = mul i64 %wide, %columns
+  %zeros = getelementptr float, ptr %scratch, i64 %sums.size
+  %edges = getelementptr float, ptr %zeros, i64 %zeros.size
+  %zeros.bytes = mul i64 %zeros.size, 4
+  call ptr @memset(ptr %zeros, i32 0, i64 %zeros.bytes)
+  %stride.less = sub i64 %stride, 1
+  %low.up = add i64 %low, %stride.less
+  %left.cells = sdiv i64 %low.up, %stride
+  %left = call i64 @llvm.smin.i64(i64 %left.cells, i64 %wide)
+  %width.low = add i64 %width, %low
+  %room = sub i64 %width.low, %taps
+  %room.up = add i64 %room, %stride
+  %whole.cells = sdiv i64 %room.up, %stride
+  %whole = call i64 @llvm.smin.i64(i64 %whole.cells, i64 %wide)
+  %right = call i64 @llvm.smax.i64(i64 %whole, i64 %left)
+  %above = mul i64 %picture, %high
+  %result.row = add i64 %above, %first
+  %row.size = mul i64 %wide, %outputs
+  %result.offset = mul i64 %result.row, %row.size
+  %result = call ptr @get.result(ptr %work)
+  %result.begin = getelementptr float, ptr %result, i64 %result.offset
+  br label %row
+row:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %row ]
+  %which = add i64 %first, %index
+  %which.strided = mul i64 %which, %stride
+  %top = sub i64 %which.strided, %low
+  %to.offset = mul i64 %index, %row.size
+  %to = getelementptr float, ptr %result.begin, i64 %to.offset
+  call void @strip(ptr %work, i64 %picture, i64 %top, i64 0, i64 %left, i1 true, ptr %zeros, ptr %edges, ptr %to,
+                   ptr %scratch)
+  call void @strip(ptr %work, i64 %picture, i64 %top, i64 %left, i64 %right, i1 false, ptr %zeros, ptr %edges, ptr %to,
+                   ptr %scratch)
+  call void @strip(ptr %work, i64 %picture, i64 %top, i64 %right, i64 %wide, i1 true, ptr %zeros, ptr %edges, ptr %to,
+                   ptr %scratch)
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %row, label %done
 done:
   ret void
 }

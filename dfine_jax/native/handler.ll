@@ -18,6 +18,7 @@ declare void @free(ptr)
 declare i32 @sched_yield()
 declare void @llvm.x86.sse2.pause()
 declare i64 @llvm.smin.i64(i64, i64)
+declare i64 @llvm.smax.i64(i64, i64)
 
 ; Chunk after chunk, until none is left.
 define internal void @help(ptr %work) {
@@ -454,9 +455,24 @@ define internal void @points.of.maps(ptr %frame, ptr %finish) {
 }
 
 define internal void @share.rows(ptr %frame, ptr %work) {
+entry:
   %maps = call i64 @get.maps(ptr %work)
   %taps = call i64 @dimension(ptr %frame, i32 0, i64 %maps, i64 0)
   call void @set.taps(ptr %work, i64 %taps)
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %widest = phi i64 [ 0, %entry ], [ %widest.next, %map ]
+  %map.at = call ptr @map(ptr %work, i64 %index)
+  %channels = call i64 @map.numbers(ptr %map.at)
+  %widest.next = call i64 @llvm.smax.i64(i64 %widest, i64 %channels)
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %maps
+  br i1 %is.more, label %map, label %share
+share:
+  %width = call i64 @get.width(ptr %work)
+  %zeros = mul i64 %width, %widest.next
+  call void @set.zeros(ptr %work, i64 %zeros)
   %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %high = call i64 @get.high(ptr %work)
   call void @share(ptr %frame, ptr %work, i64 %pictures, i64 %high)

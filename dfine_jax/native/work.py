@@ -35,6 +35,7 @@ FIELDS = {
     "high": "i64",  # the result's height
     "wide": "i64",  # the result's width
     "taps": "i64",  # rows of a kernel
+    "zeros": "i64",  # as many as a row of the widest map has numbers
     "maps": "i64",
     "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
     "share": "i64",
