@@ -6,7 +6,7 @@ Keys and values are put in panels first, see ``dfine_jax.native.product``, whose
 from dfine_jax.native.exponential import exponential
 from dfine_jax.native.product import LAST, PANEL, whole_columns
 from dfine_jax.native.registers import Registers
-from dfine_jax.native.text import splat
+from dfine_jax.native.text import first_lanes
 
 QUERIES = 24
 """Whose scores a thread has at a time."""
@@ -118,25 +118,37 @@ def _weights(lanes: int) -> str:
     return f"""
 declare float @llvm.vector.reduce.fmax.{suffix}({vector})
 
-; Rows of scores become weights of the softmax that are not divided yet by their sums, which are stored.
+; Rows of scores become weights of the softmax that are not divided yet by their sums, which are stored. What fills the
+; last panel counts as less than any score, of which nothing is left.
 define internal void @weights(ptr %scores, i64 %rows, i64 %tokens, i64 %columns, float %factor, ptr %sums) {{
 entry:
   %factors = call {vector} @splat(float %factor)
+  %last = sub i64 %columns, {LAST}
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
   %offset = mul i64 %index, %columns
   %from = getelementptr float, ptr %scores, i64 %offset
-  br label %compare
+  br label %fill
+fill:
+  %filled = phi i64 [ %last, %row ], [ %filled.next, %fill ]
+  {first_lanes(lanes, "are.real", "%filled", "%tokens")}
+  %fill.at = getelementptr float, ptr %from, i64 %filled
+  %real = load {vector}, ptr %fill.at, align 4
+  %whole = select {mask} %are.real, {vector} %real, {vector} {none}
+  store {vector} %whole, ptr %fill.at, align 4
+  %filled.next = add i64 %filled, {lanes}
+  %is.unfilled = icmp slt i64 %filled.next, %columns
+  br i1 %is.unfilled, label %fill, label %compare
 compare:
-  %column = phi i64 [ 0, %row ], [ %column.next, %compare ]
-  %largest = phi {vector} [ {none}, %row ], [ %largest.next, %compare ]
-  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %tokens)
+  %column = phi i64 [ 0, %fill ], [ %column.next, %compare ]
+  %largest = phi {vector} [ {none}, %fill ], [ %largest.next, %compare ]
   %at = getelementptr float, ptr %from, i64 %column
-  %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} {none})
-  %largest.next = call {vector} @llvm.maxnum.{suffix}({vector} %largest, {vector} %x)
+  %x = load {vector}, ptr %at, align 4
+  %is.larger = fcmp ogt {vector} %x, %largest
+  %largest.next = select {mask} %is.larger, {vector} %x, {vector} %largest
   %column.next = add i64 %column, {lanes}
-  %is.more = icmp slt i64 %column.next, %tokens
+  %is.more = icmp slt i64 %column.next, %columns
   br i1 %is.more, label %compare, label %compared
 compared:
   %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest.next)
@@ -151,11 +163,9 @@ some:
   %power = fmul {vector} %below, %factors
   {exponential(lanes, "power", "weight")}
   store {vector} %weight, ptr %place.at, align 4
-  %count = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %place, i64 %tokens)
-  %counted = select {mask} %count, {vector} %weight, {vector} {splat(lanes, 0)}
-  %sum.next = fadd {vector} %sum, %counted
+  %sum.next = fadd {vector} %sum, %weight
   %place.next = add i64 %place, {lanes}
-  %is.another = icmp slt i64 %place.next, %tokens
+  %is.another = icmp slt i64 %place.next, %columns
   br i1 %is.another, label %some, label %row.end
 row.end:
   %total = call reassoc float @llvm.vector.reduce.fadd.{suffix}(float 0.0, {vector} %sum.next)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from dfine_jax.native.exponential import error_function, exponential
 from dfine_jax.native.registers import Registers
-from dfine_jax.native.text import lines, splat
+from dfine_jax.native.text import first_lanes, lines, splat
 
 FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu"}
 """Activations by their names in configurations, and in names of functions."""
@@ -22,7 +22,6 @@ declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})
 declare {vector} @llvm.maxnum.{suffix}({vector}, {vector})
 declare {vector} @llvm.minnum.{suffix}({vector}, {vector})
 declare {vector} @llvm.rint.{suffix}({vector})
-declare {mask} @llvm.get.active.lane.mask.v{layout.lanes}i1.i64(i64, i64)
 declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {vector})
 declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {mask})
 
@@ -132,7 +131,7 @@ found:
   br label %some
 some:
   %column = phi i64 [ 0, %found ], [ %column.next, %some.end ]
-  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %outputs)
+  {first_lanes(lanes, "are.real", "%column", "%outputs")}
   {lines(loaded("x", "from"))}
   {lines(loaded("bias", "biases"))}
   %sum = fadd {vector} %x, %bias

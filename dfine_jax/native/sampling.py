@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 
 from dfine_jax.native.exponential import exponential
 from dfine_jax.native.registers import WIDEST, Registers
-from dfine_jax.native.text import lines, splat
+from dfine_jax.native.text import first_lanes, lines, splat
 
 QUERIES = 24
 """That a thread is given at a time."""
@@ -41,7 +41,7 @@ entry:
 some:
   %index = phi i64 [ 0, %entry ], [ %index.next, %some ]
   %largest = phi {vector} [ {none}, %entry ], [ %largest.next, %some ]
-  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %index, i64 %count)
+  {first_lanes(lanes, "are.real", "%index", "%count")}
   %at = getelementptr float, ptr %from, i64 %index
   %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} {none})
   %largest.next = call {vector} @llvm.maxnum.{suffix}({vector} %largest, {vector} %x)
@@ -90,7 +90,7 @@ entry:
 some:
   %index = phi i64 [ 0, %entry ], [ %index.next, %some ]
   %sum = phi {vector} [ zeroinitializer, %entry ], [ %sum.next, %some ]
-  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %index, i64 %count)
+  {first_lanes(lanes, "are.real", "%index", "%count")}
   {lines(loaded("score", "%scores", "%index", "%are.real"))}
   %below = fsub {vector} %score, %tops
   {exponential(lanes, "below", "power")}
@@ -98,8 +98,8 @@ some:
   %sum.next = fadd {vector} %sum, %weight
   %pair = mul i64 %index, 2
   %pair.next = add i64 %pair, {lanes}
-  %are.first = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %pair, i64 %twice)
-  %are.second = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %pair.next, i64 %twice)
+  {first_lanes(lanes, "are.first", "%pair", "%twice")}
+  {first_lanes(lanes, "are.second", "%pair.next", "%twice")}
   {lines(loaded("first", "%offsets", "%pair", "%are.first"))}
   {lines(loaded("second", "%offsets", "%pair.next", "%are.second"))}
   {lines(loaded("factor", "%table", "%index", "%are.real"))}

@@ -14,3 +14,21 @@ def splat(lanes: int, value: float) -> str:
     """A vector of one number."""
     bits = np.float64(np.float32(value)).view(np.uint64)
     return "<" + ", ".join([f"float 0x{bits:016X}"] * lanes) + ">"
+
+
+def first_lanes(lanes: int, name: str, start: str, stop: str) -> str:
+    """Lines that set a mask of the lanes whose place, counted from ``start``, is before ``stop``.
+
+    It is compared in 32 bits: LLVM's own way, in 64, takes three times as many instructions.
+    """
+    vector = f"<{lanes} x i32>"
+    places = "<" + ", ".join(f"i32 {lane}" for lane in range(lanes)) + ">"
+    return lines(
+        [
+            f"%{name}.left = sub i64 {stop}, {start}",
+            f"%{name}.short = trunc i64 %{name}.left to i32",
+            f"%{name}.one = insertelement {vector} poison, i32 %{name}.short, i64 0",
+            f"%{name}.all = shufflevector {vector} %{name}.one, {vector} poison, {vector} zeroinitializer",
+            f"%{name} = icmp sgt {vector} %{name}.all, {places}",
+        ]
+    )
