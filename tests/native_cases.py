@@ -7,6 +7,7 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
+from dfine_jax.model.kernel_gradients import gradient_for_kernel
 from dfine_jax.model.native_call import Finish
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
@@ -122,6 +123,20 @@ def check_product(form: str, rows: int, depth: int, columns: int) -> None:
     np.testing.assert_allclose(result, exact, atol=2e-6 * np.sqrt(depth) + 2e-7 * depth)
 
 
+def check_kernel_gradient(shape: tuple[int, ...], outputs: int, window: tuple) -> None:
+    size, stride, padding = window
+    x, kernel = normal(*shape), normal(size, size, shape[-1], outputs)
+
+    def convolved(kernel):
+        names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
+        return lax.conv_general_dilated(x, kernel, strides, around, dimension_numbers=names)
+
+    result, vjp = jax.vjp(convolved, kernel)
+    gradient = normal(*result.shape)
+    ours, (expected,) = gradient_for_kernel(x, gradient, size, stride, padding), vjp(gradient)
+    np.testing.assert_allclose(ours, expected, atol=4e-6 * np.abs(expected).max())
+
+
 def check_all() -> None:
     """One of each kind, of sizes that leave parts of tiles and panels over."""
     for activation in ACTIVATIONS:
@@ -139,3 +154,5 @@ def check_all() -> None:
     for form in (PLAIN, BY_TRANSPOSED, OF_TRANSPOSED):
         for size in ((101, 300, 70), (7, 2100, 21), (1, 1, 1)):
             check_product(form, *size)
+    for outputs in (16, 21, 48):
+        check_kernel_gradient((2, 9, 37, 5), outputs, (3, 2, (1, 1)))
