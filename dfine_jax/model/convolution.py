@@ -37,6 +37,8 @@ def convolve(
     stride, and all where ``compute`` is native have gradients of their own.
     """
     on_cpu = partial(_on_cpu, stride=stride, padding=padding, compute=compute)
+    if compute.is_native:
+        return on_cpu(x, kernel)
     if _is_product(x.shape[-1], kernel, stride):
         default = partial(_by_map, compute=compute)
     else:
@@ -93,6 +95,8 @@ def convolve_several(
         whole = jnp.concatenate(kernels, axis=2)
         return convolve(jnp.concatenate(maps, axis=-1), whole, stride, padding, compute).astype(jnp.float32)
 
+    if compute.is_native:
+        return apart(list(kernels), list(maps))
     return lax.platform_dependent(list(kernels), list(maps), cpu=apart, default=together)
 
 

@@ -83,7 +83,8 @@ def test_layers_and_their_gradients_are_the_same(name):
         assert any(name in compiled.as_text() for name in CODE) == (compute == NATIVE)
         return compiled(variables, x)
 
-    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-5, atol=1e-4), *map(results, (NATIVE, Compute())))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4)
+    jax.tree.map(close, *map(results, (NATIVE, Compute())))
 
 
 @needs_code
