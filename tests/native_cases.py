@@ -13,6 +13,7 @@ from dfine_jax.model.attention import attend_heads
 from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
 from dfine_jax.model.deformable import attend_to_points
 from dfine_jax.model.finish import Finish
+from dfine_jax.model.kernel_gradients import gradient_for_kernel
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
 from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.model.tiles import large_tile_kernel
@@ -192,6 +193,20 @@ def check_product(form: str, rows: int, depth: int, columns: int) -> None:
     np.testing.assert_allclose(result, exact, atol=2e-6 * np.sqrt(depth) + 2e-7 * depth)
 
 
+def check_kernel_gradient(shape: tuple[int, ...], outputs: int, window: tuple) -> None:
+    size, stride, padding = window
+    x, kernel = normal(*shape), normal(size, size, shape[-1], outputs)
+
+    def convolved(kernel):
+        names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
+        return lax.conv_general_dilated(x, kernel, strides, around, dimension_numbers=names)
+
+    result, vjp = jax.vjp(convolved, kernel)
+    gradient = normal(*result.shape)
+    ours, (expected,) = gradient_for_kernel(x, gradient, size, stride, padding), vjp(gradient)
+    np.testing.assert_allclose(ours, expected, atol=4e-6 * np.abs(expected).max())
+
+
 def check_all() -> None:
     """One of each kind, of sizes that leave parts of tiles and panels over."""
     check(*last_channels((2, 6, 10), (40, 7), (33, 7), 21), 1e-5)
@@ -214,3 +229,5 @@ def check_all() -> None:
     for form in (PLAIN, BY_TRANSPOSED, OF_TRANSPOSED):
         for size in ((101, 300, 70), (7, 2100, 21), (1, 1, 1)):
             check_product(form, *size)
+    for outputs in (16, 21, 48):
+        check_kernel_gradient((2, 9, 37, 5), outputs, (3, 2, (1, 1)))

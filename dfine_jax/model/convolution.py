@@ -13,6 +13,7 @@ from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.finish import enlarged
+from dfine_jax.model.kernel_gradients import gradient_for_kernel
 
 Map = TypeVar("Map")
 
@@ -33,10 +34,12 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, and those with
-    a stride, have gradients of their own.
+    depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, those with a
+    stride, and all where ``compute`` is native have gradients of their own.
     """
     on_cpu = partial(_on_cpu, stride=stride, padding=padding, compute=compute)
+    if compute.is_native:
+        return on_cpu(x, kernel)
     if _is_product(x.shape[-1], kernel, stride):
         default = partial(_by_map, compute=compute)
     else:
@@ -59,8 +62,9 @@ def _on_cpu(
 ) -> Float[Array, "B h w O"]:
     if _is_product(x.shape[-1], kernel, stride):
         return _by_cell(x, kernel, compute)
-    depthwise = kernel.shape[2] != x.shape[-1]
-    return (_depthwise_by_shifts if depthwise else _dense_on_cpu)(x, kernel, stride, padding)
+    if kernel.shape[2] != x.shape[-1]:
+        return _depthwise_by_shifts(x, kernel, stride, padding)
+    return _dense_on_cpu(x, kernel, stride, padding, compute.is_native)
 
 
 def convolve_several(
@@ -92,6 +96,8 @@ def convolve_several(
         whole = jnp.concatenate(kernels, axis=2)
         return convolve(jnp.concatenate(maps, axis=-1), whole, stride, padding, compute).astype(jnp.float32)
 
+    if compute.is_native:
+        return apart(list(kernels), list(maps))
     return lax.platform_dependent(list(kernels), list(maps), cpu=apart, default=together)
 
 
@@ -149,12 +155,17 @@ def _by_cell(x: Float[Array, "B H W I"], kernel: Float[Array, "1 1 I O"], comput
 
 
 def _dense_on_cpu(
-    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+    x: Float[Array, "B H W I"],
+    kernel: Float[Array, "kh kw I O"],
+    stride: int,
+    padding: tuple[int, int],
+    is_native: bool,
 ) -> Float[Array, "B h w O"]:
     small = kernel.size <= SMALL
     form = _by_shifts if small else _direct_in_float32
-    if small or stride > 1:
-        return _with_written_out_gradients(x, kernel, form, stride, padding)
+    if small or stride > 1 or is_native:
+        for_kernel = _native_gradient_for_kernel if is_native else _gradient_for_kernel
+        return _with_written_out_gradients(x, kernel, form, for_kernel, stride, padding)
     return form(x, kernel, stride, padding)
 
 
@@ -165,11 +176,12 @@ def _direct_in_float32(
     return _direct(*wide, stride, padding, lax.Precision.HIGHEST).astype(x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
 def _with_written_out_gradients(
     x: Float[Array, "B H W I"],
     kernel: Float[Array, "kh kw I O"],
     form: Callable[..., Array],
+    gradient_for_kernel: Callable[..., Array],
     stride: int,
     padding: tuple[int, int],
 ) -> Float[Array, "B h w O"]:
@@ -213,15 +225,15 @@ def _window(
     return x[:, rows, columns]
 
 
-def _gradient_residuals(x, kernel, form, stride, padding):
-    return _with_written_out_gradients(x, kernel, form, stride, padding), (x, kernel)
+def _gradient_residuals(x, kernel, *static):
+    return _with_written_out_gradients(x, kernel, *static), (x, kernel)
 
 
-def _gradients(form, stride, padding, residuals, gradient):
+def _gradients(form, gradient_for_kernel, stride, padding, residuals, gradient):
     """Those of the direct form, without the dilated convolutions that XLA for CPUs is slow at."""
     x, kernel = residuals
     wide = [operand.astype(jnp.float32) for operand in (x, kernel, gradient)]
-    for_x, for_kernel = _gradient_for_map(*wide, stride, padding), _gradient_for_kernel(*wide, stride, padding)
+    for_x, for_kernel = _gradient_for_map(*wide, stride, padding), gradient_for_kernel(*wide, stride, padding)
     return for_x.astype(x.dtype), for_kernel.astype(kernel.dtype)
 
 
@@ -235,6 +247,10 @@ def _gradient_for_map(x, kernel, gradient, stride, padding):
     ``stride * j + f``, for every j.
     """
     size, _, inputs, outputs = kernel.shape
+    low, high = padding
+    if stride == 1:
+        turned = kernel[::-1, ::-1].swapaxes(2, 3)
+        return _direct(gradient, turned, 1, (size - 1 - low, size - 1 - high), lax.Precision.HIGHEST)
     reach = -(-size // stride)
     rest = reach * stride - size
     cells = jnp.pad(kernel, ((0, rest), (0, rest), (0, 0), (0, 0)))
@@ -244,7 +260,6 @@ def _gradient_for_map(x, kernel, gradient, stride, padding):
     batch, rows, columns, _ = between.shape
     between = between.reshape(batch, rows, columns, stride, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
     padded = between.reshape(batch, stride * rows, stride * columns, inputs)
-    low, _ = padding
     ends = [(-low, n + low - have, 0) for n, have in zip(x.shape[1:3], padded.shape[1:3], strict=True)]
     return lax.pad(padded, jnp.zeros((), padded.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
 
@@ -257,6 +272,17 @@ def _gradient_for_kernel(x, kernel, gradient, stride, padding):
         return jnp.einsum("ni,no->io", window.reshape(-1, window.shape[-1]), flat, precision=lax.Precision.HIGHEST)
 
     return _for_each_cell(for_cell, x, kernel, gradient, stride, padding)
+
+
+@partial(jax.custom_jvp, nondiff_argnums=(3, 4))
+def _native_gradient_for_kernel(x, kernel, gradient, stride, padding):
+    return gradient_for_kernel(x, gradient, kernel.shape[0], stride, padding)
+
+
+@_native_gradient_for_kernel.defjvp
+def _slopes_for_kernel(stride, padding, primals, tangents):
+    plain = partial(_gradient_for_kernel, stride=stride, padding=padding)
+    return _native_gradient_for_kernel(*primals, stride, padding), jax.jvp(plain, primals, tangents)[1]
 
 
 def _for_each_cell(function, x, kernel, gradient, stride, padding):

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float
 from dfine_jax.model.native_call import even, threads
 from dfine_jax.native.matrices import PACKED
 from dfine_jax.native.product import LAST, PANEL
-from dfine_jax.native.registers import registers
 from dfine_jax.native.targets import register, target
 
 PLAIN, BY_TRANSPOSED, OF_TRANSPOSED = "ni,io->no", "no,io->ni", "ni,no->io"
@@ -45,17 +44,20 @@ class Plan(NamedTuple):
 
 
 def multiply(x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
-    """``x @ kernel`` in float32. Backward, derivatives are products of this kind too; there are none forward."""
+    """``x @ kernel`` in float32, in a program for CPUs.
+
+    Backward, derivatives are products of this kind too; there are none forward.
+    """
     x, kernel = x.astype(jnp.float32), kernel.astype(jnp.float32)
     return product(PLAIN, x.reshape(-1, x.shape[-1]), kernel).reshape(*x.shape[:-1], kernel.shape[1])
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def product(form: str, a: Float[Array, "_ _"], b: Float[Array, "_ _"]) -> Float[Array, "_ _"]:
-    """The product of float32 matrices in one of the forms above."""
-    if registers() is None or not (a.size and b.size):
-        return _plain(a, b, form)
-    return lax.platform_dependent(a, b, cpu=partial(_on_cpu, form=form), default=partial(_plain, form=form))
+    """The product of float32 matrices in one of the forms above, in a program for CPUs."""
+    if not (a.size and b.size):
+        return jnp.einsum(form, a, b, precision=lax.Precision.HIGHEST)
+    return _natively(a, b, form)
 
 
 def _residuals(form, a, b):
@@ -76,11 +78,8 @@ def _gradients(form, residuals, gradient):
 product.defvjp(_residuals, _gradients)
 
 
-def _plain(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
-    return jnp.einsum(form, a, b, precision=lax.Precision.HIGHEST)
-
-
-def _on_cpu(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
+@partial(jax.jit, static_argnames="form", inline=True)
+def _natively(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
     register()
     rows = a.shape[form == OF_TRANSPOSED]
     columns = b.shape[form != BY_TRANSPOSED]
@@ -92,7 +91,7 @@ def _on_cpu(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[
     memory = jax.ShapeDtypeStruct((min(chunks, threads()), PACKED + padded), jnp.int32)  # where nobody looks for NaNs
     call = jax.ffi.ffi_call(target("matrices", None), [result, memory], vmap_method="sequential")
     sums = call(a, b, **{name: np.int64(value) for name, value in plan._asdict().items()})[0]
-    return sums[0] if parts == 1 else sums.sum(0)
+    return sum(sums[1:], sums[0])  # XLA is slow at summing over an axis of so few
 
 
 def _plan(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str, rows: int) -> Plan:

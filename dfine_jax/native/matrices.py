@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from dfine_jax.native.product import LAST, PANEL
 from dfine_jax.native.registers import WIDEST, Registers
-from dfine_jax.native.text import lines
+from dfine_jax.native.text import first_lanes, lines
 
 DEPTH = 256
 """Numbers of a column that are packed at a time: a panel of so many and a tile's rows fit the nearest cache."""
@@ -25,7 +25,7 @@ def matrices(layout: Registers) -> str:
 def _pack(lanes: int, panel: int) -> str:
     """A function that packs some numbers of some columns; what fills the panel up is anything."""
     vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
-    active, load = f"@llvm.get.active.lane.mask.v{lanes}i1.i64", f"@llvm.masked.load.{suffix}.p0"
+    load = f"@llvm.masked.load.{suffix}.p0"
     parts, rows = range(panel // lanes), range(lanes)
     return f"""
 define internal void @pack.{panel}(ptr %from, i64 %numbers, i64 %down, i64 %across, i64 %columns, ptr %to) {{
@@ -33,7 +33,7 @@ entry:
   %is.along = icmp eq i64 %across, 1
   br i1 %is.along, label %along, label %column
 along:
-  {lines(f"%real.{i} = call {mask} {active}(i64 {i * lanes}, i64 %columns)" for i in parts)}
+  {lines(first_lanes(lanes, f"real.{i}", str(i * lanes), "%columns") for i in parts)}
   br label %row
 row:
   %index = phi i64 [ 0, %along ], [ %index.next, %row ]
@@ -64,7 +64,7 @@ column:
   br label %square
 square:
   %number = phi i64 [ 0, %column ], [ %number.next, %square ]
-  %are.numbers = call {mask} {active}(i64 %number, i64 %numbers)
+  {first_lanes(lanes, "are.numbers", "%number", "%numbers")}
   {lines(f"%at.{i} = getelementptr float, ptr %from.{i}, i64 %number" for i in rows)}
   {
         lines(
@@ -121,7 +121,7 @@ row:
   br label %some
 some:
   %column = phi i64 [ 0, %row ], [ %column.next, %some ]
-  %are.real = call {mask} @llvm.get.active.lane.mask.v{lanes}i1.i64(i64 %column, i64 %columns)
+  {first_lanes(lanes, "are.real", "%column", "%columns")}
   %at = getelementptr float, ptr %row.from, i64 %column
   %x = load {vector}, ptr %at, align 4
   %to.at = getelementptr float, ptr %row.to, i64 %column

@@ -10,6 +10,7 @@ import jax
 from dfine_jax.native.attention import attention
 from dfine_jax.native.depthwise import depthwise
 from dfine_jax.native.finish import FINISHES, finishes
+from dfine_jax.native.kernel_gradients import kernel_gradients
 from dfine_jax.native.matrices import matrices
 from dfine_jax.native.norm import norm
 from dfine_jax.native.product import products
@@ -30,6 +31,7 @@ _UNFINISHED = {
     "attention": "heads.of.maps",
     "sampling": "points.of.maps",
     "matrices": "matrices",
+    "kernel_gradients": "kernel.gradients",
 }
 # Functions that end with a bias, an activation, and a scale and a shift, and others, with their names in
 # ``handler.ll``, which says what each computes.
@@ -81,7 +83,7 @@ def source(layout: Registers) -> str:
     chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     entries = [_entry(name, *parts) for name, parts in _TARGETS.items()]
     computed = [kind(layout) for kind in (products, matrices, depthwise, tiles, norm, attention, sampling, finishes)]
-    return "\n".join([work(), handler, chunks, *computed, *entries])
+    return "\n".join([work(), handler, chunks, *computed, kernel_gradients(), *entries])
 
 
 def _entry(name: str, function: str, finish: str) -> str:

@@ -11,6 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfine_jax.data.batches import Batch
 from dfine_jax.data.loader import Shard
 from dfine_jax.model.compute import Compute
+from dfine_jax.native.registers import registers
 from dfine_jax.training.step import Metrics, TrainState, Update
 from dfine_jax.training.targets import Targets
 
@@ -53,7 +54,8 @@ class Devices:
     def compute(self, dtype: str) -> Compute:
         """How a step's products of this type are calculated on them, see ``Compute.named``."""
         compute = Compute.named(dtype)
-        return replace(compute, is_native=self.count == 1 and self._are_cpus and compute == Compute())
+        there_is_code = self.count == 1 and self._are_cpus and registers() is not None
+        return replace(compute, is_native=there_is_code and compute == Compute())
 
     @property
     def _are_cpus(self) -> bool:

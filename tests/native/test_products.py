@@ -11,6 +11,7 @@ from tiny import normal
 from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, multiply, product
 from dfine_jax.native.registers import registers
 
+pytestmark = pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 FORMS = (PLAIN, BY_TRANSPOSED, OF_TRANSPOSED)
 forms = pytest.mark.parametrize("form", FORMS)
 
@@ -77,19 +78,3 @@ def test_what_is_not_a_number_stays_in_its_row_and_column():
     assert np.isnan(result[3]).all()
     assert not np.isfinite(result[:, 6]).any()
     assert np.isfinite(np.delete(np.delete(result, 3, 0), 6, 1)).all()
-
-
-@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
-def test_other_backends_multiply_plainly():
-    def call(platform):
-        traced = jax.jit(multiply).trace(normal(5, 8), normal(8, 3))
-        return "dfine_matrices" in traced.lower(lowering_platforms=(platform,)).as_text()
-
-    assert call("cpu")
-    assert not call("tpu")
-
-
-def test_without_machine_code_the_result_is_the_same(monkeypatch):
-    monkeypatch.setattr("dfine_jax.model.products.registers", lambda: None)
-    monkeypatch.setattr("dfine_jax.model.products.register", None)
-    check_product(PLAIN, 37, 19, 21)

@@ -1,6 +1,7 @@
 """A step's products by machine code: the same numbers, and only where XLA need not divide them among devices."""
 
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import jax
@@ -20,10 +21,14 @@ from dfine_jax.training.devices import Devices
 NATIVE = replace(Compute(), is_native=True)
 
 
+needs_code = pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+
+
 def mesh(count: int, platform: str) -> SimpleNamespace:
     return SimpleNamespace(size=count, devices=np.array([SimpleNamespace(platform=platform)] * count))
 
 
+@needs_code
 @pytest.mark.parametrize(
     ("count", "platform", "dtype", "expected"),
     [
@@ -39,18 +44,29 @@ def test_products_are_native_on_one_cpu_in_float32(count, platform, dtype, expec
     assert devices.compute(dtype) == expected
 
 
+def test_without_machine_code_they_are_not(monkeypatch):
+    monkeypatch.setattr("dfine_jax.training.devices.registers", lambda: None)
+    devices = Devices()
+    devices.mesh = mesh(1, "cpu")
+    assert devices.compute("float32") == Compute()
+
+
 def test_a_model_is_not_native_unless_it_is_told_to_be():
     assert not DFine(TINY).decoder.class_heads[0].compute.is_native
 
 
+CODE = ("dfine_matrices", "dfine_kernel_gradients")
 LAYERS = {
     "a pointwise convolution": (ConvNorm, 8, lambda layer, x: layer(x, train=True)),
+    "a dense convolution": (partial(ConvNorm, kernel_size=3), 8, lambda layer, x: layer(x, train=True)),
+    "one with a stride": (partial(ConvNorm, kernel_size=3, stride=2), 8, lambda layer, x: layer(x, train=True)),
     "one of several maps": (ConvNorm, (8, 8), lambda layer, x: layer.of_several([x, 2 * x], train=True)),
     "one of two sizes": (ConvNorm, (8, 8), lambda layer, x: layer.joined(x, enlarged(x), train=True)),
     "a linear layer": (Linear, 8, lambda layer, x: layer(x)),
 }
 
 
+@needs_code
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers_and_their_gradients_are_the_same(name):
     kind, inputs, call = LAYERS[name]
@@ -58,18 +74,20 @@ def test_layers_and_their_gradients_are_the_same(name):
 
     def results(compute):
         layer = kind(inputs, 21, compute=compute, rng=np.random.default_rng(0))
-        graph, params, statistics = nnx.split(layer, nnx.Param, ...)
+        graph, variables = nnx.split(layer)
 
-        def loss(params, x):
-            return jnp.sum(jnp.sin(call(nnx.merge(graph, params, statistics), x)))
+        def loss(variables, x):
+            return jnp.sum(jnp.sin(call(nnx.merge(graph, variables), x)))
 
-        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(params, x).compile()
-        assert ("dfine_matrices" in compiled.as_text()) == (compute == NATIVE and registers() is not None)
-        return compiled(params, x)
+        compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(variables, x).compile()
+        assert any(name in compiled.as_text() for name in CODE) == (compute == NATIVE)
+        return compiled(variables, x)
 
-    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, atol=1e-5), *map(results, (NATIVE, Compute())))
+    close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4)
+    jax.tree.map(close, *map(results, (NATIVE, Compute())))
 
 
+@needs_code
 @pytest.mark.slow
 def test_loss_and_gradients_are_the_same():
     _, params, batch_stats = functional(tiny_model())
@@ -87,7 +105,7 @@ def test_loss_and_gradients_are_the_same():
 
     (loss, gradients), calls = step(NATIVE)
     (expected_loss, expected), other_calls = step(Compute())
-    assert calls > 50 or registers() is None
+    assert calls > 50
     assert other_calls == 0
     np.testing.assert_allclose(loss, expected_loss, rtol=1e-5)
     largest = max(np.abs(gradient).max() for gradient in expected.values())

@@ -1,0 +1,33 @@
+"""Gradients of dense convolutions' kernels by machine code for CPUs, see ``dfine_jax.native``."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dfine_jax.model.native_call import threads
+from dfine_jax.native.matrices import PACKED
+from dfine_jax.native.product import LAST, PANEL
+from dfine_jax.native.targets import register, target
+
+
+@partial(jax.jit, static_argnames=("size", "stride", "padding"), inline=True)
+def gradient_for_kernel(
+    x: Float[Array, "B H W I"], gradient: Float[Array, "B h w O"], size: int, stride: int, padding: tuple[int, int]
+) -> Float[Array, "size size I O"]:
+    """That of a square kernel, in float32, from what was convolved and the result's gradient."""
+    register()
+    batch, high, wide, outputs = gradient.shape
+    covered = size * x.shape[-1]
+    share = -(-batch * high // threads())
+    parts = -(-batch * high // share)
+    padded = size * ((wide - 1) * stride + size) * x.shape[-1]
+    narrower = 0 if outputs % LAST == 0 else size * covered * PANEL
+    result = jax.ShapeDtypeStruct((parts, size, covered, outputs), jnp.float32)
+    memory = jax.ShapeDtypeStruct((parts, PACKED + padded + narrower), jnp.int32)  # where nobody looks for NaNs
+    call = jax.ffi.ffi_call(target("kernel_gradients", None), [result, memory], vmap_method="sequential")
+    numbers = {"low": padding[0], "share": share, "stride": stride}
+    sums = call(x, gradient, **{name: np.int64(number) for name, number in numbers.items()})[0]
+    return sum(sums[1:], sums[0]).reshape(size, size, x.shape[-1], outputs)
