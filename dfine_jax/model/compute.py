@@ -18,9 +18,11 @@ class Compute:
     ``dtype`` is what operands of convolutions and matrix products are rounded to, but for those that CPUs are no slower
     at in float32. Parameters are float32, but for the kernels of a fused model, which are rounded ahead. Sums, softmax,
     normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent GPUs do not
-    multiply float32 exactly by default. ``is_native`` is for programs
-    of one CPU that there is machine code for, in float32: products of cells and kernels, and dense kernels' gradients,
-    are computed by it. XLA can neither divide such code among devices nor differentiate it forward.
+    multiply float32 exactly by default.
+
+    ``is_native`` is for programs of one CPU that there is machine code for, in float32: products of cells and kernels,
+    dense convolutions, and the gradients of both are computed by it. XLA can't divide such code among devices, and
+    products then have no derivatives forward.
     """
 
     dtype: jnp.dtype = jnp.dtype("float32")

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,9 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.compute import Compute
-from dfine_jax.model.finish import enlarged
+from dfine_jax.model.finish import Finish, enlarged
 from dfine_jax.model.kernel_gradients import gradient_for_kernel
+from dfine_jax.model.panels import convolve_rows, in_panels
 
 Map = TypeVar("Map")
 
@@ -34,8 +35,9 @@ def convolve(
     """A dense convolution, or a depthwise one where the kernel's third axis is 1 and the map has more channels.
 
     A pointwise convolution is written as the matrix product that it is. XLA for CPUs is slow at others: there,
-    depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, those with a
-    stride, and all where ``compute`` is native have gradients of their own.
+    depthwise and small ones are sums of shifted maps, and what is left runs in float32. These two kinds, and
+    those with a stride, have gradients of their own. Where ``compute`` is native all but depthwise ones are left to
+    machine code.
     """
     on_cpu = partial(_on_cpu, stride=stride, padding=padding, compute=compute)
     if compute.is_native:
@@ -161,12 +163,12 @@ def _dense_on_cpu(
     padding: tuple[int, int],
     is_native: bool,
 ) -> Float[Array, "B h w O"]:
+    if is_native:
+        return _with_written_out_gradients(x, kernel, NATIVE, stride, padding)
     small = kernel.size <= SMALL
-    form = _by_shifts if small else _direct_in_float32
-    if small or stride > 1 or is_native:
-        for_kernel = _native_gradient_for_kernel if is_native else _gradient_for_kernel
-        return _with_written_out_gradients(x, kernel, form, for_kernel, stride, padding)
-    return form(x, kernel, stride, padding)
+    if small or stride > 1:
+        return _with_written_out_gradients(x, kernel, BY_SHIFTS if small else DIRECT, stride, padding)
+    return _direct_in_float32(x, kernel, stride, padding)
 
 
 def _direct_in_float32(
@@ -176,16 +178,32 @@ def _direct_in_float32(
     return _direct(*wide, stride, padding, lax.Precision.HIGHEST).astype(x.dtype)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4, 5))
+def _by_rows(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "kh kw I O"], stride: int, padding: tuple[int, int]
+) -> Float[Array, "B h w O"]:
+    """By machine code."""
+    rows, _, _, outputs = kernel.shape
+    panels = in_panels(kernel.reshape(rows, -1, outputs))
+    return convolve_rows([x], [panels], stride, padding, Finish(jnp.zeros(outputs), None))
+
+
+class Forms(NamedTuple):
+    """What computes a dense convolution and its gradients, for the map by another convolution."""
+
+    forward: Callable[..., Array]
+    for_map: Callable[..., Array]
+    for_kernel: Callable[..., Array]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def _with_written_out_gradients(
     x: Float[Array, "B H W I"],
     kernel: Float[Array, "kh kw I O"],
-    form: Callable[..., Array],
-    gradient_for_kernel: Callable[..., Array],
+    forms: Forms,
     stride: int,
     padding: tuple[int, int],
 ) -> Float[Array, "B h w O"]:
-    return form(x, kernel, stride, padding)
+    return forms.forward(x, kernel, stride, padding)
 
 
 def _by_shifts(
@@ -229,18 +247,19 @@ def _gradient_residuals(x, kernel, *static):
     return _with_written_out_gradients(x, kernel, *static), (x, kernel)
 
 
-def _gradients(form, gradient_for_kernel, stride, padding, residuals, gradient):
+def _gradients(forms, stride, padding, residuals, gradient):
     """Those of the direct form, without the dilated convolutions that XLA for CPUs is slow at."""
     x, kernel = residuals
     wide = [operand.astype(jnp.float32) for operand in (x, kernel, gradient)]
-    for_x, for_kernel = _gradient_for_map(*wide, stride, padding), gradient_for_kernel(*wide, stride, padding)
+    for_x = _gradient_for_map(*wide, forms.for_map, stride, padding)
+    for_kernel = forms.for_kernel(*wide, stride, padding)
     return for_x.astype(x.dtype), for_kernel.astype(kernel.dtype)
 
 
 _with_written_out_gradients.defvjp(_gradient_residuals, _gradients)
 
 
-def _gradient_for_map(x, kernel, gradient, stride, padding):
+def _gradient_for_map(x, kernel, gradient, convolved, stride, padding):
     """Each of the cells between two outputs gets a convolution of its own; put together they are one, of stride 1.
 
     Along an axis, cell ``stride * m + f`` of the padded map took part in output ``m - j`` by the kernel's cell
@@ -250,13 +269,13 @@ def _gradient_for_map(x, kernel, gradient, stride, padding):
     low, high = padding
     if stride == 1:
         turned = kernel[::-1, ::-1].swapaxes(2, 3)
-        return _direct(gradient, turned, 1, (size - 1 - low, size - 1 - high), lax.Precision.HIGHEST)
+        return convolved(gradient, turned, 1, (size - 1 - low, size - 1 - high))
     reach = -(-size // stride)
     rest = reach * stride - size
     cells = jnp.pad(kernel, ((0, rest), (0, rest), (0, 0), (0, 0)))
     cells = cells.reshape(reach, stride, reach, stride, inputs, outputs)[::-1, :, ::-1]
     cells = cells.transpose(0, 2, 5, 1, 3, 4).reshape(reach, reach, outputs, stride * stride * inputs)
-    between = _direct(gradient, cells, 1, (reach - 1, reach - 1), lax.Precision.HIGHEST)
+    between = convolved(gradient, cells, 1, (reach - 1, reach - 1))
     batch, rows, columns, _ = between.shape
     between = between.reshape(batch, rows, columns, stride, stride, inputs).transpose(0, 1, 3, 2, 4, 5)
     padded = between.reshape(batch, stride * rows, stride * columns, inputs)
@@ -283,6 +302,11 @@ def _native_gradient_for_kernel(x, kernel, gradient, stride, padding):
 def _slopes_for_kernel(stride, padding, primals, tangents):
     plain = partial(_gradient_for_kernel, stride=stride, padding=padding)
     return _native_gradient_for_kernel(*primals, stride, padding), jax.jvp(plain, primals, tangents)[1]
+
+
+BY_SHIFTS = Forms(_by_shifts, _direct_in_float32, _gradient_for_kernel)
+DIRECT = Forms(_direct_in_float32, _direct_in_float32, _gradient_for_kernel)
+NATIVE = Forms(_by_rows, _by_rows, _native_gradient_for_kernel)
 
 
 def _for_each_cell(function, x, kernel, gradient, stride, padding):

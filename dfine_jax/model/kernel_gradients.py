@@ -18,7 +18,7 @@ def gradient_for_kernel(
     x: Float[Array, "B H W I"], gradient: Float[Array, "B h w O"], size: int, stride: int, padding: tuple[int, int]
 ) -> Float[Array, "size size I O"]:
     """That of a square kernel, in float32, from what was convolved and the result's gradient."""
-    register()
+    register("training")
     batch, high, wide, outputs = gradient.shape
     covered = size * x.shape[-1]
     share = -(-batch * high // threads())

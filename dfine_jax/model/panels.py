@@ -20,11 +20,12 @@ from dfine_jax.native.product import PANEL, whole_columns
 from dfine_jax.native.registers import WIDEST
 
 
-def in_panels(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]:
+def in_panels(kernel: Float[np.ndarray | Array, "T I O"]) -> Float[np.ndarray | Array, "T size"]:
     """The kernel's columns in panels, each row after row; zeros make the last column's panel a whole one."""
     count, _, outputs = kernel.shape
-    kernel = np.pad(kernel, ((0, 0), (0, 0), (0, whole_columns(outputs) - outputs)))
-    return np.concatenate([kernel[..., at].reshape(count, -1) for at in _panels(outputs)], -1)
+    numpy = np if isinstance(kernel, np.ndarray) else jnp
+    kernel = numpy.pad(kernel, ((0, 0), (0, 0), (0, whole_columns(outputs) - outputs)))
+    return numpy.concatenate([kernel[..., at].reshape(count, -1) for at in _panels(outputs)], -1)
 
 
 def size_in_panels(inputs: int, outputs: int) -> int:

@@ -80,7 +80,7 @@ product.defvjp(_residuals, _gradients)
 
 @partial(jax.jit, static_argnames="form", inline=True)
 def _natively(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Float[Array, "_ _"]:
-    register()
+    register("training")
     rows = a.shape[form == OF_TRANSPOSED]
     columns = b.shape[form != BY_TRANSPOSED]
     plan = _plan(a, b, form, rows)

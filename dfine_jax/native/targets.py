@@ -3,7 +3,7 @@
 import ctypes
 from importlib import resources
 from threading import Lock
-from typing import Any
+from typing import Any, Literal
 
 import jax
 
@@ -30,19 +30,29 @@ _UNFINISHED = {
     "norm": "norm.of.rows",
     "attention": "heads.of.maps",
     "sampling": "points.of.maps",
-    "matrices": "matrices",
-    "kernel_gradients": "kernel.gradients",
 }
-# Functions that end with a bias, an activation, and a scale and a shift, and others, with their names in
-# ``handler.ll``, which says what each computes.
+_OF_TRAINING = {"matrices": "matrices", "kernel_gradients": "kernel.gradients"}
+# Functions that end with a bias, an activation, and a scale and a shift, and others, with their names in the code,
+# which says what each computes.
+
+
+def _unfinished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
+    return {f"dfine_{name}_none": (code, "none") for name, code in functions.items()}
+
 
 _TARGETS = {
-    **{f"dfine_{name}_{finish}": (code, finish) for name, code in _FINISHED.items() for finish in FINISHES.values()},
-    **{f"dfine_{name}_none": (code, "none") for name, code in _UNFINISHED.items()},
+    "inference": {
+        f"dfine_{name}_{finish}": (code, finish) for name, code in _FINISHED.items() for finish in FINISHES.values()
+    }
+    | _unfinished(_UNFINISHED),
+    "training": _unfinished(_OF_TRAINING),
 }
+"""By what they are compiled for: a detector shall not wait for the code of training."""
+
+Purpose = Literal["inference", "training"]
 
 _LOCK = Lock()
-_ENGINES: list = []
+_ENGINES: dict[Purpose, Any] = {}
 """Whose code XLA has: it has to stay."""
 
 
@@ -51,14 +61,14 @@ def target(function: str, activation: str | None) -> str:
     return f"dfine_{function}_{FINISHES[activation]}"
 
 
-def register() -> None:
-    """Makes every ``target`` known to XLA, if it isn't yet."""
+def register(purpose: Purpose = "inference") -> None:
+    """Makes every ``target`` of this purpose known to XLA, if it isn't yet."""
     with _LOCK:
-        if not _ENGINES:
-            _ENGINES.append(_compiled())
+        if purpose not in _ENGINES:
+            _ENGINES[purpose] = _compiled(purpose)
 
 
-def _compiled() -> Any:
+def _compiled(purpose: Purpose) -> Any:
     """LLVM's engine, after XLA was given what it made."""
     llvm = binding()
     llvm.initialize_native_target()
@@ -66,24 +76,26 @@ def _compiled() -> Any:
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    module = llvm.parse_assembly(source(registers()))
+    module = llvm.parse_assembly(source(registers(), purpose))
     module.verify()
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    for name in _TARGETS:
+    for name in _TARGETS[purpose]:
         handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address(name))
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return engine
 
 
-def source(layout: Registers) -> str:
+def source(layout: Registers, purpose: Purpose) -> str:
     """All of them, in LLVM's language."""
     here = resources.files("dfine_jax.native")
     handler, chunks = (here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "chunks"))
     chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
-    entries = [_entry(name, *parts) for name, parts in _TARGETS.items()]
-    computed = [kind(layout) for kind in (products, matrices, depthwise, tiles, norm, attention, sampling, finishes)]
-    return "\n".join([work(), handler, chunks, *computed, kernel_gradients(), *entries])
+    computed = [kind(layout) for kind in (products, depthwise, tiles, norm, attention, sampling, finishes)]
+    if purpose == "training":
+        computed += [matrices(layout), kernel_gradients()]
+    entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
+    return "\n".join([work(), handler, chunks, *computed, *entries])
 
 
 def _entry(name: str, function: str, finish: str) -> str:
