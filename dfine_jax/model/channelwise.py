@@ -40,8 +40,8 @@ def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
 
 
 def normalise_cells(
-    x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
-) -> Float[Array, "*B D"]:
+    x: Float[Array, "N *B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
+) -> Float[Array, "N *B D"]:
     """Layer normalisation over the last axis; ``ValueError`` where 16 does not divide its length."""
     if x.shape[-1] % WIDEST:
         raise ValueError(f"{x.shape[-1]} numbers a cell: {WIDEST} has to divide them")

@@ -48,8 +48,8 @@ def _whole(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"
 
 
 def multiply_cells(
-    maps: Sequence[Float[Array, "*B _"]], kernels: Sequence[Float[Array, "1 _"]], finish: Finish
-) -> Float[Array, "*B O"]:
+    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Float[Array, "1 _"]], finish: Finish
+) -> Float[Array, "N *B O"]:
     """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together.
 
     Where a map has more channels than its kernel has inputs, the last of them count.

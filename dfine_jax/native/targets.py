@@ -33,7 +33,7 @@ _UNFINISHED = {
 }
 _OF_TRAINING = {"matrices": "matrices", "kernel_gradients": "kernel.gradients"}
 # Functions that end with a bias, an activation, and a scale and a shift, and others, with their names in the code,
-# which says what each computes.
+# which says what each computes: in ``functions.ll``, and those of training beside what they call.
 
 
 def _unfinished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
@@ -89,13 +89,13 @@ def _compiled(purpose: Purpose) -> Any:
 def source(layout: Registers, purpose: Purpose) -> str:
     """All of them, in LLVM's language."""
     here = resources.files("dfine_jax.native")
-    handler, chunks = (here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "chunks"))
-    chunks = chunks.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
+    written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "functions", "chunks"))
+    written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     computed = [kind(layout) for kind in (products, depthwise, tiles, norm, attention, sampling, finishes)]
     if purpose == "training":
         computed += [matrices(layout), kernel_gradients()]
     entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
-    return "\n".join([work(), handler, chunks, *computed, *entries])
+    return "\n".join([work(), written, *computed, *entries])
 
 
 def _entry(name: str, function: str, finish: str) -> str:

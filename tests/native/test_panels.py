@@ -80,9 +80,11 @@ def test_products_of_as_many_maps_as_may_be():
     check(*cells(50, (4, 1, 7, 16, 3, 32, 5, 6), 32, a_finish(32)))
 
 
-@pytest.mark.parametrize("shape", [(1, 2, 2), (2, 6, 10), (1, 40, 40)])
-@pytest.mark.parametrize(("widths", "inputs"), [((8,), (8,)), ((33,), (5,)), ((7, 16), (6, 16))])
-def test_the_last_channels_of_maps_and_a_map_half_as_large(widths, inputs, shape):
+@pytest.mark.parametrize(
+    ("shape", "widths", "inputs"),
+    [((1, 2, 2), (8,), (8,)), ((1, 40, 40), (33,), (5,)), ((2, 6, 10), (7, 16), (6, 16))],
+)
+def test_the_last_channels_of_maps_and_a_map_half_as_large(shape, widths, inputs):
     check(*last_channels(shape, widths, inputs, 21), 1e-5)
 
 
@@ -144,9 +146,7 @@ def test_scores_of_any_size_have_weights():
     np.testing.assert_allclose(result, 3, rtol=1e-6)
 
 
-@pytest.mark.parametrize("levels", [(4,), (3, 2), (9, 7, 3)])
-@pytest.mark.parametrize("channels", [16, 48])
-@pytest.mark.parametrize("queries", [1, 31])
+@pytest.mark.parametrize(("queries", "channels", "levels"), [(1, 16, (4,)), (31, 48, (3, 2)), (25, 16, (9, 7, 3))])
 def test_attention_to_points(queries, channels, levels):
     check(*points(2, queries, levels, channels))
 

@@ -17,19 +17,19 @@ forms = pytest.mark.parametrize("form", FORMS)
 
 
 @forms
-@pytest.mark.parametrize("columns", [1, 2, 15, 16, 17, 32, 33, 80, 130])
+@pytest.mark.parametrize("columns", [1, 15, 16, 17, 32, 33, 130])
 def test_any_number_of_columns(columns, form):
     check_product(form, 37, 19, columns)
 
 
 @forms
-@pytest.mark.parametrize("rows", [1, 2, 11, 13, 797, 1601])
+@pytest.mark.parametrize("rows", [1, 11, 13, 797, 1601])
 def test_any_number_of_rows(rows, form):
     check_product(form, rows, 40, 21)
 
 
 @forms
-@pytest.mark.parametrize("depth", [1, 3, 16, 255, 257, 2049, 5003])
+@pytest.mark.parametrize("depth", [1, 16, 255, 257, 2049, 5003])
 def test_sums_of_any_length(depth, form):
     check_product(form, 29, depth, 36)
 
