@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_config, tiny_model
 
-from dfine_jax.model.dfine import functional, variables
+from dfine_jax.config import DFineConfig
+from dfine_jax.model.dfine import DFine, functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
 from dfine_jax.model.prepared_kernels import NARROW, WIDE
 from dfine_jax.native.registers import WIDEST, registers
@@ -112,6 +113,22 @@ def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     assert {x.dtype for x in variables(form)[0].values()} == {np.dtype("float32")}
     for plain, native in zip(model.backbone(pictures), fuse(model).backbone(pictures), strict=True):
         np.testing.assert_allclose(native, plain, atol=1e-5 * float(np.abs(plain).max()))
+
+
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_attention_is_native_where_its_heads_are_wide_enough():
+    config = DFineConfig.from_size("n")
+    form, _ = fused_form(DFine(config), for_cpu=True)
+    layer = form.decoder.layers[0]
+    assert form.encoder.attention[0].layers[0].self_attention.is_native
+    assert layer.self_attention.is_native
+    assert layer.cross_attention.is_native
+    discrete = replace(config, decoder=replace(config.decoder, method="discrete"))
+    assert not fused_form(DFine(discrete), for_cpu=True)[0].decoder.layers[0].cross_attention.is_native
+    assert not fused_form(DFine(config), for_cpu=True, quick=True)[0].decoder.layers[0].self_attention.is_native
+    narrow = fused_form(tiny_model())[0].decoder.layers[0]
+    assert not narrow.self_attention.is_native
+    assert not narrow.cross_attention.is_native
 
 
 def test_forms_are_for_cpus(monkeypatch):
