@@ -62,6 +62,7 @@ def test_another_model(pictures):
     np.testing.assert_allclose(outputs[0].boxes, outputs[1].boxes, atol=TOLERANCE / 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("for_cpu", [True, False])
 @pytest.mark.usefixtures("without_machine_code")
 def test_kernels_get_the_forms_of_cpus(pictures, for_cpu):

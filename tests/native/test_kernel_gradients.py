@@ -40,6 +40,7 @@ def test_with_more_threads_than_rows(monkeypatch):
     gradient_for_kernel.clear_cache()
 
 
+@pytest.mark.slow
 def test_second_derivatives():
     x, kernel = normal(1, 6, 7, 2), normal(3, 3, 2, 4)
 

@@ -200,7 +200,9 @@ def test_derivatives_forward(kind):
         np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
-@kinds
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "points" else ()) for kind in KINDS]
+)
 def test_derivatives_backward(kind):
     ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], "silu"))
     slopes = [jax.grad(lambda x, function=function: jnp.sum(jnp.sin(function(x))))(maps) for function in (ours, plain)]

@@ -56,6 +56,7 @@ with ThreadPoolExecutor(8) as pool:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 def test_code_for_narrow_registers_on_one_processor():
     program = f"""
