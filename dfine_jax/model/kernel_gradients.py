@@ -3,11 +3,9 @@
 from functools import partial
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
-from dfine_jax.model.native_call import threads
+from dfine_jax.model.native_call import call, threads
 from dfine_jax.native.matrices import PACKED
 from dfine_jax.native.product import LAST, PANEL
 from dfine_jax.native.targets import register, target
@@ -25,9 +23,7 @@ def gradient_for_kernel(
     parts = -(-batch * high // share)
     padded = size * ((wide - 1) * stride + size) * x.shape[-1]
     narrower = 0 if outputs % LAST == 0 else size * covered * PANEL
-    result = jax.ShapeDtypeStruct((parts, size, covered, outputs), jnp.float32)
-    memory = jax.ShapeDtypeStruct((parts, PACKED + padded + narrower), jnp.int32)  # where nobody looks for NaNs
-    call = jax.ffi.ffi_call(target("kernel_gradients", None), [result, memory], vmap_method="sequential")
-    numbers = {"low": padding[0], "share": share, "stride": stride}
-    sums = call(x, gradient, **{name: np.int64(number) for name, number in numbers.items()})[0]
+    shape, scratch = (parts, size, covered, outputs), PACKED + padded + narrower
+    numbers = dict(low=padding[0], share=share, stride=stride)
+    sums = call(target("kernel_gradients", None), [x, gradient], shape, parts, scratch, **numbers)
     return sum(sums[1:], sums[0]).reshape(size, size, x.shape[-1], outputs)

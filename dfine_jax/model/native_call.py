@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from dfine_jax.model.finish import Finish
 from dfine_jax.native.attention import scratch_of_head
@@ -108,6 +108,16 @@ def threads() -> int:
     return len(os.sched_getaffinity(os.getpid())) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def call(
+    name: str, arrays: list[Array], shape: tuple[int, ...], chunks: int, scratch: int, **numbers: int
+) -> Float[Array, "..."]:
+    """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own."""
+    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
+    function = jax.ffi.ffi_call(name, [result, memory], vmap_method="sequential")
+    return function(*arrays, **{key: np.int64(number) for key, number in numbers.items()})[0]
+
+
 def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) -> Callable[..., Array]:
     """``plain``, but on CPUs the native function of this name, where there is one for this processor; in float32.
 
@@ -119,14 +129,12 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         register()
         batch, *sides, _ = maps[0].shape
         size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
-        result = jax.ShapeDtypeStruct((batch, *map(window.over, sides), len(finish.bias)), jnp.float32)
-        memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
-        call = jax.ffi.ffi_call(target(name, finish.activation), [result, memory], vmap_method="sequential")
         affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
         added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (finish.coarse, finish.shortcut)]
-        numbers = {"low": window.padding[0], "size": size, "stride": window.stride}
-        integers = {key: np.int64(number) for key, number in numbers.items()}
-        return call(*maps, *kernels, finish.bias, affine, *added, **integers)[0]
+        arrays = [*maps, *kernels, finish.bias, affine, *added]
+        shape = (batch, *map(window.over, sides), len(finish.bias))
+        numbers = dict(low=window.padding[0], size=size, stride=window.stride)
+        return call(target(name, finish.activation), arrays, shape, chunks, scratch, **numbers)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def in_float32(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:

@@ -5,11 +5,10 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from dfine_jax.model.native_call import even, threads
+from dfine_jax.model.native_call import call, even, threads
 from dfine_jax.native.matrices import PACKED
 from dfine_jax.native.product import LAST, PANEL
 from dfine_jax.native.targets import register, target
@@ -87,10 +86,8 @@ def _natively(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Floa
     parts = -(-plan.depth // plan.share)
     chunks = parts * -(-rows // plan.size)
     padded = 0 if columns % LAST == 0 else plan.size * PANEL
-    result = jax.ShapeDtypeStruct((parts, rows, columns), jnp.float32)
-    memory = jax.ShapeDtypeStruct((min(chunks, threads()), PACKED + padded), jnp.int32)  # where nobody looks for NaNs
-    call = jax.ffi.ffi_call(target("matrices", None), [result, memory], vmap_method="sequential")
-    sums = call(a, b, **{name: np.int64(value) for name, value in plan._asdict().items()})[0]
+    shape, scratch = (parts, rows, columns), PACKED + padded
+    sums = call(target("matrices", None), [a, b], shape, chunks, scratch, **plan._asdict())
     return sum(sums[1:], sums[0])  # XLA is slow at summing over an axis of so few
 
 

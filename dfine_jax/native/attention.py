@@ -1,10 +1,10 @@
 """LLVM's code for one head of an attention: its scores and what it mixes never leave a thread's own memory.
 
-Keys and values are put in panels first, see ``dfine_jax.native.product``, whose ``@rows`` multiplies both.
+Keys, a column each, and values are packed first, see ``dfine_jax.native.packing``, and ``@rows`` multiplies both.
 """
 
 from dfine_jax.native.exponential import exponential
-from dfine_jax.native.product import LAST, PANEL, whole_columns
+from dfine_jax.native.product import LAST, whole_columns
 from dfine_jax.native.registers import Registers
 from dfine_jax.native.text import first_lanes
 
@@ -19,95 +19,31 @@ def scratch_of_head(tokens: int, channels: int) -> int:
 
 def attention(layout: Registers) -> str:
     """``@chunk.attention``, which computes one head of one picture, and what it calls."""
-    return _keys() + _values(layout.lanes) + _weights(layout.lanes) + _mixed(layout.lanes) + _chunk()
+    return _largest(layout.lanes) + _weights(layout.lanes) + _mixed(layout.lanes) + _chunk()
 
 
-def _keys() -> str:
+def _largest(lanes: int) -> str:
+    vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
+    none = "<" + ", ".join(["float 0xFFF0000000000000"] * lanes) + ">"
     return f"""
-; In panels, a column a key. Those that fill the last panel are zeros.
-define internal void @put.keys(ptr %from, i64 %tokens, i64 %columns, i64 %channels, i64 %width, ptr %to) {{
-entry:
-  br label %key
-key:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %key.end ]
-  %source = phi ptr [ %from, %entry ], [ %source.next, %key.end ]
-  %is.real = icmp slt i64 %index, %tokens
-  %place = and i64 %index, {PANEL - 1}
-  %start = sub i64 %index, %place
-  %left = sub i64 %columns, %start
-  %is.whole = icmp sge i64 %left, {PANEL}
-  %step = select i1 %is.whole, i64 {PANEL}, i64 {LAST}
-  %panel.offset = mul i64 %start, %channels
-  %offset = add i64 %panel.offset, %place
-  %target.first = getelementptr float, ptr %to, i64 %offset
-  br label %channel
-channel:
-  %number = phi i64 [ 0, %key ], [ %number.next, %store ]
-  %target = phi ptr [ %target.first, %key ], [ %target.next, %store ]
-  br i1 %is.real, label %load, label %store
-load:
-  %at = getelementptr float, ptr %source, i64 %number
-  %loaded = load float, ptr %at, align 4
-  br label %store
-store:
-  %x = phi float [ 0.0, %channel ], [ %loaded, %load ]
-  store float %x, ptr %target, align 4
-  %target.next = getelementptr float, ptr %target, i64 %step
-  %number.next = add i64 %number, 1
-  %is.more = icmp slt i64 %number.next, %channels
-  br i1 %is.more, label %channel, label %key.end
-key.end:
-  %source.next = getelementptr float, ptr %source, i64 %width
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %columns
-  br i1 %is.another, label %key, label %done
-done:
-  ret void
-}}
-"""
+declare float @llvm.vector.reduce.fmax.{suffix}({vector})
 
-
-def _values(lanes: int) -> str:
-    vector = f"<{lanes} x float>"
-    return f"""
-; In panels, a column a channel.
-define internal void @put.values(ptr %from, i64 %tokens, i64 %channels, i64 %width, ptr %to) {{
+define internal float @largest(ptr %from, i64 %count) {{
 entry:
-  br label %panel
-panel:
-  %start = phi i64 [ 0, %entry ], [ %start.next, %panel.end ]
-  %target.panel = phi ptr [ %to, %entry ], [ %target.next, %panel.end ]
-  %left = sub i64 %channels, %start
-  %is.whole = icmp sge i64 %left, {PANEL}
-  %step = select i1 %is.whole, i64 {PANEL}, i64 {LAST}
-  %source.panel = getelementptr float, ptr %from, i64 %start
-  br label %row
-row:
-  %index = phi i64 [ 0, %panel ], [ %index.next, %row.end ]
-  %source = phi ptr [ %source.panel, %panel ], [ %source.next, %row.end ]
-  %target = phi ptr [ %target.panel, %panel ], [ %target.next, %row.end ]
   br label %some
 some:
-  %number = phi i64 [ 0, %row ], [ %number.next, %some ]
-  %at = getelementptr float, ptr %source, i64 %number
-  %x = load {vector}, ptr %at, align 4
-  %to.at = getelementptr float, ptr %target, i64 %number
-  store {vector} %x, ptr %to.at, align 4
-  %number.next = add i64 %number, {lanes}
-  %is.more = icmp slt i64 %number.next, %step
-  br i1 %is.more, label %some, label %row.end
-row.end:
-  %source.next = getelementptr float, ptr %source, i64 %width
-  %target.next = getelementptr float, ptr %target, i64 %step
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %tokens
-  br i1 %is.another, label %row, label %panel.end
-panel.end:
-  %start.next = add i64 %start, %step
-  %is.panel = icmp slt i64 %start.next, %channels
-  br i1 %is.panel, label %panel, label %done
+  %index = phi i64 [ 0, %entry ], [ %index.next, %some ]
+  %largest = phi {vector} [ {none}, %entry ], [ %largest.next, %some ]
+  {first_lanes(lanes, "are.real", "%index", "%count")}
+  %at = getelementptr float, ptr %from, i64 %index
+  %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} {none})
+  %largest.next = call {vector} @llvm.maxnum.{suffix}({vector} %largest, {vector} %x)
+  %index.next = add i64 %index, {lanes}
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %some, label %done
 done:
-  ret void
+  %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest.next)
+  ret float %top
 }}
 """
 
@@ -116,8 +52,6 @@ def _weights(lanes: int) -> str:
     vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
     none = "<" + ", ".join(["float 0xFFF0000000000000"] * lanes) + ">"
     return f"""
-declare float @llvm.vector.reduce.fmax.{suffix}({vector})
-
 ; Rows of scores become weights of the softmax that are not divided yet by their sums, which are stored. What fills the
 ; last panel counts as less than any score, of which nothing is left.
 define internal void @weights(ptr %scores, i64 %rows, i64 %tokens, i64 %columns, float %factor, ptr %sums) {{
@@ -139,24 +73,14 @@ fill:
   store {vector} %whole, ptr %fill.at, align 4
   %filled.next = add i64 %filled, {lanes}
   %is.unfilled = icmp slt i64 %filled.next, %columns
-  br i1 %is.unfilled, label %fill, label %compare
-compare:
-  %column = phi i64 [ 0, %fill ], [ %column.next, %compare ]
-  %largest = phi {vector} [ {none}, %fill ], [ %largest.next, %compare ]
-  %at = getelementptr float, ptr %from, i64 %column
-  %x = load {vector}, ptr %at, align 4
-  %is.larger = fcmp ogt {vector} %x, %largest
-  %largest.next = select {mask} %is.larger, {vector} %x, {vector} %largest
-  %column.next = add i64 %column, {lanes}
-  %is.more = icmp slt i64 %column.next, %columns
-  br i1 %is.more, label %compare, label %compared
-compared:
-  %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest.next)
+  br i1 %is.unfilled, label %fill, label %filled.all
+filled.all:
+  %top = call float @largest(ptr %from, i64 %tokens)
   %tops = call {vector} @splat(float %top)
   br label %some
 some:
-  %place = phi i64 [ 0, %compared ], [ %place.next, %some ]
-  %sum = phi {vector} [ zeroinitializer, %compared ], [ %sum.next, %some ]
+  %place = phi i64 [ 0, %filled.all ], [ %place.next, %some ]
+  %sum = phi {vector} [ zeroinitializer, %filled.all ], [ %sum.next, %some ]
   %place.at = getelementptr float, ptr %from, i64 %place
   %score = load {vector}, ptr %place.at, align 4
   %below = fsub {vector} %score, %tops
@@ -254,8 +178,8 @@ entry:
   %scores = getelementptr float, ptr %values.panels, i64 %values.size
   %mixed = getelementptr float, ptr %scores, i64 %scores.size
   %sums = getelementptr float, ptr %mixed, i64 %mixed.size
-  call void @put.keys(ptr %head.keys, i64 %tokens, i64 %columns, i64 %channels, i64 %width, ptr %scratch)
-  call void @put.values(ptr %head.values, i64 %tokens, i64 %channels, i64 %width, ptr %values.panels)
+  call void @pack.panels(ptr %head.keys, i64 %channels, i64 1, i64 %width, i64 %tokens, ptr %scratch)
+  call void @pack.panels(ptr %head.values, i64 %tokens, i64 %width, i64 1, i64 %channels, ptr %values.panels)
   br label %some
 some:
   %first = phi i64 [ 0, %entry ], [ %first.next, %some ]

@@ -286,12 +286,27 @@ define internal ptr @data.if.any(ptr %frame, i64 %index) {
   ret ptr %chosen
 }
 
+; What all work has: the function for a chunk, the result and the memory of each thread.
+define internal ptr @new.work(ptr %frame, ptr %chunk) {
+  %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
+  store %Work zeroinitializer, ptr %work
+  %result = call ptr @data(ptr %frame, i32 1, i64 0)
+  %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
+  %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
+  %outputs = call i64 @from.last(ptr %frame, i32 1, i64 0, i64 1)
+  call void @set.chunk(ptr %work, ptr %chunk)
+  call void @set.result(ptr %work, ptr %result)
+  call void @set.scratch(ptr %work, ptr %scratch)
+  call void @set.slot.size(ptr %work, i64 %slot.size)
+  call void @set.outputs(ptr %work, i64 %outputs)
+  ret ptr %work
+}
+
 ; Work on maps, and then as many kernels, a bias, a scale and a shift, and two maps that are added or have no numbers,
 ; see finish.py; the last axis of maps are channels.
 define internal ptr @work(ptr %frame, ptr %chunk, ptr %finish) {
 entry:
-  %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
-  store %Work zeroinitializer, ptr %work
+  %work = call ptr @new.work(ptr %frame, ptr %chunk)
   %count.at = getelementptr %Frame, ptr %frame, i32 0, i32 5, i32 2
   %count = load i64, ptr %count.at
   %shortcut.index = sub i64 %count, 1
@@ -303,14 +318,10 @@ entry:
   %coarse = call ptr @data.if.any(ptr %frame, i64 %coarse.index)
   %affine = call ptr @data(ptr %frame, i32 0, i64 %affine.index)
   %bias = call ptr @data(ptr %frame, i32 0, i64 %bias.index)
-  %result = call ptr @data(ptr %frame, i32 1, i64 0)
-  %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
-  %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
-  %outputs = call i64 @from.last(ptr %frame, i32 1, i64 0, i64 1)
+  %outputs = call i64 @get.outputs(ptr %work)
   %outputs.up = add i64 %outputs, 15
   %columns = and i64 %outputs.up, -16
   %size = call i64 @attribute(ptr %frame, i64 1)
-  call void @set.chunk(ptr %work, ptr %chunk)
   call void @set.multiply(ptr %work, ptr @rows)
   call void @set.deep(ptr %work, i64 %columns)
   call void @set.finish(ptr %work, ptr %finish)
@@ -318,10 +329,6 @@ entry:
   call void @set.bias(ptr %work, ptr %bias)
   call void @set.coarse(ptr %work, ptr %coarse)
   call void @set.shortcut(ptr %work, ptr %shortcut)
-  call void @set.result(ptr %work, ptr %result)
-  call void @set.scratch(ptr %work, ptr %scratch)
-  call void @set.slot.size(ptr %work, i64 %slot.size)
-  call void @set.outputs(ptr %work, i64 %outputs)
   call void @set.columns(ptr %work, i64 %columns)
   call void @set.size(ptr %work, i64 %size)
   call void @set.maps(ptr %work, i64 %maps)

@@ -126,28 +126,16 @@ panel:
   %width = select i1 %is.whole, i64 %outputs, i64 %panel.width
   %each = mul i64 %covered, %width
   %panel.from = getelementptr float, ptr %gradient.block, i64 %column
-  br i1 %is.narrow, label %pack.narrow, label %pack.wide
-pack.narrow:
-  call void @pack.{LAST}(ptr %panel.from, i64 %numbers, i64 %outputs, i64 1, i64 %columns, ptr %scratch)
-  br label %tap
-pack.wide:
-  call void @pack.{PANEL}(ptr %panel.from, i64 %numbers, i64 %outputs, i64 1, i64 %columns, ptr %scratch)
+  call void @pack(ptr %panel.from, i64 %numbers, i64 %outputs, i64 1, i64 %columns, ptr %scratch)
   br label %tap
 tap:
-  %tap.index = phi i64 [ 0, %pack.narrow ], [ 0, %pack.wide ], [ %tap.next, %summed ]
+  %tap.index = phi i64 [ 0, %panel ], [ %tap.next, %tap ]
   %tap.offset = mul i64 %tap.index, %size
   %tap.from = getelementptr float, ptr %from, i64 %tap.offset
   %to.offset = mul i64 %tap.index, %each
   %tap.to = getelementptr float, ptr %to, i64 %to.offset
   call void @set.map(ptr %here, i64 0, ptr %tap.from, i64 %numbers, i64 1, ptr %scratch)
-  br i1 %is.narrow, label %narrow, label %wider
-narrow:
-  call void @columns.{LAST}(ptr %here, i64 1, i64 %covered, i64 0, ptr %tap.to, i64 %width, i64 %step, i1 %is.begin)
-  br label %summed
-wider:
-  call void @columns.{PANEL}(ptr %here, i64 1, i64 %covered, i64 0, ptr %tap.to, i64 %width, i64 %step, i1 %is.begin)
-  br label %summed
-summed:
+  call void @add.panel(ptr %here, i1 %is.narrow, i64 %covered, ptr %tap.to, i64 %width, i64 %step, i1 %is.begin)
   %tap.next = add i64 %tap.index, 1
   %is.tap = icmp slt i64 %tap.next, %taps
   br i1 %is.tap, label %tap, label %panel.end
@@ -175,13 +163,9 @@ _CALL = """
 ; Of maps (pictures, height, width, channels in) and gradients (pictures, height, width, channels out) to (parts, rows
 ; of the kernel, columns times channels in, channels out), whose sum over parts it is. Attributes: low, share, stride.
 define internal void @kernel.gradients(ptr %frame, ptr %finish) {
-  %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
-  store %Work zeroinitializer, ptr %work
+  %work = call ptr @new.work(ptr %frame, ptr @chunk.gradients)
   %base = call ptr @data(ptr %frame, i32 0, i64 0)
   %gradient = call ptr @data(ptr %frame, i32 0, i64 1)
-  %result = call ptr @data(ptr %frame, i32 1, i64 0)
-  %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
-  %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
   %height = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 1)
   %width = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 2)
   %channels = call i64 @dimension(ptr %frame, i32 0, i64 0, i64 3)
@@ -190,21 +174,15 @@ define internal void @kernel.gradients(ptr %frame, ptr %finish) {
   %wide = call i64 @dimension(ptr %frame, i32 0, i64 1, i64 2)
   %parts = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %taps = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
-  %outputs = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 3)
   %low = call i64 @attribute(ptr %frame, i64 0)
   %share = call i64 @attribute(ptr %frame, i64 1)
   %stride = call i64 @attribute(ptr %frame, i64 2)
   %depth = mul i64 %pictures, %high
-  call void @set.chunk(ptr %work, ptr @chunk.gradients)
-  call void @set.result(ptr %work, ptr %result)
-  call void @set.scratch(ptr %work, ptr %scratch)
-  call void @set.slot.size(ptr %work, i64 %slot.size)
   call void @set.height(ptr %work, i64 %height)
   call void @set.width(ptr %work, i64 %width)
   call void @set.high(ptr %work, i64 %high)
   call void @set.wide(ptr %work, i64 %wide)
   call void @set.taps(ptr %work, i64 %taps)
-  call void @set.outputs(ptr %work, i64 %outputs)
   call void @set.low(ptr %work, i64 %low)
   call void @set.stride(ptr %work, i64 %stride)
   call void @set.depth(ptr %work, i64 %depth)

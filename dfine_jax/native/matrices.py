@@ -4,11 +4,9 @@ Every thread packs what it is about to multiply by, a few numbers of one panel's
 by that. The tiles are those of ``dfine_jax.native.product``.
 """
 
-from collections.abc import Iterator
-
 from dfine_jax.native.product import LAST, PANEL
 from dfine_jax.native.registers import WIDEST, Registers
-from dfine_jax.native.text import first_lanes, lines
+from dfine_jax.native.text import first_lanes
 
 DEPTH = 256
 """Numbers of a column that are packed at a time: a panel of so many and a tile's rows fit the nearest cache."""
@@ -18,91 +16,8 @@ PACKED = (DEPTH + WIDEST) * PANEL
 
 
 def matrices(layout: Registers) -> str:
-    """``@matrices``, which XLA's handler calls, and what it calls."""
-    return "\n".join([*(_pack(layout.lanes, panel) for panel in (PANEL, LAST)), _unpad(layout.lanes), _CHUNK, _CALL])
-
-
-def _pack(lanes: int, panel: int) -> str:
-    """A function that packs some numbers of some columns; what fills the panel up is anything."""
-    vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
-    load = f"@llvm.masked.load.{suffix}.p0"
-    parts, rows = range(panel // lanes), range(lanes)
-    return f"""
-define internal void @pack.{panel}(ptr %from, i64 %numbers, i64 %down, i64 %across, i64 %columns, ptr %to) {{
-entry:
-  %is.along = icmp eq i64 %across, 1
-  br i1 %is.along, label %along, label %column
-along:
-  {lines(first_lanes(lanes, f"real.{i}", str(i * lanes), "%columns") for i in parts)}
-  br label %row
-row:
-  %index = phi i64 [ 0, %along ], [ %index.next, %row ]
-  %row.offset = mul i64 %index, %down
-  %row.from = getelementptr float, ptr %from, i64 %row.offset
-  %to.offset = mul i64 %index, {panel}
-  %row.to = getelementptr float, ptr %to, i64 %to.offset
-  {lines(f"%row.from.{i} = getelementptr float, ptr %row.from, i64 {i * lanes}" for i in parts)}
-  {lines(f"%row.to.{i} = getelementptr float, ptr %row.to, i64 {i * lanes}" for i in parts)}
-  {
-        lines(
-            f"%row.{i} = call {vector} {load}(ptr %row.from.{i}, i32 4, {mask} %real.{i}, {vector} zeroinitializer)"
-            for i in parts
-        )
-    }
-  {lines(f"store {vector} %row.{i}, ptr %row.to.{i}, align 4" for i in parts)}
-  %index.next = add i64 %index, 1
-  %is.row = icmp slt i64 %index.next, %numbers
-  br i1 %is.row, label %row, label %done
-column:
-  %column.0 = phi i64 [ 0, %entry ], [ %column.next, %square.end ]
-  %last = sub i64 %columns, 1
-  {lines(f"%column.{i} = add i64 %column.0, {i}" for i in rows[1:])}
-  {lines(f"%there.{i} = call i64 @llvm.smin.i64(i64 %column.{i}, i64 %last)" for i in rows)}
-  {lines(f"%offset.{i} = mul i64 %there.{i}, %across" for i in rows)}
-  {lines(f"%from.{i} = getelementptr float, ptr %from, i64 %offset.{i}" for i in rows)}
-  %column.to = getelementptr float, ptr %to, i64 %column.0
-  br label %square
-square:
-  %number = phi i64 [ 0, %column ], [ %number.next, %square ]
-  {first_lanes(lanes, "are.numbers", "%number", "%numbers")}
-  {lines(f"%at.{i} = getelementptr float, ptr %from.{i}, i64 %number" for i in rows)}
-  {
-        lines(
-            f"%x.{i}.1 = call {vector} {load}(ptr %at.{i}, i32 4, {mask} %are.numbers, {vector} zeroinitializer)"
-            for i in rows
-        )
-    }
-  {lines(_transposed(lanes))}
-  %square.offset = mul i64 %number, {panel}
-  %to.0 = getelementptr float, ptr %column.to, i64 %square.offset
-  {lines(f"%to.{i} = getelementptr float, ptr %to.0, i64 {i * panel}" for i in rows[1:])}
-  {lines(f"store {vector} %x.{i}.{lanes}, ptr %to.{i}, align 4" for i in rows)}
-  %number.next = add i64 %number, {lanes}
-  %is.more = icmp slt i64 %number.next, %numbers
-  br i1 %is.more, label %square, label %square.end
-square.end:
-  %column.next = add i64 %column.0, {lanes}
-  %is.another = icmp slt i64 %column.next, %columns
-  br i1 %is.another, label %column, label %done
-done:
-  ret void
-}}
-"""
-
-
-def _transposed(lanes: int) -> Iterator[str]:
-    """From rows ``%x.i.1`` of a square to its columns ``%x.i.lanes``: each step swaps blocks of twice the size."""
-    vector = f"<{lanes} x float>"
-    size = 1
-    while size < lanes:
-        kept = [lane if not lane & size else lanes + lane - size for lane in range(lanes)]
-        given = [lane + size if not lane & size else lanes + lane for lane in range(lanes)]
-        for i in (i for i in range(lanes) if not i & size):
-            pair = f"{vector} %x.{i}.{size}, {vector} %x.{i + size}.{size}"
-            for name, places in ((i, kept), (i + size, given)):
-                mask = ", ".join(f"i32 {place}" for place in places)
-                yield f"%x.{name}.{2 * size} = shufflevector {pair}, <{lanes} x i32> <{mask}>"
-        size *= 2
+    """``@matrices``, which XLA's handler calls, and what it calls. ``@pack`` is in ``dfine_jax.native.packing``."""
+    return "\n".join([_unpad(layout.lanes), _PANEL, _CHUNK, _CALL])
 
 
 def _unpad(lanes: int) -> str:
@@ -138,6 +53,19 @@ done:
 }}
 """
 
+
+_PANEL = f"""
+; Adds to so many rows of a panel's columns, or begins their sums.
+define internal void @add.panel(ptr %map, i1 %is.narrow, i64 %rows, ptr %to, i64 %width, i64 %step, i1 %is.begin) {{
+  br i1 %is.narrow, label %narrow, label %wide
+narrow:
+  call void @columns.{LAST}(ptr %map, i64 1, i64 %rows, i64 0, ptr %to, i64 %width, i64 %step, i1 %is.begin)
+  ret void
+wide:
+  call void @columns.{PANEL}(ptr %map, i64 1, i64 %rows, i64 0, ptr %to, i64 %width, i64 %step, i1 %is.begin)
+  ret void
+}}
+"""
 
 _CHUNK = f"""
 ; Some rows of one part of the sums, in which a picture's place is taken by the part.
@@ -193,16 +121,8 @@ panel:
   %width = select i1 %is.whole, i64 %outputs, i64 %panel.width
   %across.offset = mul i64 %column, %across
   %panel.kernel = getelementptr float, ptr %block.kernel, i64 %across.offset
-  br i1 %is.narrow, label %narrow, label %wide
-narrow:
-  call void @pack.{LAST}(ptr %panel.kernel, i64 %numbers, i64 %down, i64 %across, i64 %columns, ptr %scratch)
-  call void @columns.{LAST}(ptr %here, i64 1, i64 %count, i64 0, ptr %to, i64 %width, i64 %step, i1 %is.begin)
-  br label %summed
-wide:
-  call void @pack.{PANEL}(ptr %panel.kernel, i64 %numbers, i64 %down, i64 %across, i64 %columns, ptr %scratch)
-  call void @columns.{PANEL}(ptr %here, i64 1, i64 %count, i64 0, ptr %to, i64 %width, i64 %step, i1 %is.begin)
-  br label %summed
-summed:
+  call void @pack(ptr %panel.kernel, i64 %numbers, i64 %down, i64 %across, i64 %columns, ptr %scratch)
+  call void @add.panel(ptr %here, i1 %is.narrow, i64 %count, ptr %to, i64 %width, i64 %step, i1 %is.begin)
   %is.there = or i1 %is.whole, %is.more
   br i1 %is.there, label %panel.end, label %unpad
 unpad:
@@ -222,16 +142,11 @@ _CALL = """
 ; Of two matrices to (parts, rows, columns), whose sum over parts is the product. Attributes: across, depth, down,
 ; pitch, share, size, step.
 define internal void @matrices(ptr %frame, ptr %finish) {
-  %work = call ptr @malloc(i64 ptrtoint (ptr getelementptr (%Work, ptr null, i32 1) to i64))
-  store %Work zeroinitializer, ptr %work
+  %work = call ptr @new.work(ptr %frame, ptr @chunk.matrices)
   %left = call ptr @data(ptr %frame, i32 0, i64 0)
   %right = call ptr @data(ptr %frame, i32 0, i64 1)
-  %result = call ptr @data(ptr %frame, i32 1, i64 0)
-  %scratch = call ptr @data(ptr %frame, i32 1, i64 1)
-  %slot.size = call i64 @dimension(ptr %frame, i32 1, i64 1, i64 1)
   %parts = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %rows = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
-  %outputs = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 2)
   %across = call i64 @attribute(ptr %frame, i64 0)
   %depth = call i64 @attribute(ptr %frame, i64 1)
   %down = call i64 @attribute(ptr %frame, i64 2)
@@ -239,11 +154,6 @@ define internal void @matrices(ptr %frame, ptr %finish) {
   %share = call i64 @attribute(ptr %frame, i64 4)
   %size = call i64 @attribute(ptr %frame, i64 5)
   %step = call i64 @attribute(ptr %frame, i64 6)
-  call void @set.chunk(ptr %work, ptr @chunk.matrices)
-  call void @set.result(ptr %work, ptr %result)
-  call void @set.scratch(ptr %work, ptr %scratch)
-  call void @set.slot.size(ptr %work, i64 %slot.size)
-  call void @set.outputs(ptr %work, i64 %outputs)
   call void @set.across(ptr %work, i64 %across)
   call void @set.depth(ptr %work, i64 %depth)
   call void @set.down(ptr %work, i64 %down)

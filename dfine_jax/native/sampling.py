@@ -19,39 +19,18 @@ def scratch_of_query(points: int) -> int:
 
 
 def sampling(layout: Registers) -> str:
-    """``@chunk.sampling``, which computes some queries of a picture, and what it calls."""
+    """``@chunk.sampling``, which computes some queries of a picture, and what it calls.
+
+    ``@largest`` is in ``dfine_jax.native.attention``.
+    """
     lanes = layout.lanes
-    return _declared(lanes) + _largest(lanes) + _places(lanes) + _picked(lanes) + _chunk()
+    return _declared(lanes) + _places(lanes) + _picked(lanes) + _chunk()
 
 
 def _declared(lanes: int) -> str:
     vector, suffix = f"<{lanes} x float>", f"v{lanes}f32"
     return f"""
 declare {vector} @llvm.floor.{suffix}({vector})
-"""
-
-
-def _largest(lanes: int) -> str:
-    vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
-    none = "<" + ", ".join(["float 0xFFF0000000000000"] * lanes) + ">"
-    return f"""
-define internal float @largest(ptr %from, i64 %count) {{
-entry:
-  br label %some
-some:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %some ]
-  %largest = phi {vector} [ {none}, %entry ], [ %largest.next, %some ]
-  {first_lanes(lanes, "are.real", "%index", "%count")}
-  %at = getelementptr float, ptr %from, i64 %index
-  %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} {none})
-  %largest.next = call {vector} @llvm.maxnum.{suffix}({vector} %largest, {vector} %x)
-  %index.next = add i64 %index, {lanes}
-  %is.more = icmp slt i64 %index.next, %count
-  br i1 %is.more, label %some, label %done
-done:
-  %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest.next)
-  ret float %top
-}}
 """
 
 

@@ -13,6 +13,7 @@ from dfine_jax.native.finish import FINISHES, finishes
 from dfine_jax.native.kernel_gradients import kernel_gradients
 from dfine_jax.native.matrices import matrices
 from dfine_jax.native.norm import norm
+from dfine_jax.native.packing import packing
 from dfine_jax.native.product import products
 from dfine_jax.native.registers import Registers, binding, registers
 from dfine_jax.native.sampling import sampling
@@ -91,7 +92,7 @@ def source(layout: Registers, purpose: Purpose) -> str:
     here = resources.files("dfine_jax.native")
     written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "functions", "chunks"))
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
-    computed = [kind(layout) for kind in (products, depthwise, tiles, norm, attention, sampling, finishes)]
+    computed = [kind(layout) for kind in (products, packing, depthwise, tiles, norm, attention, sampling, finishes)]
     if purpose == "training":
         computed += [matrices(layout), kernel_gradients()]
     entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
