@@ -9,7 +9,8 @@ those in which the worst cell that becomes a query scores clearly better than th
 decides.
 Before it is timed, each contender's queries are paired with those of transformers in PyTorch: in float32 the logits
 and boxes of each pair have to agree within 1e-3, in bfloat16 they have to be finite. GFLOPs are those of
-convolutions done directly, norms and branches folded; peaks are the best of square matrix products, in JAX and PyTorch.
+convolutions done directly, norms and branches folded; peaks are the best of square matrix products, in JAX, PyTorch
+and, in 16 bits, the library's own code.
 """
 
 import argparse
@@ -30,6 +31,7 @@ from rich.table import Table
 # Every contender's process imports this module before it is bound to its CPUs: no JAX or PyTorch up here.
 from benchmarks import peers
 from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
+from dfine_jax.native.registers import half
 from dfine_jax.processor import is_faster_in_bfloat16
 
 SIDE = 640
@@ -107,8 +109,8 @@ def main() -> None:
     console.print("measured peaks: " + ", ".join(f"{dtype} {peak:.0f} GFLOP/s" for dtype, peak in peaks.items()))
     if "bfloat16" not in dtypes:
         console.print("bfloat16 was left out: this processor has no instructions for it")
-    elif not is_faster_in_bfloat16():
-        console.print("ours bf16 computes in float32: this processor isn't faster at bfloat16")
+    if rounded_type() != "bfloat16":
+        console.print(f"ours bf16 multiplies in {rounded_type()}: this processor is faster so than in bfloat16")
     if "keras-hub" in chosen:
         console.print("* can't be given the common weights: it has its own random ones, and its answer is not compared")
     console.print(f"{about['machine']}; medians of {arguments.rounds} rounds\n{about['versions']}")
@@ -182,7 +184,8 @@ def measured(
     for name, one in chosen.items():
         timing = timings[one.title]
         times[name] = 1e3 * timing.median / batch
-        shares[name] = gflops / (timing.median / batch) / peaks[one.dtype]
+        dtype = rounded_type() if name == "ours-bf16" else one.dtype
+        shares[name] = gflops / (timing.median / batch) / peaks[dtype]
         if one.compared:
             differences[name] = difference(timing.answer, expected_of(case))._asdict()
     return {"size": size, "batch_size": batch, "gflops": gflops, "ms": times, "ratios": ratios(times),
@@ -230,12 +233,20 @@ def difference(answer: peers.Answer, expected: peers.Answer) -> Difference:
     return Difference(*map(float, np.max(apart, axis=0)), float(correlation))
 
 
+def rounded_type() -> str:
+    """The type in which a detector multiplies here that is asked for bfloat16."""
+    kinds = {"half": "float16", "bfloat": "bfloat16", None: "bfloat16" if is_faster_in_bfloat16() else "float32"}
+    return kinds[half()]
+
+
 def measured_peaks(rounds: int, dtypes: Sequence[str]) -> dict[str, float]:
     """The most GFLOP/s that any matrix product reached, by type."""
+    kinds = [(make, dtype) for make in (jax_product, torch_product) for dtype in dtypes]
+    if half() is not None:
+        kinds += [(product, rounded_type()) for product in (torch_product, halves_product)]
     makes = {
         f"{make.__name__} {dtype} {side}": partial(make, side=side, dtype=dtype)
-        for make in (jax_product, torch_product)
-        for dtype in dtypes
+        for make, dtype in kinds
         for side in PRODUCTS
     }
     timings = in_turn(makes, rounds, peers.THREADS, "peak,", warm=True)
@@ -266,6 +277,22 @@ def torch_product(side: int, dtype: str) -> Callable[[], float]:
     torch.set_num_threads(peers.THREADS)
     a, b = (torch.from_numpy(matrix).to(getattr(torch, dtype)) for matrix in _matrices(side))
     return lambda: float((a @ b)[0, 0])
+
+
+def halves_product(side: int, dtype: str) -> Callable[[], float]:
+    """The same by the library's own code for halves, without which no product in float16 comes near the peak."""
+    import jax
+    import jax.numpy as jnp
+
+    from dfine_jax.model.finish import Finish
+    from dfine_jax.model.halves import in_halves, multiply_halves
+
+    a, b = _matrices(side)
+    kernel, factors = in_halves([b[None]])
+    kernels = [jnp.asarray(kernel, dtype), jnp.asarray(factors, jnp.float32)]
+    multiply = jax.jit(lambda x: multiply_halves([x], kernels, Finish(jnp.zeros(side), None)))
+    x = jnp.asarray(a)[None]
+    return lambda: float(np.asarray(multiply(x))[0, 0, 0])
 
 
 def ratios(times: Mapping[str, float]) -> dict[str, float]:

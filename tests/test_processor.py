@@ -47,10 +47,20 @@ def runs_on(tmp_path, monkeypatch):
         (None, False),
     ],
 )
-def test_bfloat16_is_for_processors_that_are_faster_at_it(runs_on, information, faster):
+def test_bfloat16_is_for_processors_that_are_faster_at_it(runs_on, information, faster, monkeypatch):
+    monkeypatch.setattr("dfine_jax.model.compute.half", lambda: None)
     runs_on(information)
     assert processor.is_faster_in_bfloat16() == faster
     assert Compute.for_this_machine("bfloat16").dtype == (jnp.bfloat16 if faster else jnp.float32)
+    assert Compute.for_this_machine("float32") == Compute()
+
+
+@pytest.mark.parametrize(("half", "dtype"), [("half", "float16"), ("bfloat", "bfloat16")])
+def test_machine_code_in_16_bits_is_taken_where_it_is(half, dtype, monkeypatch):
+    monkeypatch.setattr("dfine_jax.model.compute.half", lambda: half)
+    compute = Compute.for_this_machine("bfloat16")
+    assert compute == Compute(halves=jnp.dtype(dtype))
+    assert compute.narrowest == dtype
     assert Compute.for_this_machine("float32") == Compute()
 
 

@@ -51,8 +51,8 @@ def run(
         batch_size: Pictures given to the device at a time; a CPU computes them one by one. Several sizes are measured
             one after another. 1 if not given, with --compile-for 1 and 32.
         size: Height and width of the pictures, each divisible by 32; the model's own if not given.
-        dtype: Type of the large products; float32 if not given, with --compile-for bfloat16. They stay float32 on CPUs
-            that aren't faster at bfloat16.
+        dtype: Type of the large products; float32 if not given, with --compile-for bfloat16. For bfloat16 CPUs take
+            float16 or float32 where they are faster so.
         runs: How often each batch is computed.
         json: Write the numbers to this file, with the versions and the device.
         compile_for: Measure nothing, but compile for such TPU chips; needs jax[tpu], in an environment of its own.
@@ -73,17 +73,17 @@ def run(
     compute = Compute.for_this_machine(dtype)
     network, settings = model_of(model, parse_size(size), compute)
     console = Console()
-    if compute.dtype != dtype:
-        console.print(f"this processor isn't faster at {dtype}: products stay {compute.dtype}", soft_wrap=True)
+    if compute.narrowest != dtype:
+        console.print(f"this processor isn't fastest at {dtype}: products are {compute.narrowest}", soft_wrap=True)
     gflops = round(count_operations(network, settings) / 1e9, 2)
     rows = [
         {**_measured(Detector(network, settings, batch_size=batch), runs, console), "gflops_a_picture": gflops}
         for batch in batch_size
     ]
     shape = f"{settings.height}x{settings.width}"
-    console.print(_table(f"{model}, {shape}, {compute.dtype}, on {_device()}", rows), soft_wrap=True)
+    console.print(_table(f"{model}, {shape}, {compute.narrowest}, on {_device()}", rows), soft_wrap=True)
     if json is not None:
-        kind = {"model": model, "size": shape, "dtype": compute.dtype.name}
+        kind = {"model": model, "size": shape, "dtype": compute.narrowest.name}
         about = {**kind, "runs": runs, "device": _device(), **_versions()}
         json.write_text(json_format.dumps({**about, "results": rows}, indent=1) + "\n", "utf-8")
     return 0

@@ -59,8 +59,8 @@ def run(
         json: Write all detections to this file ("-" for standard output): a list, one object a picture.
         batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
-        dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; on CPUs that
-            aren't faster at it they stay float32.
+        dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; CPUs take
+            float16 or float32 where they are faster so.
         classes: Show these classes only, by name or number.
     """
     if not paths:

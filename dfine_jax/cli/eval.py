@@ -55,8 +55,8 @@ def run(
         threshold: What scores more counts as found, for precision, recall and confusion. AP looks at all scores.
         batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
-        dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; on CPUs that
-            aren't faster at it they stay float32.
+        dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; CPUs take
+            float16 or float32 where they are faster so.
     """
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")

@@ -56,10 +56,10 @@ def _dump(program: Program) -> tuple:
 
 def _load(dumped: tuple) -> Program:
     serialized, folding, batch_stats = dumped
-    if folding.is_native:
+    for purpose in folding.native:
         from dfine_jax.native.targets import register
 
-        register()
+        register(purpose)
     devices = jax.devices()[:1]
     compiled = serialize_executable.deserialize_and_load(*serialized, execution_devices=devices)
     return Program(compiled, folding, batch_stats)

@@ -8,7 +8,11 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model import products
+from dfine_jax.native.registers import half
 from dfine_jax.processor import is_faster_in_bfloat16
+
+HALVES = {None: None, "half": jnp.dtype("float16"), "bfloat": jnp.dtype("bfloat16")}
+"""Types by the names of ``dfine_jax.native.registers.half``."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,9 @@ class Compute:
     normalisation, geometry and box decoding stay float32. ``precision`` is explicit because TPUs and recent GPUs do not
     multiply float32 exactly by default.
 
+    ``halves`` is the type that operands of a fused model's products are rounded to by machine code for CPUs, see
+    ``dfine_jax.model.halves``; ``dtype`` is float32 then.
+
     ``is_native`` is for programs of one CPU that there is machine code for, in float32: products of cells and kernels,
     dense convolutions, and the gradients of both are computed by it. XLA can't divide such code among devices, and
     products then have no derivatives forward.
@@ -27,6 +34,7 @@ class Compute:
 
     dtype: jnp.dtype = jnp.dtype("float32")
     precision: lax.Precision | None = lax.Precision.HIGHEST
+    halves: jnp.dtype | None = None
     is_native: bool = False
 
     @classmethod
@@ -40,9 +48,22 @@ class Compute:
 
     @classmethod
     def for_this_machine(cls, name: str) -> "Compute":
-        """``named(name)``, but float32 where JAX computes on a CPU that isn't faster at products of bfloat16."""
+        """``named(name)``, but what is fastest, and no less exact, where bfloat16 is asked for on a CPU.
+
+        That is machine code for halves, see ``dfine_jax.model.halves``, for processors that it is there for, and else
+        float32 where products of bfloat16 aren't faster.
+        """
         compute = cls.named(name)
-        return cls() if jax.default_backend() == "cpu" and not is_faster_in_bfloat16() else compute
+        if jax.default_backend() != "cpu" or compute == cls():
+            return compute
+        if halves := HALVES[half()]:
+            return cls(halves=halves)
+        return compute if is_faster_in_bfloat16() else cls()
+
+    @property
+    def narrowest(self) -> jnp.dtype:
+        """The type of the large products' operands in a fused model."""
+        return self.halves or self.dtype
 
     def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
         """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""

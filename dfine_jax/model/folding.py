@@ -6,8 +6,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import ArrayLike
 
-from dfine_jax.model.panels import in_panels
 from dfine_jax.model.prepared_kernels import Form, in_form
+from dfine_jax.native.targets import Purpose
 
 
 class FoldedConv(NamedTuple):
@@ -27,14 +27,14 @@ class Folding(NamedTuple):
     """How the variables of a fused model come from those of the model that it was; a plain value, easily kept."""
 
     convs: tuple[FoldedConv, ...]
-    linears: frozenset[str]
-    """Kernels of linear layers that are put in panels, by name."""
+    linears: dict[str, Form]
+    """What kernels of linear layers become, by name."""
     dtypes: dict[str, np.dtype]
     """The types that kernels are rounded to, by name. All other variables stay as they are."""
     names: frozenset[str]
     """All variables of the fused model."""
-    is_native: bool
-    """Whether the fused model calls machine code of ``dfine_jax.native``."""
+    native: tuple[Purpose, ...]
+    """The machine code of ``dfine_jax.native`` that the fused model calls, by what it is compiled for."""
 
 
 def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterator[tuple[str, ArrayLike]]:
@@ -49,8 +49,8 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
         conv = owners.get(name)
         if conv is None:
             if name in folding.linears:
-                value = in_panels(np.asarray(value)[None])
-            if name in folding.names:
+                yield from _linear(folding, name, np.asarray(value))
+            elif name in folding.names:
                 yield name, _rounded(folding, name, value)
             continue
         waiting[conv][name] = value
@@ -60,6 +60,12 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
                 yield target, _rounded(folding, target, folded.astype(np.float32))
     if waiting:
         raise ValueError(f"variables of these convolutions are missing: {', '.join(c.branches[0] for c in waiting)}")
+
+
+def _linear(folding: Folding, name: str, kernel: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
+    """What a linear layer's kernel becomes."""
+    for index, part in enumerate(in_form(kernel[None, None], folding.linears[name], kernel.shape[:1])):
+        yield f"{name}.{index}", _rounded(folding, f"{name}.{index}", part)
 
 
 def _parts(branch: str) -> Iterator[str]:

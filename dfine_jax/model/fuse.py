@@ -15,10 +15,10 @@ from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hgnetv2 import Stem
 from dfine_jax.model.hybrid_encoder import RepVGG
 from dfine_jax.model.layers import ConvNorm, LayerNorm, Linear
-from dfine_jax.model.panels import size_in_panels
-from dfine_jax.model.prepared_kernels import form_on_cpu, in_float32_on_cpu, shapes_in_form
+from dfine_jax.model.prepared_kernels import HALVED, Form, form_on_cpu, in_float32_on_cpu, shapes_in_form, types_in_form
 from dfine_jax.native.finish import FINISHES
 from dfine_jax.native.registers import WIDEST, registers
+from dfine_jax.native.targets import Purpose
 
 
 def fuse(model: DFine, for_cpu: bool | None = None) -> DFine:
@@ -47,10 +47,12 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     names = {id(module): dotted(path) for path, module in nnx.iter_modules(model)}
     modules = [module for _, module in nnx.iter_modules(model)]
     panels = for_cpu and not quick and registers() is not None
-    convs, dtypes, linears = [], {}, set()
+    convs, dtypes, linears = [], {}, {}
     for conv in modules:
         if for_cpu and isinstance(conv, ConvNorm) and in_float32_on_cpu(conv.kernel.shape, conv.stride):
-            conv.compute = Compute()  # what is between such convolutions then need not be rounded and widened again
+            conv.compute = Compute(
+                halves=conv.compute.halves
+            )  # what is between such convolutions then need not be rounded and widened again
     for block in modules:
         if isinstance(block, RepVGG):
             block.conv3x3.activation, block.activation = block.activation, None
@@ -73,26 +75,35 @@ def fused_form(model: DFine, for_cpu: bool | None = None, *, quick: bool = False
     model.config = replace(model.config, decoder=decoder.config)
     params, batch_stats = variables(model)
     return model, _remaining(
-        Folding(tuple(convs), frozenset(linears), dtypes, frozenset({**params, **batch_stats}), panels)
+        Folding(tuple(convs), linears, dtypes, frozenset({**params, **batch_stats}), _native(modules, panels))
     )
+
+
+def _native(modules: list[nnx.Module], panels: bool) -> tuple[Purpose, ...]:
+    """What machine code they call."""
+    halved = any(getattr(module, "form", None) in HALVED for module in modules)
+    return ("inference", "halves") if halved else ("inference",) if panels else ()
 
 
 def _remaining(whole: Folding) -> Folding:
     """Without what belongs to the parts that were dropped."""
     return whole._replace(
         convs=tuple(conv for conv in whole.convs if f"{conv.branches[0]}.bias" in whole.names),
-        linears=whole.linears & whole.names,
+        linears={name: form for name, form in whole.linears.items() if f"{name}.0" in whole.names},
         dtypes={name: dtype for name, dtype in whole.dtypes.items() if name in whole.names},
     )
 
 
-def _make_native(module: nnx.Module, name: str, linears: set[str]) -> None:
+def _make_native(module: nnx.Module, name: str, linears: dict[str, Form]) -> None:
     """Has what is not a convolution call machine code, and notes whose kernels are put in panels for that."""
     match module:
         case Linear() if module.compute.dtype == jnp.float32:
-            module.form = "panels"
-            module.kernel = nnx.Param(jax.ShapeDtypeStruct((1, size_in_panels(*module.kernel.shape)), "float32"))
-            linears.add(f"{name}.kernel")
+            inputs, outputs = module.kernel.shape
+            kernel = (1, 1, inputs, outputs)
+            module.form = form_on_cpu(kernel, 1, (inputs,), rounded=False, panels=True, halves=module.compute.halves)
+            shapes = shapes_in_form(kernel, module.form, (inputs,))
+            module.kernel = nnx.List([nnx.Param(jax.ShapeDtypeStruct(shape, "float32")) for shape in shapes])
+            linears[f"{name}.kernel"] = module.form
         case SelfAttention() if module.compute.dtype == jnp.float32:
             module.is_native = module.out.bias.shape[0] % (module.heads * WIDEST) == 0
         case DeformableAttention() if module.compute.dtype == jnp.float32:
@@ -107,7 +118,8 @@ def _round_kernel(module: ConvNorm | Linear, name: str, dtypes: dict[str, np.dty
     """Gives a kernel, or each array that it became, the type of products."""
     dtype = module.compute.dtype
     if isinstance(module.kernel, nnx.List):
-        for index, kernel in enumerate(module.kernel):
+        types = types_in_form(module.form, len(module.kernel), dtype, module.compute.halves)
+        for index, (kernel, dtype) in enumerate(zip(module.kernel, types, strict=True)):
             dtypes[f"{name}.kernel.{index}"] = dtype
             module.kernel[index] = nnx.Param(jax.ShapeDtypeStruct(kernel.shape, dtype))
     else:
@@ -124,7 +136,7 @@ def _folded(
     rounded = conv.compute.dtype != jnp.float32
     if for_cpu:
         panels = panels and conv.activation in FINISHES
-        conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded=rounded, panels=panels)
+        conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded, panels, conv.compute.halves)
     if quick and conv.form != "parts":  # products of tiles are many more programs
         conv.form = "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))

@@ -141,7 +141,7 @@ class CSPLayer(nnx.Module):
         self.inputs = inputs
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
-        if self.conv1.form != "panels":  # which read the last channels where they are
+        if self.conv1.form not in ("panels", "halves in panels"):  # which read the last channels where they are
             x = x[..., x.shape[-1] - self.inputs :]
         y = self.conv1(x, train)
         for block in self.blocks:

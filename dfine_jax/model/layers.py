@@ -19,6 +19,7 @@ from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plai
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
 from dfine_jax.model.finish import Finish
+from dfine_jax.model.halves import apart, convolve_tiles_of_halves, multiply_halves
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic
 from dfine_jax.model.normalisation import Learned, normalise
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
@@ -44,21 +45,20 @@ class Linear(nnx.Module):
         rng: np.random.Generator | None,
     ):
         default = fan_in(inputs)
-        self.kernel = parameter(kernel or default, (inputs, outputs), rng)
+        self.kernel: nnx.Param | nnx.List = nnx.data(parameter(kernel or default, (inputs, outputs), rng))
         self.bias = parameter(bias or default, (outputs,), rng)
         self.form: Form = "whole"
         self.compute = compute
 
     def __call__(self, x: Float[Array, "*B inputs"], activation: str | None = None) -> Float[Array, "*B outputs"]:
         """With the activation that follows, by its name."""
-        kernel, bias = self.kernel[...], self.bias[...]
-        if self.form == "panels" and activation in FINISHES:
-            return multiply_cells([x], [kernel], Finish(bias, activation))
-        if self.form == "panels":
-            y = multiply_cells([x], [kernel], Finish(bias, None))
-        else:
-            y = self.compute.multiply(x, kernel) + bias
-        return ACTIVATIONS[activation](y)
+        bias = self.bias[...]
+        if self.form == "whole":
+            return ACTIVATIONS[activation](self.compute.multiply(x, self.kernel[...]) + bias)
+        multiply = multiply_halves if self.form == "halves in panels" else multiply_cells
+        in_finish = activation if activation in FINISHES else None
+        y = multiply([x], [kernel[...] for kernel in self.kernel], Finish(bias, in_finish))
+        return y if in_finish == activation else ACTIVATIONS[activation](y)
 
 
 class LayerNorm(nnx.Module):
@@ -172,12 +172,16 @@ class ConvNorm(nnx.Module):
         match self.form:
             case "panels":
                 return multiply_cells([x], kernels, finish())
+            case "halves in panels":
+                return multiply_halves([x], kernels, finish())
             case "rows in panels":
                 return convolve_rows([x], kernels, self.stride, self.padding, finish())
             case "rows of channels":
                 return convolve_channels(x, *kernels, self.stride, self.padding, finish())
             case "large tiles in panels":
                 return convolve_tiles(x, *kernels, self.padding, finish())
+            case "large tiles of halves":
+                return convolve_tiles_of_halves(x, kernels, self.padding, finish())
             case "small tiles":
                 x = convolve_small_tiles(x, kernels, self.padding, self.compute)
             case "large tiles":
@@ -194,6 +198,8 @@ class ConvNorm(nnx.Module):
         match self.form:
             case "panels":
                 return multiply_cells(maps, kernels, self._finish())
+            case "halves in panels":
+                return multiply_halves(maps, kernels, self._finish())
             case "rows in panels":
                 return convolve_rows(maps, kernels, self.stride, self.padding, self._finish())
             case _:
@@ -203,12 +209,16 @@ class ConvNorm(nnx.Module):
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
     ) -> Float[Array, "B 2*h 2*w O"]:
         """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
-        if self.form == "panels":
-            ours, theirs = self._kernels()
-            unfinished = Finish(jnp.zeros_like(self.bias[...]), None)
-            finish = self._finish(coarse=multiply_cells([coarse], [ours], unfinished))
-            return multiply_cells([fine], [theirs], finish)
-        return self._finished(convolve_joined(coarse, fine, self.kernel[...], self.compute), train)
+        kernels = self._kernels()
+        match self.form:
+            case "panels":
+                multiply, (ours, theirs) = multiply_cells, ([kernel] for kernel in kernels)
+            case "halves in panels":
+                multiply, (ours, theirs) = multiply_halves, apart(kernels)
+            case _:
+                return self._finished(convolve_joined(coarse, fine, *kernels, self.compute), train)
+        unfinished = Finish(jnp.zeros_like(self.bias[...]), None)
+        return multiply([fine], theirs, self._finish(coarse=multiply([coarse], ours, unfinished)))
 
     def _kernels(self) -> list[Float[Array, "..."]]:
         return [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]

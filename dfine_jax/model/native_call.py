@@ -4,7 +4,7 @@ import math
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dfine_jax.model.finish import Finish
 from dfine_jax.native.attention import scratch_of_head
 from dfine_jax.native.product import whole_columns
-from dfine_jax.native.registers import registers
+from dfine_jax.native.registers import half, registers
 from dfine_jax.native.sampling import QUERIES, scratch_of_query
 from dfine_jax.native.targets import register, target
 from dfine_jax.native.work import MOST, TAPS
@@ -65,6 +65,13 @@ def cells_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 
 
+def halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """For products of halves."""
+    size, chunks, sums = cells_at_a_time(maps, kernels, outputs, window)
+    inputs = sum(kernel.shape[1] // whole_columns(outputs) for kernel in kernels[:-1])
+    return Plan(size, chunks, sums + size * (len(maps) + inputs // 2))
+
+
 def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions row by row."""
     pictures, *sides, _ = maps[0].shape
@@ -81,7 +88,13 @@ def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
     size = even(high * wide, CELLS)
-    return Plan(size, pictures * -(-high * wide // size), 36 * size * (inputs + outputs) + max(inputs, outputs))
+    return Plan(size, pictures * -(-high * wide // size), (36 * (inputs + outputs) + 1) * size + max(inputs, outputs))
+
+
+def tiles_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """The same in halves."""
+    size, chunks, scratch = tiles_at_a_time(maps, kernels, outputs, window)
+    return Plan(size, chunks, scratch - 18 * size * maps[0].shape[-1])
 
 
 def heads_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
@@ -118,15 +131,19 @@ def call(
     return function(*arrays, **{key: np.int64(number) for key, number in numbers.items()})[0]
 
 
-def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) -> Callable[..., Array]:
-    """``plain``, but on CPUs the native function of this name, where there is one for this processor; in float32.
+def native(
+    name: str, plain: Callable[..., Array], plan: Callable[..., Plan], in_halves: bool = False
+) -> Callable[..., Array]:
+    """``plain``, but on CPUs the native function of this name, where there is one for this processor.
+
+    All is in float32, but for kernels of products of halves, which are as ``dfine_jax.model.halves`` makes them.
 
     ``ValueError`` for what there is no code for: too many maps or rows of kernels, padding as wide as a kernel, maps
     smaller than one.
     """
 
     def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        register()
+        register("halves" if in_halves else "inference")
         batch, *sides, _ = maps[0].shape
         size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
         affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
@@ -137,20 +154,23 @@ def native(name: str, plain: Callable[..., Array], plan: Callable[..., Plan]) ->
         return call(target(name, finish.activation), arrays, shape, chunks, scratch, **numbers)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
-    def in_float32(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        if registers() is None:
+    def computed(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+        if registers() is None or (in_halves and half() is None):
             return plain(maps, kernels, finish, window)
         _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, plain))
         return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
 
-    @in_float32.defjvp
+    @computed.defjvp
     def slopes(window: Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        return in_float32(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
+        return computed(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
 
     def function(maps: Sequence[Array], kernels: Sequence[Array], finish: Finish, window: Window) -> Array:
-        arrays = (list(maps), list(kernels), finish)
-        return in_float32(*jax.tree.map(lambda x: x.astype(jnp.float32), arrays), window)
+        def widened(arrays: Any) -> Any:
+            return jax.tree.map(lambda x: x.astype(jnp.float32), arrays)
+
+        kernels = list(kernels)
+        return computed(widened(list(maps)), kernels if in_halves else widened(kernels), widened(finish), window)
 
     return function
 

@@ -39,7 +39,7 @@ def _panels(outputs: int) -> list[slice]:
     return [slice(at, min(at + PANEL, columns)) for at in range(0, columns, PANEL)]
 
 
-def _whole(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
+def whole_kernel(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
     """The opposite of ``in_panels``."""
     count, size = kernel.shape
     inputs = size // whole_columns(outputs)
@@ -81,14 +81,20 @@ def convolve_tiles(
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
-    wholes = [_whole(kernel, len(finish.bias))[0] for kernel in kernels]
+    return multiply_wholes(maps, [whole_kernel(kernel, len(finish.bias))[0] for kernel in kernels], finish)
+
+
+def multiply_wholes(
+    maps: Sequence[Float[Array, "*B _"]], wholes: Sequence[Float[Array, "_ O"]], finish: Finish
+) -> Float[Array, "*B O"]:
+    """``multiply_cells`` by kernels that are in no panels, by XLA."""
     counted = [x[..., x.shape[-1] - len(whole) :] for x, whole in zip(maps, wholes, strict=True)]
     return finish(Compute().einsum("...i,io->...o", jnp.concatenate(counted, -1), jnp.concatenate(wholes)))
 
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
     def convolved(x: Float[Array, "B H W I"], kernel: Float[Array, "k _"]) -> Float[Array, "B h w O"]:
-        whole = _whole(kernel, len(finish.bias)).reshape(window.size, window.size, x.shape[-1], -1)
+        whole = whole_kernel(kernel, len(finish.bias)).reshape(window.size, window.size, x.shape[-1], -1)
         strides, padding = (window.stride,) * 2, (window.padding,) * 2
         names, precision = ("NHWC", "HWIO", "NHWC"), Compute().precision
         return lax.conv_general_dilated(x, whole, strides, padding, dimension_numbers=names, precision=precision)
@@ -97,7 +103,7 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
-    return finish(convolve_large_tiles(*maps, _whole(*kernels, len(finish.bias)), window.padding))
+    return finish(convolve_large_tiles(*maps, whole_kernel(*kernels, len(finish.bias)), window.padding))
 
 
 _product = native("product", _plain_product, cells_at_a_time)

@@ -10,6 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.convolution import SMALL, alike
+from dfine_jax.model.halves import FEW, are_faster_halved, in_halves
 from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
 from dfine_jax.native.registers import WIDEST
@@ -25,11 +26,17 @@ Form = Literal[
     "rows in panels",
     "rows of channels",
     "large tiles in panels",
+    "halves in panels",
+    "large tiles of halves",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
 see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; in panels, one part a map, see
-``dfine_jax.model.panels``; or a depthwise one row after row, see ``dfine_jax.model.channelwise``.
+``dfine_jax.model.panels`` and ``dfine_jax.model.halves``; or a depthwise one row after row, see
+``dfine_jax.model.channelwise``.
 """
+
+HALVED: tuple[Form, ...] = ("halves in panels", "large tiles of halves")
+"""Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
 WIDE = 24
 """Channels in and out from which large tiles beat the other forms on CPUs."""
@@ -42,20 +49,27 @@ NARROW = 24
 
 
 def form_on_cpu(
-    kernel: tuple[int, int, int, int], stride: int, widths: tuple[int, ...], rounded: bool, panels: bool
+    kernel: tuple[int, int, int, int],
+    stride: int,
+    widths: tuple[int, ...],
+    rounded: bool,
+    panels: bool,
+    halves: np.dtype | None = None,
 ) -> Form:
     """The form for a kernel of this shape (HWIO) that convolves maps of so many channels put together.
 
     ``rounded`` says whether its products are in bfloat16 where that is faster, ``panels`` whether those in float32 are
-    faster in panels.
+    faster in panels, and ``halves`` in which type those are that are faster still.
     """
     *size, inputs, outputs = kernel
     wide = min(inputs, outputs)
     tiled = size == [3, 3] and stride == 1 and len(widths) == 1 and wide >= WIDE
     if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
-            return "panels"
-        return "large tiles in panels" if tiled and inputs % WIDEST == outputs % WIDEST == 0 else "rows in panels"
+            return "halves in panels" if halves and are_faster_halved(widths, outputs) else "panels"
+        if tiled and inputs % WIDEST == outputs % WIDEST == 0:
+            return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
+        return "rows in panels"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
@@ -77,6 +91,8 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(*size, width, outputs) for width in _summands(widths)]
         case "panels":
             return [(1, size_in_panels(width, outputs)) for width in widths]
+        case "halves in panels":
+            return [*((1, size_in_panels(width, outputs)) for width in widths), (len(widths),)]
         case "rows in panels":
             rows, columns = size
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
@@ -91,6 +107,8 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(36, inputs, outputs)]
         case "large tiles in panels":
             return [(36, size_in_panels(inputs, outputs))]
+        case "large tiles of halves":
+            return [(36, size_in_panels(inputs, outputs)), (1,)]
 
 
 def in_form(
@@ -107,6 +125,8 @@ def in_form(
             return _split(kernel, _summands(widths))
         case "panels":
             return [in_panels(part[0]) for part in _split(kernel, widths)]
+        case "halves in panels":
+            return in_halves([part[0] for part in _split(kernel, widths)])
         case "rows in panels":
             rows, *_, outputs = kernel.shape
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
@@ -121,6 +141,15 @@ def in_form(
             return [large_tile_kernel(kernel)]
         case "large tiles in panels":
             return [in_panels(large_tile_kernel(kernel))]
+        case "large tiles of halves":
+            return in_halves([large_tile_kernel(kernel)])
+
+
+def types_in_form(form: Form, count: int, dtype: np.dtype, halves: np.dtype | None) -> list[np.dtype]:
+    """Of the arrays, so many, that ``in_form`` makes, in a model whose products are in these types."""
+    if form in HALVED:
+        return [halves] * (count - 1) + [np.dtype("float32")]
+    return [dtype] * count
 
 
 def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:

@@ -212,14 +212,19 @@ entry:
   %channels = call i64 @map.numbers(ptr %map)
   %kernel = call ptr @map.kernel(ptr %map)
   %outputs = call i64 @get.outputs(ptr %work)
-  %inputs.each = mul i64 %count, %channels
+  %halved = call i64 @get.halved(ptr %work)
+  %numbers = lshr i64 %channels, %halved
+  %inputs.each = mul i64 %count, %numbers
   %inputs.size = mul i64 %inputs.each, 36
   %products.each = mul i64 %count, %outputs
   %products.size = mul i64 %products.each, 36
-  %kernel.each = mul i64 %channels, %outputs
+  %kernel.each = mul i64 %numbers, %outputs
   %products = getelementptr float, ptr %scratch, i64 %inputs.size
-  %outside = getelementptr float, ptr %products, i64 %products.size
-  call void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %outside)
+  %scales = getelementptr float, ptr %products, i64 %products.size
+  %outside = getelementptr float, ptr %scales, i64 %count
+  %spread = call ptr @get.spread(ptr %work)
+  %product = call ptr @get.multiply(ptr %work)
+  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
   br label %multiply
 multiply:
   %entry.index = phi i64 [ 0, %entry ], [ %entry.next, %multiply ]
@@ -229,8 +234,9 @@ multiply:
   %kernel.one = getelementptr float, ptr %kernel, i64 %kernel.offset
   %product.offset = mul i64 %entry.index, %products.each
   %product.one = getelementptr float, ptr %products, i64 %product.offset
-  call void @set.map(ptr %here, i64 0, ptr %input, i64 %channels, i64 %channels, ptr %kernel.one)
-  call void @rows(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)
+  call void @set.map(ptr %here, i64 0, ptr %input, i64 %numbers, i64 %numbers, ptr %kernel.one)
+  call void @set.scales(ptr %here, i64 0, ptr %scales)
+  call void %product(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)
   %entry.next = add i64 %entry.index, 1
   %is.more = icmp slt i64 %entry.next, 36
   br i1 %is.more, label %multiply, label %end

@@ -3,8 +3,13 @@
 ; Of maps (..., channels in) and kernels in panels to (..., channels out). Where a kernel has fewer inputs than its map
 ; has channels, the last of them count.
 define internal void @product(ptr %frame, ptr %finish) {
-entry:
   %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish)
+  call void @share.cells(ptr %frame, ptr %work)
+  ret void
+}
+
+define internal void @share.cells(ptr %frame, ptr %work) {
+entry:
   %rows = call i64 @cells.in.all(ptr %frame)
   %wide = call i64 @from.last(ptr %frame, i32 1, i64 0, i64 2)
   call void @set.wide(ptr %work, i64 %wide)
@@ -142,6 +147,12 @@ share:
 ; By 36 kernels in panels, for tiles of 4x4 outputs.
 define internal void @tiles.of.maps(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.tiles, ptr %finish)
+  call void @set.spread(ptr %work, ptr @spread)
+  call void @share.tiles(ptr %frame, ptr %work)
+  ret void
+}
+
+define internal void @share.tiles(ptr %frame, ptr %work) {
   %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %high = call i64 @get.high(ptr %work)
   %wide = call i64 @get.wide(ptr %work)

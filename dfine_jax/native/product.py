@@ -5,7 +5,9 @@ the innermost loop reads what it needs from one place; maps are read where they 
 de Geijn (doi 10.1145/1356052.1356053) without its packing of maps.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import NamedTuple
 
 from dfine_jax.native.registers import Registers
 from dfine_jax.native.text import lines
@@ -22,12 +24,40 @@ def whole_columns(outputs: int) -> int:
     return -(-outputs // LAST) * LAST
 
 
+class Product(NamedTuple):
+    """How a sum of products is computed."""
+
+    rows: str
+    """The function's name."""
+    columns: str
+    """What the functions' names begin with that compute one panel's columns."""
+    tile: str
+    """What the functions' names begin with that compute a tile."""
+
+
+FLOATS = Product("rows", "columns", "tile")
+
+
 def products(layout: Registers) -> str:
     """``@rows``, which computes so many cells of a sum of products, and what it calls."""
+
+    def multiplied(row: int, part: int) -> Iterator[str]:
+        vector = f"<{layout.lanes} x float>"
+        yield (
+            f"%next.{row}.{part} = call {vector} @llvm.fma.v{layout.lanes}f32("
+            f"{vector} %lanes.{row}, {vector} %kernel.at.{part}, {vector} %sum.{row}.{part})"
+        )
+
+    return sums(layout, FLOATS, partial(tile, multiplied=multiplied))
+
+
+def sums(layout: Registers, names: Product, one_tile: Callable[..., str]) -> str:
+    """The function of this name, and all that it calls. ``one_tile`` makes a tile's, see ``tile``."""
     heights = list(_heights(layout.rows))
     widths = {panel: min(panel, layout.columns) for panel in (PANEL, LAST)}
-    tiles = [_tile(layout.lanes, rows, columns, panel) for panel, columns in widths.items() for rows in heights]
-    return "\n".join([*tiles, _rows(heights, widths)])
+    sizes = [(rows, columns, panel) for panel, columns in widths.items() for rows in heights]
+    tiles = [one_tile(f"{names.tile}.{size[0]}.{size[2]}", layout.lanes, *size) for size in sizes]
+    return "\n".join([*tiles, _rows(names, heights, widths)])
 
 
 def _heights(most: int) -> Iterator[int]:
@@ -38,17 +68,20 @@ def _heights(most: int) -> Iterator[int]:
     yield 1
 
 
-def _tile(lanes: int, rows: int, columns: int, panel: int) -> str:
+def tile(
+    name: str, lanes: int, rows: int, columns: int, panel: int, multiplied: Callable[[int, int], Iterable[str]]
+) -> str:
     """A function that sums one tile over some numbers in: ``columns`` of the kernel times ``rows`` cells.
 
-    From row to row of the map there are ``%pitch`` numbers, and from one number of a row to the next ``%step``.
+    From row to row of the map there are ``%pitch`` numbers, and from one number of a row to the next ``%step``. Lines
+    that add a product of ``%lanes.{row}`` and ``%kernel.at.{part}`` to ``%sum.{row}.{part}`` are ``multiplied``.
     """
     vector, vectors = f"<{lanes} x float>", range(columns // lanes)
     cells = [(row, part) for row in range(rows) for part in vectors]
     rows_after_first = [(row, row - 1) for row in range(1, rows)]
     return f"""
-define internal void @tile.{rows}.{panel}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0,
-                                          i64 %width, i64 %step, i1 %is.first) noinline {{
+define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
+                            ptr %scales, i1 %is.first) noinline {{
 entry:
   {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
   {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
@@ -89,13 +122,7 @@ add:
             )
         )
     }
-  {
-        lines(
-            f"%next.{row}.{part} = call {vector} @llvm.fma.v{lanes}f32("
-            f"{vector} %lanes.{row}, {vector} %kernel.at.{part}, {vector} %sum.{row}.{part})"
-            for row, part in cells
-        )
-    }
+  {lines(line for cell in cells for line in multiplied(*cell))}
   %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
   %offset.next = add i64 %offset, %step
   %number.next = add i64 %number, 1
@@ -108,17 +135,17 @@ end:
 """
 
 
-def _rows(heights: list[int], widths: dict[int, int]) -> str:
+def _rows(names: Product, heights: list[int], widths: dict[int, int]) -> str:
     """``@rows`` itself: panel after panel."""
     panels = "\n".join(
-        _panel(panel, *edge)
+        _panel(names, panel, *edge)
         for panel, edge in {
             PANEL: ("entry", "0", "%whole", f"panel.{LAST}"),
             LAST: (f"panel.{PANEL}", "%whole", "%width", "end"),
         }.items()
     )
     return f"""
-define internal void @rows(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
+define internal void @{names.rows}(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
 entry:
   %rest = and i64 %width, {PANEL - 1}
   %whole = sub i64 %width, %rest
@@ -127,23 +154,23 @@ entry:
 end:
   ret void
 }}
-{"".join(_columns(heights, panel, columns) for panel, columns in widths.items())}"""
+{"".join(_columns(names, heights, panel, columns) for panel, columns in widths.items())}"""
 
 
-def _panel(panel: int, before: str, start: str, stop: str, after: str) -> str:
+def _panel(names: Product, panel: int, before: str, start: str, stop: str, after: str) -> str:
     """Of ``@rows``: all panels of this width."""
     return f"""panel.{panel}:
   %column.{panel} = phi i64 [ {start}, %{before} ], [ %column.next.{panel}, %one.{panel} ]
   %is.more.{panel} = icmp slt i64 %column.{panel}, {stop}
   br i1 %is.more.{panel}, label %one.{panel}, label %{after}
 one.{panel}:
-  call void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width,
+  call void @{names.columns}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width,
                               i64 1, i1 true)
   %column.next.{panel} = add i64 %column.{panel}, {panel}
   br label %panel.{panel}"""
 
 
-def _columns(heights: list[int], panel: int, columns: int) -> str:
+def _columns(names: Product, heights: list[int], panel: int, columns: int) -> str:
     """The function that computes one panel's columns of cells: map after map, tile after tile.
 
     It adds to what is there unless the sums begin.
@@ -157,8 +184,9 @@ def _columns(heights: list[int], panel: int, columns: int) -> str:
             for line in (
                 f"%panel.{height}.{at} = getelementptr float, ptr %panel, i64 {at}",
                 f"%to.{height}.{at} = getelementptr float, ptr %to.{height}, i64 {at}",
-                f"call void @tile.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
-                f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i64 %step, i1 %is.first)",
+                f"call void @{names.tile}.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
+                f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i64 %step, "
+                f"ptr %scales.{height}, i1 %is.first)",
             )
         )
         loops.append(f"""height.{height}:
@@ -171,12 +199,13 @@ tile.{height}:
   %from.{height} = getelementptr float, ptr %base, i64 %row.from.{height}
   %row.to.{height} = mul i64 %row.{height}, %width
   %to.{height} = getelementptr float, ptr %result.column, i64 %row.to.{height}
+  %scales.{height} = getelementptr float, ptr %scales, i64 %row.{height}
   {calls}
   br label %height.{height}
 """)
         row, came = f"%row.{height}", f"height.{height}"
     return f"""
-define internal void @columns.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width,
+define internal void @{names.columns}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width,
                                   i64 %step, i1 %is.begin) {{
 entry:
   %result.column = getelementptr float, ptr %result, i64 %column
@@ -188,6 +217,7 @@ map:
   %numbers = call i64 @map.numbers(ptr %map.at)
   %pitch = call i64 @map.pitch(ptr %map.at)
   %kernel = call ptr @map.kernel(ptr %map.at)
+  %scales = call ptr @map.scales(ptr %map.at)
   %offset = mul i64 %column, %numbers
   %panel = getelementptr float, ptr %kernel, i64 %offset
   %is.first.map = icmp eq i64 %index, 0

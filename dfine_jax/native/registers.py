@@ -2,7 +2,7 @@
 
 from functools import cache
 from types import ModuleType
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 WIDEST = 16
 """Lanes of the widest register that there is code for."""
@@ -29,6 +29,28 @@ def registers() -> Registers | None:
     if features.get("avx512f"):
         return Registers(lanes=WIDEST, rows=12, columns=32)
     return Registers(lanes=8, rows=6, columns=16) if features.get("avx2") and features.get("fma") else None
+
+
+Half = Literal["half", "bfloat"]
+"""Types of 16 bits, by LLVM's names: float16 and bfloat16."""
+
+
+@cache
+def half() -> Half | None:
+    """The one whose products this processor is faster at than at float32's; None where there is no such code for it.
+
+    Processors that sum products of bfloat16 in tiles are left to XLA. AMD's, not Intel's, multiply twice as many in a
+    register as of float32; where there are instructions for float16, it is twice as many, too.
+    """
+    layout = registers()
+    if layout is None or layout.lanes != WIDEST:
+        return None
+    features = binding().get_host_cpu_features()
+    if features.get("amx-bf16"):
+        return None
+    if features.get("avx512fp16"):
+        return "half"
+    return "bfloat" if features.get("avx512bf16") and "znver" in binding().get_host_cpu_name() else None
 
 
 def binding() -> ModuleType | None:

@@ -10,14 +10,15 @@ import jax
 from dfine_jax.native.attention import attention
 from dfine_jax.native.depthwise import depthwise
 from dfine_jax.native.finish import FINISHES, finishes
+from dfine_jax.native.halves import halves
 from dfine_jax.native.kernel_gradients import kernel_gradients
 from dfine_jax.native.matrices import matrices
 from dfine_jax.native.norm import norm
 from dfine_jax.native.packing import packing
 from dfine_jax.native.product import products
-from dfine_jax.native.registers import Registers, binding, registers
+from dfine_jax.native.registers import Half, Registers, binding, half, registers
 from dfine_jax.native.sampling import sampling
-from dfine_jax.native.tiles import tiles
+from dfine_jax.native.tiles import tiles, tiles_of_halves
 from dfine_jax.native.work import MOST, TAPS, work
 
 _FINISHED = {
@@ -26,6 +27,7 @@ _FINISHED = {
     "depthwise": "rows.of.channels",
     "tiles": "tiles.of.maps",
 }
+_HALVED = {"halves": "product.of.halves", "tiles_of_halves": "tiles.of.halves"}
 _UNFINISHED = {
     "maximum": "maximum.of.channels",
     "norm": "norm.of.rows",
@@ -41,16 +43,20 @@ def _unfinished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
     return {f"dfine_{name}_none": (code, "none") for name, code in functions.items()}
 
 
-_TARGETS = {
-    "inference": {
-        f"dfine_{name}_{finish}": (code, finish) for name, code in _FINISHED.items() for finish in FINISHES.values()
+def _finished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
+    return {
+        f"dfine_{name}_{finish}": (code, finish) for name, code in functions.items() for finish in FINISHES.values()
     }
-    | _unfinished(_UNFINISHED),
+
+
+_TARGETS = {
+    "inference": _finished(_FINISHED) | _unfinished(_UNFINISHED),
+    "halves": _finished(_HALVED),
     "training": _unfinished(_OF_TRAINING),
 }
-"""By what they are compiled for: a detector shall not wait for the code of training."""
+"""By what they are compiled for: a detector shall not wait for the code of training, nor for products in 16 bits."""
 
-Purpose = Literal["inference", "training"]
+Purpose = Literal["inference", "halves", "training"]
 
 _LOCK = Lock()
 _ENGINES: dict[Purpose, Any] = {}
@@ -77,7 +83,7 @@ def _compiled(purpose: Purpose) -> Any:
     machine = llvm.Target.from_default_triple().create_target_machine(
         cpu=llvm.get_host_cpu_name(), features=llvm.get_host_cpu_features().flatten(), opt=3
     )
-    module = llvm.parse_assembly(source(registers(), purpose))
+    module = llvm.parse_assembly(source(registers(), purpose, half()))
     module.verify()
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
@@ -87,14 +93,18 @@ def _compiled(purpose: Purpose) -> Any:
     return engine
 
 
-def source(layout: Registers, purpose: Purpose) -> str:
+def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     """All of them, in LLVM's language."""
-    here = resources.files("dfine_jax.native")
-    written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in ("handler", "functions", "chunks"))
-    written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
-    computed = [kind(layout) for kind in (products, packing, depthwise, tiles, norm, attention, sampling, finishes)]
+    computed = [make(layout) for make in (products, packing, depthwise, tiles, norm, attention, sampling, finishes)]
+    files = ["handler", "functions", "chunks"]
     if purpose == "training":
         computed += [matrices(layout), kernel_gradients()]
+    if purpose == "halves":
+        computed += [halves(layout, kind), tiles_of_halves(layout)]
+        files.append("halves")
+    here = resources.files("dfine_jax.native")
+    written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in files)
+    written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
     return "\n".join([work(), written, *computed, *entries])
 

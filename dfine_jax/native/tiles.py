@@ -1,18 +1,35 @@
 """LLVM's code for the transforms of tiles, see ``dfine_jax.model.tiles``: for a few at a time, in a CPU's caches."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dfine_jax.native.registers import Registers
+from dfine_jax.native.halves import LARGEST, larger, rounded, scale
+from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.text import lines, splat
 from dfine_jax.native.transforms import LARGE
+
+GROWTH = math.ceil(2 * math.log2(np.abs(LARGE.inputs).sum(1).max()))
+"""To which power of two numbers may grow when they are transformed."""
 
 
 def tiles(layout: Registers) -> str:
     """``@spread``, from a map's tiles to the inputs of products, and ``@gather``, from those to the result."""
+    return _spread(layout.lanes, "spread", None) + _gather(layout.lanes)
+
+
+def tiles_of_halves(layout: Registers) -> str:
+    """``@spread.of.halves``, which does what ``@spread`` does and rounds the inputs of products to float16."""
+    return _spread(layout.lanes, "spread.of.halves", "half")
+
+
+def _spread(lanes: int, name: str, half: Half | None) -> str:
+    kind, before = (half, "looked") if half else ("float", "tile")
     return f"""
-define internal void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %outside) {{
+define internal void @{
+        name
+    }(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %scales.to, ptr %outside) {{
 entry:
   %map = call ptr @map(ptr %work, i64 0)
   %base = call ptr @map.base(ptr %map)
@@ -40,12 +57,47 @@ entry:
   {lines(_bounded("column", "width", 6))}
   {lines(_places("from", "row.size", "channels", 6))}
   %to.offset = mul i64 %index, %channels
-  %to.0 = getelementptr float, ptr %inputs, i64 %to.offset
-  {lines(f"%to.{e} = getelementptr float, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
-  br label %some
-{_some(layout.lanes, LARGE.inputs, "from.{0}.{1}", "to.{2}", "channels", "tile.end")}
+  %to.0 = getelementptr {kind}, ptr %inputs, i64 %to.offset
+  {lines(f"%to.{e} = getelementptr {kind}, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
+  br label %{"look" if half else "some"}
+{_look(lanes) if half else ""}{
+        _some(lanes, LARGE.inputs, "from.{0}.{1}", "to.{2}", "channels", before, "tile.end", half)
+    }
 {_NEXT}
+"""
 
+
+def _look(lanes: int) -> str:
+    """What a tile is scaled by, as its largest number wants it, and what sums of products with it are multiplied by."""
+    vector, cells = f"<{lanes} x float>", [(i, j) for i in range(6) for j in range(6)]
+    names = [f"larger.{place}" for place in range(35)] + ["largest"]
+    return f"""look:
+  %look.channel = phi i64 [ 0, %tile ], [ %look.channel.next, %look ]
+  %largest.before = phi {vector} [ zeroinitializer, %tile ], [ %largest, %look ]
+  {lines(f"%look.at.{i}.{j} = getelementptr float, ptr %from.{i}.{j}, i64 %look.channel" for i, j in cells)}
+  {lines(f"%seen.{i}.{j} = load {vector}, ptr %look.at.{i}.{j}, align 4" for i, j in cells)}
+  {
+        lines(
+            line
+            for (i, j), before, name in zip(cells, ["largest.before", *names], names, strict=False)
+            for line in larger(lanes, f"seen.{i}.{j}", before, name)
+        )
+    }
+  %look.channel.next = add i64 %look.channel, {lanes}
+  %look.is.more = icmp slt i64 %look.channel.next, %channels
+  br i1 %look.is.more, label %look, label %looked
+looked:
+  %factors = call ptr @get.factors(ptr %work)
+  %factor = load float, ptr %factors
+  {scale(lanes, LARGEST - GROWTH)}
+  %scale.to = getelementptr float, ptr %scales.to, i64 %index
+  store float %inverse, ptr %scale.to
+  br label %some
+"""
+
+
+def _gather(lanes: int) -> str:
+    return f"""
 define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %outside) {{
 entry:
   %result = call ptr @get.result(ptr %work)
@@ -71,7 +123,7 @@ entry:
   %from.0 = getelementptr float, ptr %products, i64 %from.offset
   {lines(f"%from.{e} = getelementptr float, ptr %from.{e - 1}, i64 %each" for e in range(1, 36))}
   br label %some
-{_some(layout.lanes, LARGE.outputs, "from.{2}", "to.{0}.{1}", "outputs", "tile.made")}
+{_some(lanes, LARGE.outputs, "from.{2}", "to.{0}.{1}", "outputs", "tile", "tile.made", None)}
 tile.made:
   %columns.left = sub i64 %width, %column.0
   %columns.here = call i64 @llvm.smin.i64(i64 4, i64 %columns.left)
@@ -95,25 +147,30 @@ done:
 }"""
 
 
-def _some(lanes: int, matrix: np.ndarray, source: str, result: str, width: str, after: str) -> str:
-    """The loop that transforms a tile, some of its channels at a time.
+def _some(
+    lanes: int, matrix: np.ndarray, source: str, result: str, width: str, before: str, after: str, half: Half | None
+) -> str:
+    """The loop that transforms a tile, some of its channels at a time, and rounds it where it is to be halves.
 
     ``source`` and ``result`` say how pointers are named, by an entry's row, its column, and its place among 36.
     """
     vector = f"<{lanes} x float>"
     results, sources = ([(i, j) for i in range(side) for j in range(side)] for side in matrix.shape)
+
+    def written(i: int, j: int) -> Iterator[str]:
+        to = result.format(i, j, 6 * i + j)
+        yield f"%to.at.{i}.{j} = getelementptr {half or 'float'}, ptr %{to}, i64 %channel"
+        if half is None:
+            yield f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4"
+        else:
+            yield from rounded(lanes, half, f"y.{i}.{j}", f"to.at.{i}.{j}")
+
     return f"""some:
-  %channel = phi i64 [ 0, %tile ], [ %channel.next, %some ]
+  %channel = phi i64 [ 0, %{before} ], [ %channel.next, %some ]
   {lines(f"%at.{i}.{j} = getelementptr float, ptr %{source.format(i, j, 6 * i + j)}, i64 %channel" for i, j in sources)}
   {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in sources)}
   {lines(_along_both(lanes, matrix))}
-  {
-        lines(
-            f"%to.at.{i}.{j} = getelementptr float, ptr %{result.format(i, j, 6 * i + j)}, i64 %channel"
-            for i, j in results
-        )
-    }
-  {lines(f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4" for i, j in results)}
+  {lines(line for cell in results for line in written(*cell))}
   %channel.next = add i64 %channel, {lanes}
   %is.more = icmp slt i64 %channel.next, %{width}
   br i1 %is.more, label %some, label %{after}"""

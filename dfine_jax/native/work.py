@@ -16,6 +16,9 @@ FIELDS = {
     "slot.size": "i64",
     "chunk": "ptr",  # the function that computes one
     "multiply": "ptr",  # the function that sums products: of all channels, or of each by itself
+    "spread": "ptr",  # the function that transforms tiles
+    "factors": "ptr",  # of halves: what sums of products with each kernel are multiplied by
+    "halved": "i64",  # 1 where two numbers of a product lie in one float's place, else 0
     "deep": "i64",  # numbers of a kernel for each number of a map: as many as columns, or one
     "finish": "ptr",  # the function that finishes rows of the result
     "bias": "ptr",
@@ -51,10 +54,12 @@ def work() -> str:
     types = ", ".join(FIELDS.values())
     fields = [_field(index, name, kind) for index, (name, kind) in enumerate(FIELDS.items())]
     return f"""
-%Map = type {{ ptr, i64, i64, ptr }}  ; its numbers, how many of them, from row to row, what they are multiplied by
+; A map's numbers, how many of them, from row to row, what they are multiplied by, and where they are halves also what
+; each row's sums are multiplied by.
+%Map = type {{ ptr, i64, i64, ptr, ptr }}
 %Work = type {{ {types}, [{MOST} x %Map] }}
 
-{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel")))}
+{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales")))}
 define internal ptr @map(ptr %work, i64 %index) {{
   %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
   ret ptr %map
@@ -69,6 +74,13 @@ define internal void @set.map(ptr %maps, i64 %index, ptr %base, i64 %numbers, i6
   store i64 %pitch, ptr %pitch.at
   %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
   store ptr %kernel, ptr %kernel.at
+  ret void
+}}
+
+define internal void @set.scales(ptr %maps, i64 %index, ptr %scales) {{
+  %map = getelementptr %Map, ptr %maps, i64 %index
+  %scales.at = getelementptr %Map, ptr %map, i32 0, i32 4
+  store ptr %scales, ptr %scales.at
   ret void
 }}
 {"".join(fields)}"""

@@ -78,7 +78,7 @@ def test_kernels_in_panels_are_not_rounded(pictures):
     forms = {conv.form for conv in folding.convs}
     native = {conv.branches[0] for conv in folding.convs if conv.form == "rows in panels"}
     assert forms == {"whole", "parts", "rows in panels"}  # pointwise and depthwise ones are rounded
-    assert folding.is_native
+    assert folding.native == ("inference",)
     assert not folding.linears
     for name, dtype in types.items():
         if re.search(r"\.kernel(\.\d+)?$", name):

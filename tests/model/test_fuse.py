@@ -109,8 +109,8 @@ def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     assert form.backbone.stem.is_native == (TINY.backbone.stem_channels[1] >= WIDEST)
     assert form.decoder.layers[0].norm1.is_native
     assert "decoder.layers.0.self_attention.query.kernel" in folding.linears
-    assert folding.is_native
-    assert not fused_form(model, quick=True)[1].is_native
+    assert folding.native == ("inference",)
+    assert not fused_form(model, quick=True)[1].native
     assert {x.dtype for x in variables(form)[0].values()} == {np.dtype("float32")}
     for plain, native in zip(model.backbone(pictures), fuse(model).backbone(pictures), strict=True):
         np.testing.assert_allclose(native, plain, atol=1e-5 * float(np.abs(plain).max()))

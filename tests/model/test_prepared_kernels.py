@@ -125,6 +125,24 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
     assert form_on_cpu(shape, stride, widths, rounded=False, panels=True) == form
 
 
+@pytest.mark.parametrize(
+    ("shape", "widths", "float16", "bfloat16"),
+    [
+        ((1, 1, 96, 64), (64, 32), "halves in panels", "halves in panels"),
+        ((1, 1, 96, 48), (64, 32), "panels", "panels"),
+        ((1, 1, 48, 96), (48,), "panels", "panels"),
+        ((1, 1, 96, 64), (80, 16), "panels", "panels"),
+        ((3, 3, 64, 64), (64,), "large tiles of halves", "large tiles in panels"),
+        ((3, 3, 48, 64), (48,), "large tiles in panels", "large tiles in panels"),
+    ],
+)
+def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16):
+    for dtype, form in ((np.dtype("float16"), float16), (jnp.dtype("bfloat16"), bfloat16)):
+        assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, halves=dtype) == form
+        arrays = in_form(np.ones(shape), form, widths)
+        assert [array.shape for array in arrays] == shapes_in_form(shape, form, widths)
+
+
 def test_rows_of_channels():
     kernel = np.asarray(normal(3, 3, 1, 16), np.float64)
     (rows,) = in_float64(kernel, "rows of channels", (16,))

@@ -39,6 +39,25 @@ def test_code_is_chosen_by_processor(triple, features, expected, monkeypatch):
     assert on(monkeypatch, triple, *features) == expected
 
 
+@pytest.mark.parametrize(
+    ("layout", "name", "features", "expected"),
+    [
+        (LARGE, "sapphirerapids", ("avx512bf16", "avx512fp16"), "half"),
+        (LARGE, "sapphirerapids", ("avx512bf16", "avx512fp16", "amx-bf16"), None),
+        (LARGE, "cooperlake", ("avx512bf16",), None),
+        (LARGE, "znver4", ("avx512bf16",), "bfloat"),
+        (LARGE, "znver4", (), None),
+        (SMALL, "znver4", ("avx512bf16",), None),
+        (None, "znver4", ("avx512bf16",), None),
+    ],
+)
+def test_halves_are_for_processors_that_are_faster_so(layout, name, features, expected, monkeypatch):
+    llvm = SimpleNamespace(get_host_cpu_name=lambda: name, get_host_cpu_features=lambda: dict.fromkeys(features, True))
+    monkeypatch.setattr(module, "registers", lambda: layout)
+    monkeypatch.setattr(module, "binding", lambda: llvm)
+    assert module.half.__wrapped__() == expected
+
+
 def test_without_llvm_there_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "llvmlite.binding", None)
     assert registers.__wrapped__() is None

@@ -1,0 +1,112 @@
+"""Products of numbers in 16 bits, which some CPUs are twice as fast at as in float32, see ``dfine_jax.native.halves``.
+
+Kernels are rounded ahead and maps as they are multiplied; all else is in float32. In bfloat16 sums are, too. In float16
+they are for 64 numbers, and then added in float32: with three bits more in each number they are as exact. Its range
+matters not, for kernels as wholes, and of maps a thread's share, are scaled by powers of two.
+
+On other backends, and for derivatives, products are in float32, of rounded kernels.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from dfine_jax.model.finish import Finish
+from dfine_jax.model.native_call import Window, halves_at_a_time, native, tiles_of_halves_at_a_time
+from dfine_jax.model.panels import in_panels, multiply_wholes, whole_kernel
+from dfine_jax.model.tiles import convolve_large_tiles
+from dfine_jax.native.product import whole_columns
+from dfine_jax.native.registers import WIDEST
+
+NARROW = 32
+"""Channels that a map has at least; with fewer there is no code for it."""
+
+FEW = 64
+"""Channels in all, in and out, below which rounding takes longer than is won."""
+
+
+def are_halvable(inputs: Sequence[int]) -> bool:
+    """Whether there is code for products of halves of maps with so many channels."""
+    return all(width % WIDEST == 0 and width >= NARROW for width in inputs)
+
+
+def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
+    """Whether products of maps of so many channels are better those of halves."""
+    return are_halvable(inputs) and min(sum(inputs), outputs) >= FEW
+
+
+def in_halves(kernels: Sequence[Float[np.ndarray, "T I O"]]) -> list[Float[np.ndarray, "..."]]:
+    """Each kernel's columns in panels, two numbers of a column next to each other; and last, a factor for each.
+
+    Kernels are scaled to numbers from -1 to 1, the largest more than a half; factors undo that.
+    """
+    largest = [np.abs(kernel).max() for kernel in kernels]
+    factors = [2.0 ** np.ceil(np.log2(each)) if each else 1.0 for each in largest]
+    scaled = [kernel / factor for kernel, factor in zip(kernels, factors, strict=True)]
+    return [*map(_in_pairs, scaled), np.array(factors)]
+
+
+def apart(kernels: Sequence[Float[Array, "..."]]) -> list[list[Float[Array, "..."]]]:
+    """What ``in_halves`` would have made of each kernel by itself, from what it made of several."""
+    *halved, factors = kernels
+    return [[kernel, factors[index : index + 1]] for index, kernel in enumerate(halved)]
+
+
+def _in_pairs(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]:
+    first, second = (in_panels(kernel[:, start::2]) for start in (0, 1))
+    return np.stack([first, second], axis=-1).reshape(len(kernel), -1)
+
+
+def _wholes(kernels: Sequence[Float[Array, "..."]], outputs: int) -> list[Float[Array, "T I O"]]:
+    """The opposite of ``in_halves``, but for rounding."""
+    *halved, factors = kernels
+    return [_out_of_pairs(kernel, outputs) * factor for kernel, factor in zip(halved, factors, strict=True)]
+
+
+def _out_of_pairs(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
+    pairs = kernel.astype(jnp.float32).reshape(len(kernel), -1, 2)
+    numbers = jnp.stack([whole_kernel(pairs[..., at], outputs) for at in (0, 1)], axis=2)
+    return numbers.reshape(len(kernel), -1, outputs)
+
+
+def multiply_halves(
+    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Float[Array, "..."]], finish: Finish
+) -> Float[Array, "N *B O"]:
+    """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of kernels (1, I, O).
+
+    ``ValueError`` for less than 32 channels of a map, or where 16 does not divide them.
+    """
+    _check([kernel.shape[1] // whole_columns(len(finish.bias)) for kernel in kernels[:-1]])
+    return _product(maps, kernels, finish, Window(1, 1, (0, 0)))
+
+
+def convolve_tiles_of_halves(
+    x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "..."]], padding: tuple[int, int], finish: Finish
+) -> Float[Array, "B h w O"]:
+    """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves`` made of a kernel (36, I, O).
+
+    ``ValueError`` for less than 32 channels, in or out, or where 16 does not divide them.
+    """
+    _check([x.shape[-1], len(finish.bias)])
+    return _tiles([x], kernels, finish, Window(3, 1, padding))
+
+
+def _check(channels: Sequence[int]) -> None:
+    if not are_halvable(channels):
+        raise ValueError(
+            f"{', '.join(map(str, channels))} channels: {WIDEST} has to divide all, {NARROW} are the least"
+        )
+
+
+def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
+    return multiply_wholes(maps, [whole[0] for whole in _wholes(kernels, len(finish.bias))], finish)
+
+
+def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
+    return finish(convolve_large_tiles(*maps, *_wholes(kernels, len(finish.bias)), window.padding))
+
+
+_product = native("halves", _plain_product, halves_at_a_time, in_halves=True)
+_tiles = native("tiles_of_halves", _plain_tiles, tiles_of_halves_at_a_time, in_halves=True)

@@ -1,0 +1,289 @@
+"""LLVM's code for products of numbers in 16 bits, see ``dfine_jax.model.halves``: two lie in one float's place.
+
+Maps are rounded before they are multiplied, a thread's share at a time. In a register of a kernel each column has two
+numbers of a sum next to each other, and a tile of the result as many registers as in float32.
+"""
+
+from collections.abc import Callable, Iterator
+from functools import partial
+
+from dfine_jax.native.product import Product, sums, tile
+from dfine_jax.native.registers import Half, Registers
+from dfine_jax.native.text import lines
+
+HALVES = Product("rows.of.halves", "columns.of.halves", "tile.of.halves")
+
+BLOCK = 64
+"""Pairs that are summed in float16 before their sum is added to others in float32."""
+
+LARGEST = 8
+"""Numbers are scaled to less than 2 to this power, and a kernel's to 1 at most: no sum of a block is then beyond the
+65,504 that float16 ends at."""
+
+
+def halves(layout: Registers, half: Half) -> str:
+    """``@rows.of.halves``, which takes what ``@rows`` does, and ``@halve``, which rounds some cells of a map."""
+    one_tile = _tile_in_float16 if half == "half" else partial(tile, multiplied=partial(_added_pair, layout.lanes))
+    return "\n".join([sums(layout, HALVES, one_tile), _scales(layout.lanes), _halve(layout.lanes, half)])
+
+
+def _added_pair(lanes: int, row: int, part: int) -> Iterator[str]:
+    """Lines that add products of pairs, in bfloat16: the processor sums in float32."""
+    vector, pairs = f"<{lanes} x float>", f"<{2 * lanes} x bfloat>"
+    if part == 0:
+        yield f"%pairs.{row} = bitcast {vector} %lanes.{row} to {pairs}"
+    if row == 0:
+        yield f"%kernel.pairs.{part} = bitcast {vector} %kernel.at.{part} to {pairs}"
+    yield (
+        f"%next.{row}.{part} = call {vector} @llvm.x86.avx512bf16.dpbf16ps.512("
+        f"{vector} %sum.{row}.{part}, {pairs} %pairs.{row}, {pairs} %kernel.pairs.{part})"
+    )
+
+
+def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int) -> str:
+    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, block after block."""
+    floats, pairs, bits = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
+    parts = range(columns // lanes)
+    cells = [(row, part) for row in range(rows) for part in parts]
+    rows_after_first = [(row, row - 1) for row in range(1, rows)]
+
+    def added(row: int, part: int) -> Iterator[str]:
+        """Both sums of a column become one, and that a float; it is scaled and added to what is there."""
+        at = f"{row}.{part}"
+        yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
+        yield f"%moved.{at} = lshr {bits} %bits.{at}, {_splat_of_bits(lanes, 16)}"
+        yield f"%second.{at} = bitcast {bits} %moved.{at} to {pairs}"
+        yield f"%both.{at} = fadd {pairs} %next.{at}, %second.{at}"
+        yield f"%both.bits.{at} = bitcast {pairs} %both.{at} to {bits}"
+        yield f"%short.{at} = trunc {bits} %both.bits.{at} to <{lanes} x i16>"
+        yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
+        yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"
+        yield f"%so.far.{at} = load {floats}, ptr %to.{at}, align 4"
+        yield f"%before.{at} = select i1 %is.begin, {floats} zeroinitializer, {floats} %so.far.{at}"
+        yield (
+            f"%total.{at} = call {floats} @llvm.fma.v{lanes}f32("
+            f"{floats} %float.{at}, {floats} %scale.{row}, {floats} %before.{at})"
+        )
+        yield f"store {floats} %total.{at}, ptr %to.{at}, align 4"
+
+    return f"""
+define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
+                            ptr %scales, i1 %is.first) noinline {{
+entry:
+  {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
+  {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
+  {lines(f"%to.{row}.{part} = getelementptr float, ptr %to.{row}, i64 {part * lanes}" for row, part in cells)}
+  br label %block
+block:
+  %block.first = phi i64 [ 0, %entry ], [ %block.next, %block.end ]
+  %block.next = add i64 %block.first, {BLOCK}
+  %stop = call i64 @llvm.smin.i64(i64 %block.next, i64 %numbers)
+  %kernel.offset = mul i64 %block.first, {panel}
+  %kernel.first = getelementptr float, ptr %panel, i64 %kernel.offset
+  br label %add
+add:
+  %number = phi i64 [ %block.first, %block ], [ %number.next, %add ]
+  %kernel.0 = phi ptr [ %kernel.first, %block ], [ %kernel.next, %add ]
+  {
+        lines(
+            f"%sum.{row}.{part} = phi {pairs} [ zeroinitializer, %block ], [ %next.{row}.{part}, %add ]"
+            for row, part in cells
+        )
+    }
+  {lines(f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}" for part in parts)}
+  {lines(f"%kernel.at.{part} = load {pairs}, ptr %at.{part}, align 4" for part in parts)}
+  {
+        lines(
+            line
+            for row in range(rows)
+            for line in (
+                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %number",
+                f"%x.{row} = load i32, ptr %x.at.{row}, align 4",
+                f"%lane.{row} = insertelement {bits} poison, i32 %x.{row}, i64 0",
+                f"%lanes.{row} = shufflevector {bits} %lane.{row}, {bits} poison, {bits} zeroinitializer",
+                f"%pairs.{row} = bitcast {bits} %lanes.{row} to {pairs}",
+            )
+        )
+    }
+  {
+        lines(
+            f"%next.{row}.{part} = call {pairs} @llvm.fma.v{2 * lanes}f16("
+            f"{pairs} %pairs.{row}, {pairs} %kernel.at.{part}, {pairs} %sum.{row}.{part})"
+            for row, part in cells
+        )
+    }
+  %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
+  %number.next = add i64 %number, 1
+  %is.more = icmp slt i64 %number.next, %stop
+  br i1 %is.more, label %add, label %block.end
+block.end:
+  %is.first.block = icmp eq i64 %block.first, 0
+  %is.begin = and i1 %is.first.block, %is.first
+  {
+        lines(
+            line
+            for row in range(rows)
+            for line in (
+                f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}",
+                f"%scale.one.{row} = load float, ptr %scale.at.{row}",
+                f"%scale.{row} = call {floats} @splat(float %scale.one.{row})",
+            )
+        )
+    }
+  {lines(line for cell in cells for line in added(*cell))}
+  %is.another = icmp slt i64 %block.next, %numbers
+  br i1 %is.another, label %block, label %done
+done:
+  ret void
+}}
+"""
+
+
+def _splat_of_bits(lanes: int, value: int) -> str:
+    return "<" + ", ".join([f"i32 {value}"] * lanes) + ">"
+
+
+def _scales(lanes: int) -> str:
+    """``@scales``: the power of two by which numbers become less than 2 to ``%power``, and its inverse."""
+    floats, halves, bfloats = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{2 * lanes} x bfloat>"
+    bits = f"<{lanes} x i32>"
+    return f"""
+declare i32 @llvm.smax.i32(i32, i32)
+declare i32 @llvm.vector.reduce.smax.v{lanes}i32({bits})
+declare {halves} @llvm.fma.v{2 * lanes}f16({halves}, {halves}, {halves})
+declare {floats} @llvm.x86.avx512.mask.range.ps.512({floats}, {floats}, i32, {floats}, i16, i32)
+declare {floats} @llvm.x86.avx512bf16.dpbf16ps.512({floats}, {bfloats}, {bfloats})
+
+define internal {{ float, float }} @scales(i32 %largest, i32 %power) {{
+  %exponent.all = lshr i32 %largest, 23
+  %exponent = call i32 @llvm.smax.i32(i32 %exponent.all, i32 %power)  ; so that neither is too small for a float
+  %top = add i32 %power, 253
+  %down = sub i32 %top, %exponent
+  %above = sub i32 %exponent, %power
+  %up = add i32 %above, 1
+  %down.bits = shl i32 %down, 23
+  %up.bits = shl i32 %up, 23
+  %scale = bitcast i32 %down.bits to float
+  %inverse = bitcast i32 %up.bits to float
+  %first = insertvalue {{ float, float }} poison, float %scale, 0
+  %both = insertvalue {{ float, float }} %first, float %inverse, 1
+  ret {{ float, float }} %both
+}}
+"""
+
+
+def rounded(lanes: int, half: Half, name: str, at: str) -> Iterator[str]:
+    """Lines that round ``%{name}`` times ``%scale`` and write it to ``%{at}``."""
+    floats, halves = f"<{lanes} x float>", f"<{lanes} x {half}>"
+    yield f"%{name}.scaled = fmul {floats} %{name}, %scale"
+    yield f"%{name}.half = fptrunc {floats} %{name}.scaled to {halves}"
+    yield f"store {halves} %{name}.half, ptr %{at}, align 2"
+
+
+def larger(lanes: int, name: str, so_far: str, largest: str) -> Iterator[str]:
+    """Lines that set ``%{largest}`` to the larger magnitudes of ``%{name}`` and ``%{so_far}``."""
+    vector = f"<{lanes} x float>"
+    yield (
+        f"%{largest} = call {vector} @llvm.x86.avx512.mask.range.ps.512({vector} %{name}, {vector} %{so_far}, i32 11, "
+        f"{vector} poison, i16 -1, i32 4)"
+    )
+
+
+def scale(lanes: int, power: int) -> str:
+    """Lines that set ``%scale`` by the ``%largest`` magnitudes, and ``%inverse`` to its inverse's product with
+    ``%factor``, for sums of what was scaled.
+    """
+    return lines(
+        [
+            f"%largest.bits = bitcast <{lanes} x float> %largest to <{lanes} x i32>",  # are ordered as magnitudes are
+            f"%largest.one = call i32 @llvm.vector.reduce.smax.v{lanes}i32(<{lanes} x i32> %largest.bits)",
+            f"%scales = call {{ float, float }} @scales(i32 %largest.one, i32 {power})",
+            "%scale.one = extractvalue { float, float } %scales, 0",
+            "%inverse.one = extractvalue { float, float } %scales, 1",
+            f"%scale = call <{lanes} x float> @splat(float %scale.one)",
+            "%inverse = fmul float %inverse.one, %factor",
+        ]
+    )
+
+
+def _halve(lanes: int, half: Half) -> str:
+    """``@halve``: some cells of a map, rounded, and what sums of products with each are multiplied by.
+
+    Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves.
+    """
+    vector = f"<{lanes} x float>"
+
+    def seen(part: int, at: str) -> Iterator[str]:
+        yield f"%seen.{part} = load {vector}, ptr {at}, align 4"
+        yield from larger(lanes, f"seen.{part}", f"largest.{part}", f"largest.{part + 1}")
+
+    def halved(part: int, at: str) -> Iterator[str]:
+        yield f"%x.{part} = load {vector}, ptr {at}, align 4"
+        yield f"%to.at.{part} = getelementptr half, ptr %to.cell, i64 %part.{part}"
+        yield from rounded(lanes, half, f"x.{part}", f"to.at.{part}")
+
+    look = f"""
+define internal {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells) {{
+entry:
+  %last = sub i64 %inputs, {2 * lanes}
+  br label %cell
+cell:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
+  %before = phi {vector} [ zeroinitializer, %entry ], [ %largest.2, %cell.end ]
+  %from.offset = mul i64 %index, %pitch
+  %from.cell = getelementptr float, ptr %from, i64 %from.offset
+  br label %some
+some:
+  %largest.0 = phi {vector} [ %before, %cell ], [ %largest.2, %some ]
+  {lines(_at_a_time(lanes, seen))}
+  br i1 %is.more, label %some, label %cell.end
+cell.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %cells
+  br i1 %is.another, label %cell, label %done
+done:
+  ret {vector} %largest.2
+}}
+"""
+    by_largest = f"""%largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)
+  {scale(lanes, LARGEST)}"""
+    by_factor = f"""%scale = call {vector} @splat(float %factor)
+  %inverse = fadd float 0.0, 1.0"""
+    return f"""{look}
+define internal void @halve(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, ptr %scales.to) {{
+entry:
+  %last = sub i64 %inputs, {2 * lanes}
+  {by_largest if half == "half" else by_factor}
+  br label %cell
+cell:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
+  %scale.at = getelementptr float, ptr %scales.to, i64 %index
+  store float %inverse, ptr %scale.at
+  %from.offset = mul i64 %index, %pitch
+  %from.cell = getelementptr float, ptr %from, i64 %from.offset
+  %to.offset = mul i64 %index, %inputs
+  %to.cell = getelementptr half, ptr %to, i64 %to.offset
+  br label %some
+some:
+  {lines(_at_a_time(lanes, halved))}
+  br i1 %is.more, label %some, label %cell.end
+cell.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %cells
+  br i1 %is.another, label %cell, label %done
+done:
+  ret void
+}}
+"""
+
+
+def _at_a_time(lanes: int, each: Callable[[int, str], Iterator[str]]) -> Iterator[str]:
+    """Lines that take two registers of a cell's channels; the last ones with some of those before, where they must."""
+    yield "%channel.all = phi i64 [ 0, %cell ], [ %channel.next, %some ]"
+    yield "%channel = call i64 @llvm.smin.i64(i64 %channel.all, i64 %last)"
+    for part in range(2):
+        yield f"%part.{part} = add i64 %channel, {part * lanes}"
+        yield f"%from.at.{part} = getelementptr float, ptr %from.cell, i64 %part.{part}"
+        yield from each(part, f"%from.at.{part}")
+    yield f"%channel.next = add i64 %channel.all, {2 * lanes}"
+    yield "%is.more = icmp slt i64 %channel.next, %inputs"

@@ -1,0 +1,257 @@
+"""Products of numbers in 16 bits, by machine code where there is some for this processor, and else by XLA."""
+
+import os
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax import lax
+from native_cases import a_finish, plainly
+from tiny import normal
+
+from dfine_jax.config import DFineConfig
+from dfine_jax.model import native_call
+from dfine_jax.model.compute import HALVES, Compute
+from dfine_jax.model.dfine import DFine
+from dfine_jax.model.finish import Finish
+from dfine_jax.model.fuse import fuse
+from dfine_jax.model.halves import apart, convolve_tiles_of_halves, in_halves, multiply_halves
+from dfine_jax.model.tiles import large_tile_kernel
+from dfine_jax.native.registers import WIDEST, binding, half, registers
+
+TYPE = HALVES[half()] or jnp.dtype("float16")
+native = pytest.mark.skipif(half() is None, reason="no machine code in 16 bits for this processor")
+in_float16 = pytest.mark.skipif(half() != "half", reason="no machine code in float16 for this processor")
+BFLOAT16 = 2.4e-3
+"""Mean error, over the mean, of sums of products whose operands are rounded to bfloat16."""
+
+
+def rounded(kernels, dtype=TYPE):
+    """Arrays as a fused model has them."""
+    *halved, factors = in_halves([np.asarray(kernel, np.float64) for kernel in kernels])
+    return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
+
+
+def error(result, expected):
+    return float(jnp.sqrt(jnp.square(result - expected).mean() / jnp.square(expected).mean()))
+
+
+def unfinished(outputs):
+    return Finish(jnp.zeros(outputs), None)
+
+
+def a_product(rows, widths, outputs):
+    return [normal(rows, width) for width in widths], [normal(1, width, outputs) for width in widths]
+
+
+def summed(maps, kernels):
+    return sum(x[:, x.shape[1] - kernel.shape[1] :] @ kernel[0] for x, kernel in zip(maps, kernels, strict=True))
+
+
+@pytest.mark.parametrize("outputs", [16, 21, 48, 80])
+def test_kernels_are_scaled_and_paired(outputs):
+    kernels = [7 * np.random.default_rng(0).standard_normal((2, 32, outputs)), np.full((2, 32, outputs), 1e-9)]
+    first, second, factors = in_halves(kernels)
+    assert factors.shape == (2,)
+    assert (np.log2(factors) % 1 == 0).all()
+    for halved, kernel, factor in zip((first, second), kernels, factors, strict=True):
+        assert 0.5 < np.abs(halved).max() <= 1
+        width = min(outputs, 32)
+        start = factor * halved[1, : 2 * -(-width // 16) * 16].reshape(-1, 2)[:width]
+        np.testing.assert_array_equal(start, kernel[1, :2, :width].T)
+
+
+def test_a_kernel_of_zeros_stays_one():
+    halved, factors = in_halves([np.zeros((1, 32, 16))])
+    assert not halved.any()
+    assert factors == [1]
+
+
+def test_kernels_apart_are_those_of_each_alone():
+    kernels = [np.random.default_rng(0).standard_normal((1, 32, 16)) * scale for scale in (1, 9)]
+    for of_several, alone in zip(
+        apart(in_halves(kernels)), map(in_halves, [[kernel] for kernel in kernels]), strict=True
+    ):
+        for array, expected in zip(of_several, alone, strict=True):
+            np.testing.assert_array_equal(array, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 13, 300, 1100])
+@pytest.mark.parametrize(("widths", "outputs"), [((32,), 4), ((64, 48), 17), ((320,), 80), ((32,) * 8, 32)])
+def test_products(rows, widths, outputs):
+    maps, kernels = a_product(rows, widths, outputs)
+    finish = a_finish(outputs, "silu")
+    result = jax.jit(multiply_halves)(maps, rounded(kernels), finish)
+    assert result.shape == (rows, outputs)
+    assert 0 < error(result, plainly(summed(maps, kernels), finish)) < BFLOAT16
+
+
+def test_the_last_channels_of_maps():
+    maps, kernels = [normal(50, 97), normal(50, 48)], [normal(1, 64, 32), normal(1, 48, 32)]
+    result = multiply_halves(maps, rounded(kernels), unfinished(32))
+    assert error(result, summed(maps, kernels)) < BFLOAT16
+
+
+def test_no_cells():
+    assert multiply_halves([normal(0, 32)], rounded([normal(1, 32, 16)]), unfinished(16)).shape == (0, 16)
+
+
+@native
+@pytest.mark.parametrize("power", [-90, -30, 30, 90])
+def test_scaled_maps_give_scaled_sums_to_the_bit(power):
+    maps, kernels = a_product(100, (64, 32), 48)
+    multiply = partial(multiply_halves, kernels=rounded(kernels), finish=unfinished(48))
+    scaled = multiply([jnp.ldexp(x, power) for x in maps])
+    np.testing.assert_array_equal(scaled, jnp.ldexp(multiply(maps), power))
+
+
+def test_a_scaled_kernel_gives_scaled_sums_to_the_bit():
+    maps, kernels = a_product(100, (64,), 48)
+    sums, scaled = (multiply_halves(maps, rounded([scale * kernels[0]]), unfinished(48)) for scale in (1, 2.0**40))
+    np.testing.assert_array_equal(scaled, sums * 2.0**40)
+
+
+@pytest.mark.parametrize("x", [0.0, 1.0, 1.999, -1.999, 3e38 / 512, 1e-36])
+def test_the_largest_sums_are_not_too_large(x):
+    """Of numbers that are all as large as the largest, so that no sum of products with a kernel could be larger.
+
+    Each of a block's 64 sums, all rounded the same way, may be off by 2 to the -12.
+    """
+    sums = multiply_halves([jnp.full((60, 512), x)], rounded([np.ones((1, 512, 32))]), unfinished(32))
+    np.testing.assert_allclose(sums, np.float32(512 * np.float32(x)), rtol=65 * 2.0**-12, atol=1e-38)
+
+
+def test_one_large_number_leaves_others_what_they_are():
+    x, kernel = normal(100, 64), normal(1, 64, 32)
+    sums = multiply_halves([x.at[3, 5].set(1e4)], rounded([kernel]), unfinished(32))
+    others = jnp.arange(100) != 3
+    assert error(sums[others], (x @ kernel[0])[others]) < 2 * BFLOAT16
+
+
+def test_what_is_not_a_number_stays_so_and_alone():
+    x = normal(100, 64).at[3, 5].set(jnp.nan)
+    sums = multiply_halves([x], rounded([normal(1, 64, 32)]), unfinished(32))
+    assert jnp.isnan(sums[3]).all()
+    assert not jnp.isnan(jnp.delete(sums, 3, axis=0)).any()
+
+
+@in_float16
+@pytest.mark.parametrize("shape", [(1, 20, 20), (2, 9, 37), (1, 1, 1)])
+@pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (32, 48), (160, 64)])
+def test_tiles(shape, inputs, outputs):
+    x, kernel = normal(*shape, inputs), normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
+    finish, names = a_finish(outputs), ("NHWC", "HWIO", "NHWC")
+    kernels = rounded([large_tile_kernel(np.asarray(kernel, np.float64))])
+    result = jax.jit(convolve_tiles_of_halves, static_argnums=2)(x, kernels, (1, 1), finish)
+    plain = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=names)
+    assert result.shape == plain.shape
+    assert 0 < error(result, plainly(plain, finish)) < 2 * BFLOAT16
+    unfinished_by = partial(convolve_tiles_of_halves, kernels=kernels, padding=(1, 1), finish=unfinished(outputs))
+    np.testing.assert_array_equal(unfinished_by(jnp.ldexp(x, 40)), jnp.ldexp(unfinished_by(x), 40))
+
+
+@in_float16
+def test_tiles_of_the_largest_numbers():
+    kernels = rounded([large_tile_kernel(np.sign(np.random.default_rng(0).standard_normal((3, 3, 256, 32))))])
+    x = jnp.sign(normal(1, 12, 12, 256)) * 1.99
+    sums = convolve_tiles_of_halves(x, kernels, (1, 1), unfinished(32))
+    assert jnp.isfinite(sums).all()
+
+
+def test_slopes_are_those_of_products_in_float32():
+    maps, kernels = a_product(30, (64,), 32)
+    kernels = rounded(kernels)
+
+    def total(x):
+        return jnp.square(multiply_halves([x], kernels, unfinished(32))).sum()
+
+    whole = multiply_halves([jnp.eye(64)], kernels, unfinished(32))
+    expected = 2 * (maps[0] @ whole) @ whole.T
+    assert error(jax.grad(total)(*maps), expected) < BFLOAT16
+
+
+def test_without_machine_code_xla_multiplies(monkeypatch):
+    maps, kernels = a_product(30, (64, 32), 33)
+    monkeypatch.setattr(native_call, "half", lambda: None)
+    result = multiply_halves(maps, rounded(kernels), unfinished(33))
+    assert error(result, summed(maps, kernels)) < BFLOAT16
+
+
+@pytest.mark.parametrize("width", [16, 40])
+def test_too_narrow_or_odd_maps_are_refused(width):
+    with pytest.raises(ValueError, match=f"{width} channels: 16 has to divide all, 32 are the least"):
+        multiply_halves([normal(5, width)], rounded([normal(1, width, 32)]), unfinished(32))
+
+
+@native
+@pytest.mark.slow
+def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
+    config = DFineConfig.from_size("s")
+    exact = DFine(config, rng=np.random.default_rng(0))
+    halved = DFine(config, compute=Compute(halves=TYPE), rng=np.random.default_rng(0))
+    pictures, maps = normal(1, 128, 128, 3), []
+    for model in (exact, halved):
+        fused = fuse(model)
+        forms = {module.form for _, module in nnx.iter_modules(fused) if hasattr(module, "form")}
+        assert ("halves in panels" in forms) == (model is halved)
+        assert ("large tiles of halves" in forms) == (model is halved and half() == "half")
+        maps.append(fused.encoder(fused.backbone(pictures)))
+    for expected, result in zip(*maps, strict=True):
+        assert 0 < error(result, expected) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    registers() is None or registers().lanes != WIDEST or not binding().get_host_cpu_features().get("avx512bf16"),
+    reason="no instructions for bfloat16",
+)
+def test_code_in_bfloat16_rounds_operands_alone():
+    """On a processor that would not be given it, too."""
+    program = """
+import jax, jax.numpy as jnp, numpy as np
+from dfine_jax.model import native_call
+from dfine_jax.native import targets
+native_call.half = targets.half = lambda: "bfloat"
+import test_halves as cases
+for rows, widths, outputs in ((100, (64, 48), 21), (300, (320,), 80), (1, (32,), 16)):
+    maps, kernels = cases.a_product(rows, widths, outputs)
+    result = jax.jit(cases.multiply_halves)(maps, cases.rounded(kernels, jnp.bfloat16), cases.unfinished(outputs))
+    near = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
+    expected = cases.summed(list(map(near, maps)), list(map(near, kernels)))
+    np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(sum(widths)))
+print("all agree")
+"""
+    folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    environment = {**os.environ, "PYTHONPATH": folders}
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
+    assert result.stdout == "all agree\n", result.stderr
+
+
+@native
+@pytest.mark.slow
+def test_a_program_that_was_kept_finds_its_code(tmp_path):
+    """The second process doesn't compile: of machine code it knows what was kept."""
+    program = """
+import sys
+from pathlib import Path
+import numpy as np
+from dfine_jax import Detector
+from dfine_jax.inference import program
+from dfine_jax.kept import keep_in
+keep_in(Path(sys.argv[1]))
+if sys.argv[2] == "second":
+    program._compiled = None
+detector = Detector.from_pretrained("shapes", dtype="bfloat16")
+print(detector(np.full((64, 96, 3), 99, np.uint8), 0.0).scores.tolist())
+"""
+    found = [
+        subprocess.run([sys.executable, "-c", program, tmp_path, turn], check=True, capture_output=True).stdout
+        for turn in ("first", "second")
+    ]
+    assert found[0] == found[1]
