@@ -25,6 +25,8 @@ from dfine_jax.model.outputs import DenoisingQueries
 from dfine_jax.training.criterion import Losses, criterion
 from dfine_jax.training.targets import Targets
 
+pytestmark = pytest.mark.slow
+
 STEP: Path = DATA / "step.npz"
 SEED = 3
 ROUNDING = 2
