@@ -56,7 +56,7 @@ def programs(cache: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in cache.glob("dfine_jax/compiled/*/programs/program-*.kept")}
 
 
-@pytest.mark.parametrize("pictures", [("a.png",), ("a.png", "b.png")])
+@pytest.mark.parametrize("pictures", [("a.png",), pytest.param(("a.png", "b.png"), marks=pytest.mark.slow)])
 def test_the_second_run_compiles_nothing_and_finds_the_same(folder, pictures):
     """A program for several pictures calls machine code, which each process makes anew."""
     cache = folder / "cache"
