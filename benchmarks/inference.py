@@ -32,7 +32,6 @@ from rich.table import Table
 from benchmarks import peers
 from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
 from dfine_jax.native.registers import half
-from dfine_jax.processor import is_faster_in_bfloat16
 
 SIDE = 640
 TOLERANCE = 1e-3
@@ -109,7 +108,7 @@ def main() -> None:
     console.print("measured peaks: " + ", ".join(f"{dtype} {peak:.0f} GFLOP/s" for dtype, peak in peaks.items()))
     if "bfloat16" not in dtypes:
         console.print("bfloat16 was left out: this processor has no instructions for it")
-    if rounded_type() != "bfloat16":
+    elif rounded_type() != "bfloat16":
         console.print(f"ours bf16 multiplies in {rounded_type()}: this processor is faster so than in bfloat16")
     if "keras-hub" in chosen:
         console.print("* can't be given the common weights: it has its own random ones, and its answer is not compared")
@@ -235,8 +234,9 @@ def difference(answer: peers.Answer, expected: peers.Answer) -> Difference:
 
 def rounded_type() -> str:
     """The type in which a detector multiplies here that is asked for bfloat16."""
-    kinds = {"half": "float16", "bfloat": "bfloat16", None: "bfloat16" if is_faster_in_bfloat16() else "float32"}
-    return kinds[half()]
+    from dfine_jax.model.compute import Compute
+
+    return Compute.for_this_machine("bfloat16").narrowest.name
 
 
 def measured_peaks(rounds: int, dtypes: Sequence[str]) -> dict[str, float]:

@@ -48,7 +48,7 @@ class Compute:
 
     @classmethod
     def for_this_machine(cls, name: str) -> "Compute":
-        """``named(name)``, but what is fastest, and no less exact, where bfloat16 is asked for on a CPU.
+        """``named(name)``, but what is fastest, and about as exact or more, where bfloat16 is asked for on a CPU.
 
         That is machine code for halves, see ``dfine_jax.model.halves``, for processors that it is there for, and else
         float32 where products of bfloat16 aren't faster.

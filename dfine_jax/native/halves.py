@@ -7,11 +7,9 @@ numbers of a sum next to each other, and a tile of the result as many registers 
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from dfine_jax.native.product import Product, sums, tile
+from dfine_jax.native.product import added, begun, sums, tile
 from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.text import lines
-
-HALVES = Product("rows.of.halves", "columns.of.halves", "tile.of.halves")
 
 BLOCK = 64
 """Pairs that are summed in float16 before their sum is added to others in float32."""
@@ -23,56 +21,45 @@ LARGEST = 8
 
 def halves(layout: Registers, half: Half) -> str:
     """``@rows.of.halves``, which takes what ``@rows`` does, and ``@halve``, which rounds some cells of a map."""
-    one_tile = _tile_in_float16 if half == "half" else partial(tile, multiplied=partial(_added_pair, layout.lanes))
-    return "\n".join([sums(layout, HALVES, one_tile), _scales(layout.lanes), _halve(layout.lanes, half)])
+    in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))
+    one_tile = _tile_in_float16 if half == "half" else in_bfloat16
+    return "\n".join([sums(layout, ".of.halves", one_tile), _scales(layout.lanes), _halve(layout.lanes, half)])
 
 
-def _added_pair(lanes: int, row: int, part: int) -> Iterator[str]:
-    """Lines that add products of pairs, in bfloat16: the processor sums in float32."""
+def _multiplied_in_bfloat16(lanes: int, row: int, part: int) -> Iterator[str]:
+    """Lines that add products of pairs: the processor sums in float32."""
     vector, pairs = f"<{lanes} x float>", f"<{2 * lanes} x bfloat>"
-    if part == 0:
-        yield f"%pairs.{row} = bitcast {vector} %lanes.{row} to {pairs}"
-    if row == 0:
-        yield f"%kernel.pairs.{part} = bitcast {vector} %kernel.at.{part} to {pairs}"
+    yield from _pairs(lanes, "bfloat", row, part)
     yield (
         f"%next.{row}.{part} = call {vector} @llvm.x86.avx512bf16.dpbf16ps.512("
         f"{vector} %sum.{row}.{part}, {pairs} %pairs.{row}, {pairs} %kernel.pairs.{part})"
     )
 
 
+def _multiplied_in_float16(lanes: int, row: int, part: int) -> Iterator[str]:
+    """Lines that add products, each number of a pair to a sum of its own."""
+    pairs = f"<{2 * lanes} x half>"
+    yield from _pairs(lanes, "half", row, part)
+    yield (
+        f"%next.{row}.{part} = call {pairs} @llvm.fma.v{2 * lanes}f16("
+        f"{pairs} %pairs.{row}, {pairs} %kernel.pairs.{part}, {pairs} %sum.{row}.{part})"
+    )
+
+
+def _pairs(lanes: int, half: Half, row: int, part: int) -> Iterator[str]:
+    """Lines that see a row's and a kernel's numbers as pairs of halves, before the first product that wants them."""
+    vector, pairs = f"<{lanes} x float>", f"<{2 * lanes} x {half}>"
+    if part == 0:
+        yield f"%pairs.{row} = bitcast {vector} %lanes.{row} to {pairs}"
+    if row == 0:
+        yield f"%kernel.pairs.{part} = bitcast {vector} %kernel.at.{part} to {pairs}"
+
+
 def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int) -> str:
-    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, block after block."""
-    floats, pairs, bits = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
-    parts = range(columns // lanes)
-    cells = [(row, part) for row in range(rows) for part in parts]
-    rows_after_first = [(row, row - 1) for row in range(1, rows)]
-
-    def added(row: int, part: int) -> Iterator[str]:
-        """Both sums of a column become one, and that a float; it is scaled and added to what is there."""
-        at = f"{row}.{part}"
-        yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
-        yield f"%moved.{at} = lshr {bits} %bits.{at}, {_splat_of_bits(lanes, 16)}"
-        yield f"%second.{at} = bitcast {bits} %moved.{at} to {pairs}"
-        yield f"%both.{at} = fadd {pairs} %next.{at}, %second.{at}"
-        yield f"%both.bits.{at} = bitcast {pairs} %both.{at} to {bits}"
-        yield f"%short.{at} = trunc {bits} %both.bits.{at} to <{lanes} x i16>"
-        yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
-        yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"
-        yield f"%so.far.{at} = load {floats}, ptr %to.{at}, align 4"
-        yield f"%before.{at} = select i1 %is.begin, {floats} zeroinitializer, {floats} %so.far.{at}"
-        yield (
-            f"%total.{at} = call {floats} @llvm.fma.v{lanes}f32("
-            f"{floats} %float.{at}, {floats} %scale.{row}, {floats} %before.{at})"
-        )
-        yield f"store {floats} %total.{at}, ptr %to.{at}, align 4"
-
-    return f"""
-define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
-                            ptr %scales, i1 %is.first) noinline {{
-entry:
-  {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
-  {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
-  {lines(f"%to.{row}.{part} = getelementptr float, ptr %to.{row}, i64 {part * lanes}" for row, part in cells)}
+    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, block after block; ``%step`` is 1."""
+    floats, pairs = f"<{lanes} x float>", f"<{2 * lanes} x half>"
+    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    return f"""{begun(name, lanes, cells)}
   br label %block
 block:
   %block.first = phi i64 [ 0, %entry ], [ %block.next, %block.end ]
@@ -82,7 +69,7 @@ block:
   %kernel.first = getelementptr float, ptr %panel, i64 %kernel.offset
   br label %add
 add:
-  %number = phi i64 [ %block.first, %block ], [ %number.next, %add ]
+  %offset = phi i64 [ %block.first, %block ], [ %offset.next, %add ]
   %kernel.0 = phi ptr [ %kernel.first, %block ], [ %kernel.next, %add ]
   {
         lines(
@@ -90,31 +77,9 @@ add:
             for row, part in cells
         )
     }
-  {lines(f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}" for part in parts)}
-  {lines(f"%kernel.at.{part} = load {pairs}, ptr %at.{part}, align 4" for part in parts)}
-  {
-        lines(
-            line
-            for row in range(rows)
-            for line in (
-                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %number",
-                f"%x.{row} = load i32, ptr %x.at.{row}, align 4",
-                f"%lane.{row} = insertelement {bits} poison, i32 %x.{row}, i64 0",
-                f"%lanes.{row} = shufflevector {bits} %lane.{row}, {bits} poison, {bits} zeroinitializer",
-                f"%pairs.{row} = bitcast {bits} %lanes.{row} to {pairs}",
-            )
-        )
-    }
-  {
-        lines(
-            f"%next.{row}.{part} = call {pairs} @llvm.fma.v{2 * lanes}f16("
-            f"{pairs} %pairs.{row}, {pairs} %kernel.at.{part}, {pairs} %sum.{row}.{part})"
-            for row, part in cells
-        )
-    }
-  %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
-  %number.next = add i64 %number, 1
-  %is.more = icmp slt i64 %number.next, %stop
+  {lines(added(lanes, cells, panel, partial(_multiplied_in_float16, lanes)))}
+  %offset.next = add i64 %offset, 1
+  %is.more = icmp slt i64 %offset.next, %stop
   br i1 %is.more, label %add, label %block.end
 block.end:
   %is.first.block = icmp eq i64 %block.first, 0
@@ -130,7 +95,7 @@ block.end:
             )
         )
     }
-  {lines(line for cell in cells for line in added(*cell))}
+  {lines(line for cell in cells for line in _widened(lanes, *cell))}
   %is.another = icmp slt i64 %block.next, %numbers
   br i1 %is.another, label %block, label %done
 done:
@@ -139,8 +104,25 @@ done:
 """
 
 
-def _splat_of_bits(lanes: int, value: int) -> str:
-    return "<" + ", ".join([f"i32 {value}"] * lanes) + ">"
+def _widened(lanes: int, row: int, part: int) -> Iterator[str]:
+    """Lines that make one float of both sums of a column, and add it, scaled, to what is there."""
+    at, floats, pairs, bits = f"{row}.{part}", f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
+    sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
+    yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
+    yield f"%moved.{at} = lshr {bits} %bits.{at}, {sixteen}"
+    yield f"%second.{at} = bitcast {bits} %moved.{at} to {pairs}"
+    yield f"%both.{at} = fadd {pairs} %next.{at}, %second.{at}"
+    yield f"%both.bits.{at} = bitcast {pairs} %both.{at} to {bits}"
+    yield f"%short.{at} = trunc {bits} %both.bits.{at} to <{lanes} x i16>"
+    yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
+    yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"
+    yield f"%so.far.{at} = load {floats}, ptr %to.{at}, align 4"
+    yield f"%before.{at} = select i1 %is.begin, {floats} zeroinitializer, {floats} %so.far.{at}"
+    yield (
+        f"%total.{at} = call {floats} @llvm.fma.v{lanes}f32("
+        f"{floats} %float.{at}, {floats} %scale.{row}, {floats} %before.{at})"
+    )
+    yield f"store {floats} %total.{at}, ptr %to.{at}, align 4"
 
 
 def _scales(lanes: int) -> str:
@@ -209,7 +191,7 @@ def scale(lanes: int, power: int) -> str:
 def _halve(lanes: int, half: Half) -> str:
     """``@halve``: some cells of a map, rounded, and what sums of products with each are multiplied by.
 
-    Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves.
+    Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves, and no sum is.
     """
     vector = f"<{lanes} x float>"
 
@@ -222,68 +204,66 @@ def _halve(lanes: int, half: Half) -> str:
         yield f"%to.at.{part} = getelementptr half, ptr %to.cell, i64 %part.{part}"
         yield from rounded(lanes, half, f"x.{part}", f"to.at.{part}")
 
-    look = f"""
+    before = f"%before = phi {vector} [ zeroinitializer, %entry ], [ %largest.2, %cell.end ]"
+    so_far = f"%largest.0 = phi {vector} [ %before, %cell ], [ %largest.2, %some ]"
+    to_cell = ["%to.offset = mul i64 %index, %inputs", "%to.cell = getelementptr half, ptr %to, i64 %to.offset"]
+    by_factor = [f"%scale = call {vector} @splat(float %factor)"]
+    by_largest = [
+        f"%largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)",
+        scale(lanes, LARGEST),
+    ]
+    inverse = ["%scale.at = getelementptr float, ptr %scales.to, i64 %index", "store float %inverse, ptr %scale.at"]
+    if half == "bfloat":
+        scaled, kept = by_factor, to_cell
+    else:
+        scaled, kept = by_largest, [*to_cell, *inverse]
+    return f"""
 define internal {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells) {{
 entry:
-  %last = sub i64 %inputs, {2 * lanes}
-  br label %cell
-cell:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
-  %before = phi {vector} [ zeroinitializer, %entry ], [ %largest.2, %cell.end ]
-  %from.offset = mul i64 %index, %pitch
-  %from.cell = getelementptr float, ptr %from, i64 %from.offset
-  br label %some
-some:
-  %largest.0 = phi {vector} [ %before, %cell ], [ %largest.2, %some ]
-  {lines(_at_a_time(lanes, seen))}
-  br i1 %is.more, label %some, label %cell.end
-cell.end:
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %cells
-  br i1 %is.another, label %cell, label %done
-done:
+  {_over_cells(lanes, [before], [so_far], seen)}
   ret {vector} %largest.2
 }}
-"""
-    by_largest = f"""%largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)
-  {scale(lanes, LARGEST)}"""
-    by_factor = f"""%scale = call {vector} @splat(float %factor)
-  %inverse = fadd float 0.0, 1.0"""
-    return f"""{look}
+
 define internal void @halve(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, ptr %scales.to) {{
 entry:
-  %last = sub i64 %inputs, {2 * lanes}
-  {by_largest if half == "half" else by_factor}
-  br label %cell
-cell:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
-  %scale.at = getelementptr float, ptr %scales.to, i64 %index
-  store float %inverse, ptr %scale.at
-  %from.offset = mul i64 %index, %pitch
-  %from.cell = getelementptr float, ptr %from, i64 %from.offset
-  %to.offset = mul i64 %index, %inputs
-  %to.cell = getelementptr half, ptr %to, i64 %to.offset
-  br label %some
-some:
-  {lines(_at_a_time(lanes, halved))}
-  br i1 %is.more, label %some, label %cell.end
-cell.end:
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %cells
-  br i1 %is.another, label %cell, label %done
-done:
+  {lines(scaled)}
+  {_over_cells(lanes, kept, [], halved)}
   ret void
 }}
 """
 
 
-def _at_a_time(lanes: int, each: Callable[[int, str], Iterator[str]]) -> Iterator[str]:
-    """Lines that take two registers of a cell's channels; the last ones with some of those before, where they must."""
-    yield "%channel.all = phi i64 [ 0, %cell ], [ %channel.next, %some ]"
-    yield "%channel = call i64 @llvm.smin.i64(i64 %channel.all, i64 %last)"
-    for part in range(2):
-        yield f"%part.{part} = add i64 %channel, {part * lanes}"
-        yield f"%from.at.{part} = getelementptr float, ptr %from.cell, i64 %part.{part}"
-        yield from each(part, f"%from.at.{part}")
-    yield f"%channel.next = add i64 %channel.all, {2 * lanes}"
-    yield "%is.more = icmp slt i64 %channel.next, %inputs"
+def _over_cells(lanes: int, cell: list[str], some: list[str], each: Callable[[int, str], Iterator[str]]) -> str:
+    """The rest of a function: a loop over cells of a map, and one over a cell's channels, two registers at a time.
+
+    The last channels are taken with some of those before, where they don't fill two. Lines that begin a cell and some
+    of its channels are ``cell`` and ``some``; ``each`` takes a register, by its place in two and where it is read.
+    """
+
+    def two() -> Iterator[str]:
+        for part in range(2):
+            yield f"%part.{part} = add i64 %channel, {part * lanes}"
+            yield f"%from.at.{part} = getelementptr float, ptr %from.cell, i64 %part.{part}"
+            yield from each(part, f"%from.at.{part}")
+
+    return f"""%last = sub i64 %inputs, {2 * lanes}
+  br label %cell
+cell:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
+  {lines(cell)}
+  %from.offset = mul i64 %index, %pitch
+  %from.cell = getelementptr float, ptr %from, i64 %from.offset
+  br label %some
+some:
+  %channel.all = phi i64 [ 0, %cell ], [ %channel.next, %some ]
+  {lines(some)}
+  %channel = call i64 @llvm.smin.i64(i64 %channel.all, i64 %last)
+  {lines(two())}
+  %channel.next = add i64 %channel.all, {2 * lanes}
+  %is.more = icmp slt i64 %channel.next, %inputs
+  br i1 %is.more, label %some, label %cell.end
+cell.end:
+  %index.next = add i64 %index, 1
+  %is.another = icmp slt i64 %index.next, %cells
+  br i1 %is.another, label %cell, label %done
+done:"""

@@ -5,9 +5,8 @@ the innermost loop reads what it needs from one place; maps are read where they 
 de Geijn (doi 10.1145/1356052.1356053) without its packing of maps.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import NamedTuple
 
 from dfine_jax.native.registers import Registers
 from dfine_jax.native.text import lines
@@ -24,20 +23,6 @@ def whole_columns(outputs: int) -> int:
     return -(-outputs // LAST) * LAST
 
 
-class Product(NamedTuple):
-    """How a sum of products is computed."""
-
-    rows: str
-    """The function's name."""
-    columns: str
-    """What the functions' names begin with that compute one panel's columns."""
-    tile: str
-    """What the functions' names begin with that compute a tile."""
-
-
-FLOATS = Product("rows", "columns", "tile")
-
-
 def products(layout: Registers) -> str:
     """``@rows``, which computes so many cells of a sum of products, and what it calls."""
 
@@ -48,16 +33,16 @@ def products(layout: Registers) -> str:
             f"{vector} %lanes.{row}, {vector} %kernel.at.{part}, {vector} %sum.{row}.{part})"
         )
 
-    return sums(layout, FLOATS, partial(tile, multiplied=multiplied))
+    return sums(layout, "", partial(tile, multiplied=multiplied))
 
 
-def sums(layout: Registers, names: Product, one_tile: Callable[..., str]) -> str:
-    """The function of this name, and all that it calls. ``one_tile`` makes a tile's, see ``tile``."""
+def sums(layout: Registers, suffix: str, one_tile: Callable[..., str]) -> str:
+    """``@rows`` and all that it calls, with a suffix to their names. ``one_tile`` makes a tile's, see ``tile``."""
     heights = list(_heights(layout.rows))
     widths = {panel: min(panel, layout.columns) for panel in (PANEL, LAST)}
     sizes = [(rows, columns, panel) for panel, columns in widths.items() for rows in heights]
-    tiles = [one_tile(f"{names.tile}.{size[0]}.{size[2]}", layout.lanes, *size) for size in sizes]
-    return "\n".join([*tiles, _rows(names, heights, widths)])
+    tiles = [one_tile(f"tile{suffix}.{size[0]}.{size[2]}", layout.lanes, *size) for size in sizes]
+    return "\n".join([*tiles, _rows(suffix, heights, widths)])
 
 
 def _heights(most: int) -> Iterator[int]:
@@ -76,16 +61,8 @@ def tile(
     From row to row of the map there are ``%pitch`` numbers, and from one number of a row to the next ``%step``. Lines
     that add a product of ``%lanes.{row}`` and ``%kernel.at.{part}`` to ``%sum.{row}.{part}`` are ``multiplied``.
     """
-    vector, vectors = f"<{lanes} x float>", range(columns // lanes)
-    cells = [(row, part) for row in range(rows) for part in vectors]
-    rows_after_first = [(row, row - 1) for row in range(1, rows)]
-    return f"""
-define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
-                            ptr %scales, i1 %is.first) noinline {{
-entry:
-  {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
-  {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
-  {lines(f"%to.{row}.{part} = getelementptr float, ptr %to.{row}, i64 {part * lanes}" for row, part in cells)}
+    vector, cells = f"<{lanes} x float>", [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    return f"""{begun(name, lanes, cells)}
   br i1 %is.first, label %sum, label %resume
 resume:
   {lines(f"%so.far.{row}.{part} = load {vector}, ptr %to.{row}.{part}, align 4" for row, part in cells)}
@@ -108,22 +85,7 @@ add:
             for row, part in cells
         )
     }
-  {lines(f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}" for part in vectors)}
-  {lines(f"%kernel.at.{part} = load {vector}, ptr %at.{part}, align 4" for part in vectors)}
-  {
-        lines(
-            line
-            for row in range(rows)
-            for line in (
-                f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %offset",
-                f"%x.{row} = load float, ptr %x.at.{row}, align 4",
-                f"%lane.{row} = insertelement {vector} poison, float %x.{row}, i64 0",
-                f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer",
-            )
-        )
-    }
-  {lines(line for cell in cells for line in multiplied(*cell))}
-  %kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}
+  {lines(added(lanes, cells, panel, multiplied))}
   %offset.next = add i64 %offset, %step
   %number.next = add i64 %number, 1
   %is.more = icmp slt i64 %number.next, %numbers
@@ -135,17 +97,47 @@ end:
 """
 
 
-def _rows(names: Product, heights: list[int], widths: dict[int, int]) -> str:
+def begun(name: str, lanes: int, cells: Sequence[tuple[int, int]]) -> str:
+    """How a tile's function begins: where each row of the map is, and each register of the result, in ``cells``."""
+    rows_after_first = [(row, row - 1) for row, part in cells if row and not part]
+    return f"""
+define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
+                            ptr %scales, i1 %is.first) noinline {{
+entry:
+  {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
+  {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
+  {lines(f"%to.{row}.{part} = getelementptr float, ptr %to.{row}, i64 {part * lanes}" for row, part in cells)}"""
+
+
+def added(
+    lanes: int, cells: Sequence[tuple[int, int]], panel: int, multiplied: Callable[[int, int], Iterable[str]]
+) -> Iterator[str]:
+    """Lines that add one product to each sum: of the number at ``%offset`` in a row and those at ``%kernel.0``."""
+    vector = f"<{lanes} x float>"
+    for part in (part for row, part in cells if not row):
+        yield f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}"
+        yield f"%kernel.at.{part} = load {vector}, ptr %at.{part}, align 4"
+    for row in (row for row, part in cells if not part):
+        yield f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %offset"
+        yield f"%x.{row} = load float, ptr %x.at.{row}, align 4"
+        yield f"%lane.{row} = insertelement {vector} poison, float %x.{row}, i64 0"
+        yield (f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer")
+    for cell in cells:
+        yield from multiplied(*cell)
+    yield f"%kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}"
+
+
+def _rows(suffix: str, heights: list[int], widths: dict[int, int]) -> str:
     """``@rows`` itself: panel after panel."""
     panels = "\n".join(
-        _panel(names, panel, *edge)
+        _panel(suffix, panel, *edge)
         for panel, edge in {
             PANEL: ("entry", "0", "%whole", f"panel.{LAST}"),
             LAST: (f"panel.{PANEL}", "%whole", "%width", "end"),
         }.items()
     )
     return f"""
-define internal void @{names.rows}(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
+define internal void @rows{suffix}(ptr %maps, i64 %count, i64 %cells, ptr %result, i64 %width) {{
 entry:
   %rest = and i64 %width, {PANEL - 1}
   %whole = sub i64 %width, %rest
@@ -154,23 +146,23 @@ entry:
 end:
   ret void
 }}
-{"".join(_columns(names, heights, panel, columns) for panel, columns in widths.items())}"""
+{"".join(_columns(suffix, heights, panel, columns) for panel, columns in widths.items())}"""
 
 
-def _panel(names: Product, panel: int, before: str, start: str, stop: str, after: str) -> str:
+def _panel(suffix: str, panel: int, before: str, start: str, stop: str, after: str) -> str:
     """Of ``@rows``: all panels of this width."""
     return f"""panel.{panel}:
   %column.{panel} = phi i64 [ {start}, %{before} ], [ %column.next.{panel}, %one.{panel} ]
   %is.more.{panel} = icmp slt i64 %column.{panel}, {stop}
   br i1 %is.more.{panel}, label %one.{panel}, label %{after}
 one.{panel}:
-  call void @{names.columns}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width,
+  call void @columns{suffix}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column.{panel}, ptr %result, i64 %width,
                               i64 1, i1 true)
   %column.next.{panel} = add i64 %column.{panel}, {panel}
   br label %panel.{panel}"""
 
 
-def _columns(names: Product, heights: list[int], panel: int, columns: int) -> str:
+def _columns(suffix: str, heights: list[int], panel: int, columns: int) -> str:
     """The function that computes one panel's columns of cells: map after map, tile after tile.
 
     It adds to what is there unless the sums begin.
@@ -184,7 +176,7 @@ def _columns(names: Product, heights: list[int], panel: int, columns: int) -> st
             for line in (
                 f"%panel.{height}.{at} = getelementptr float, ptr %panel, i64 {at}",
                 f"%to.{height}.{at} = getelementptr float, ptr %to.{height}, i64 {at}",
-                f"call void @{names.tile}.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
+                f"call void @tile{suffix}.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
                 f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i64 %step, "
                 f"ptr %scales.{height}, i1 %is.first)",
             )
@@ -205,7 +197,7 @@ tile.{height}:
 """)
         row, came = f"%row.{height}", f"height.{height}"
     return f"""
-define internal void @{names.columns}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width,
+define internal void @columns{suffix}.{panel}(ptr %maps, i64 %count, i64 %cells, i64 %column, ptr %result, i64 %width,
                                   i64 %step, i1 %is.begin) {{
 entry:
   %result.column = getelementptr float, ptr %result, i64 %column
