@@ -31,6 +31,7 @@ def test_table_and_file_hold_the_same_numbers(model, tmp_path, capsys):
     assert three["gflops_a_picture"] == pytest.approx(one["gflops_a_picture"], rel=0.1)
 
 
+@pytest.mark.slow
 def test_it_says_which_type_it_measured(model, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("dfine_jax.model.compute.is_faster_in_bfloat16", lambda: False)
     monkeypatch.setattr("dfine_jax.model.compute.half", lambda: None)

@@ -50,6 +50,7 @@ def test_json_holds_what_the_table_shows(model, pictures, tmp_path, capsys):
         assert set(entry["detections"][0]) == {"label", "label_id", "score", "box"}
 
 
+@pytest.mark.slow
 def test_batches_give_what_single_pictures_give(model, pictures, tmp_path):
     results = []
     for batch in ("1", "2"):
