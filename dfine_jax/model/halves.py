@@ -15,8 +15,14 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfine_jax.model.finish import Finish
-from dfine_jax.model.native_call import Window, halves_at_a_time, native, tiles_of_halves_at_a_time
-from dfine_jax.model.panels import in_panels, multiply_wholes, whole_kernel
+from dfine_jax.model.native_call import (
+    Window,
+    halves_at_a_time,
+    native,
+    rows_of_halves_at_a_time,
+    tiles_of_halves_at_a_time,
+)
+from dfine_jax.model.panels import convolve_wholes, in_panels, multiply_wholes, whole_kernel
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
@@ -27,6 +33,9 @@ NARROW = 32
 FEW = 64
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
+MOST_PAIRS = 127
+"""Pairs of numbers of a window, which are all summed in float16."""
+
 
 def are_halvable(inputs: Sequence[int]) -> bool:
     """Whether there is code for products of halves of maps with so many channels."""
@@ -36,6 +45,11 @@ def are_halvable(inputs: Sequence[int]) -> bool:
 def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
     """Whether products of maps of so many channels are better those of halves."""
     return are_halvable(inputs) and min(sum(inputs), outputs) >= FEW
+
+
+def windows_are_halvable(size: int, inputs: int) -> bool:
+    """Whether there is code for convolutions row by row of halves, of kernels (size, size) and so many channels."""
+    return inputs % 2 == 0 and size * size * inputs <= 2 * MOST_PAIRS
 
 
 def in_halves(kernels: Sequence[Float[np.ndarray, "T I O"]]) -> list[Float[np.ndarray, "..."]]:
@@ -83,6 +97,27 @@ def multiply_halves(
     return _product(maps, kernels, finish, Window(1, 1, (0, 0)))
 
 
+def convolve_rows_of_halves(
+    maps: Sequence[Float[Array, "B H W _"]],
+    kernels: Sequence[Float[Array, "..."]],
+    stride: int,
+    padding: tuple[int, int],
+    finish: Finish,
+) -> Float[Array, "B h w O"]:
+    """``dfine_jax.model.panels.convolve_rows`` by what ``in_halves`` made of kernels (1, k * k * I, O), as (k, ...).
+
+    ``ValueError`` for odd channels of a map, for sums of more than 254 numbers of one, and for rows of less than 32.
+    """
+    size = len(kernels[0])
+    for x in maps:
+        if not windows_are_halvable(size, x.shape[-1]) or x.shape[-1] * x.shape[-2] < NARROW:
+            raise ValueError(
+                f"{x.shape[-2]} columns of {x.shape[-1]} channels: channels have to be even, at most "
+                f"{2 * MOST_PAIRS // size**2}, and {NARROW} numbers in a row the least"
+            )
+    return _rows(maps, kernels, finish, Window(size, stride, padding))
+
+
 def convolve_tiles_of_halves(
     x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "..."]], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
@@ -105,9 +140,17 @@ def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, wind
     return multiply_wholes(maps, [whole[0] for whole in _wholes(kernels, len(finish.bias))], finish)
 
 
+def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
+    *halved, factors = kernels
+    outputs, size = len(finish.bias), window.size
+    wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
+    return convolve_wholes(maps, [whole.reshape(size, size, -1, outputs) for whole in wholes], finish, window)
+
+
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
     return finish(convolve_large_tiles(*maps, *_wholes(kernels, len(finish.bias)), window.padding))
 
 
 _product = native("halves", _plain_product, halves_at_a_time, in_halves=True)
+_rows = native("rows_of_halves", _plain_rows, rows_of_halves_at_a_time, in_halves=True)
 _tiles = native("tiles_of_halves", _plain_tiles, tiles_of_halves_at_a_time, in_halves=True)

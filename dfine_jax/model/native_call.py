@@ -83,6 +83,17 @@ def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
 
 
+def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """The same in halves."""
+    pictures, *sides, _ = maps[0].shape
+    high, wide = (window.over(side) for side in sides)
+    size = even(high, ROWS)
+    rows, columns = ((count - 1) * window.stride + window.size for count in (size, wide))
+    columns = max(columns, sides[1] + window.padding[0])
+    rounded = sum(wide + rows * columns * x.shape[-1] // 2 for x in maps)
+    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
+
+
 def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions by large tiles."""
     pictures, *sides, inputs = maps[0].shape

@@ -93,13 +93,22 @@ def multiply_wholes(
 
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
-    def convolved(x: Float[Array, "B H W I"], kernel: Float[Array, "k _"]) -> Float[Array, "B h w O"]:
-        whole = whole_kernel(kernel, len(finish.bias)).reshape(window.size, window.size, x.shape[-1], -1)
+    size, outputs = window.size, len(finish.bias)
+    wholes = [whole_kernel(kernel, outputs).reshape(size, size, -1, outputs) for kernel in kernels]
+    return convolve_wholes(maps, wholes, finish, window)
+
+
+def convolve_wholes(
+    maps: Sequence[Float[Array, "B H W _"]], wholes: Sequence[Float[Array, "k k _ O"]], finish: Finish, window: Window
+) -> Float[Array, "B h w O"]:
+    """``convolve_rows`` by kernels that are in no panels, by XLA."""
+
+    def convolved(x: Float[Array, "B H W I"], whole: Float[Array, "k k I O"]) -> Float[Array, "B h w O"]:
         strides, padding = (window.stride,) * 2, (window.padding,) * 2
         names, precision = ("NHWC", "HWIO", "NHWC"), Compute().precision
         return lax.conv_general_dilated(x, whole, strides, padding, dimension_numbers=names, precision=precision)
 
-    return finish(sum(convolved(x, kernel) for x, kernel in zip(maps, kernels, strict=True)))
+    return finish(sum(map(convolved, maps, wholes)))
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

@@ -10,7 +10,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.convolution import SMALL, alike
-from dfine_jax.model.halves import FEW, are_faster_halved, in_halves
+from dfine_jax.model.halves import FEW, are_faster_halved, in_halves, windows_are_halvable
 from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
 from dfine_jax.native.registers import WIDEST
@@ -27,6 +27,7 @@ Form = Literal[
     "rows of channels",
     "large tiles in panels",
     "halves in panels",
+    "rows of halves",
     "large tiles of halves",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
@@ -35,7 +36,7 @@ see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model
 ``dfine_jax.model.channelwise``.
 """
 
-HALVED: tuple[Form, ...] = ("halves in panels", "large tiles of halves")
+HALVED: tuple[Form, ...] = ("halves in panels", "rows of halves", "large tiles of halves")
 """Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
 WIDE = 24
@@ -69,7 +70,8 @@ def form_on_cpu(
             return "halves in panels" if halves and are_faster_halved(widths, outputs) else "panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
             return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
-        return "rows in panels"
+        is_halved = halves and len(set(size)) == 1 and all(windows_are_halvable(size[0], width) for width in widths)
+        return "rows of halves" if is_halved else "rows in panels"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
@@ -96,6 +98,9 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
         case "rows in panels":
             rows, columns = size
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
+        case "rows of halves":
+            rows, columns = size
+            return [*((rows, size_in_panels(columns * width, outputs)) for width in widths), (len(widths),)]
         case "rows of channels":
             rows, columns = size
             return [(rows, columns * outputs)]
@@ -130,6 +135,10 @@ def in_form(
         case "rows in panels":
             rows, *_, outputs = kernel.shape
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
+        case "rows of halves":
+            rows, *_, outputs = kernel.shape
+            *halved, factors = in_halves([part.reshape(1, -1, outputs) for part in _split(kernel, widths)])
+            return [*(part.reshape(rows, -1) for part in halved), factors]
         case "rows of channels":
             return [kernel.reshape(len(kernel), -1)]
         case "pairs":

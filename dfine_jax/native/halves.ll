@@ -50,7 +50,8 @@ next:
   %factor.at = getelementptr float, ptr %factors, i64 %index
   %factor = load float, ptr %factor.at
   %halves = getelementptr float, ptr %scales, i64 %count
-  call void @halve(ptr %rows, i64 %inputs, i64 %channels, i64 %count, float %factor, ptr %halves, ptr %scales)
+  %scale = call float @scaled(ptr %rows, i64 %inputs, i64 %channels, i64 %count, float %factor, ptr %scales, i64 %count)
+  call void @halve(ptr %rows, i64 %inputs, i64 %channels, i64 %count, float %scale, ptr %halves)
   %pairs = lshr i64 %inputs, 1
   call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 %index, ptr %scales)
@@ -65,5 +66,157 @@ multiply:
   %result = call ptr @get.result(ptr %work)
   %begin = getelementptr float, ptr %result, i64 %to
   call void @cells(ptr %work, ptr %here, i64 %maps, i64 %count, ptr %begin, ptr %scratch)
+  ret void
+}
+
+; What @rows.of.maps computes, by kernels in pairs; they are followed by one factor for each.
+define internal void @windows.of.halves(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.windows, ptr %finish)
+  call void @set.halves(ptr %frame, ptr %work)
+  call void @set.multiply(ptr %work, ptr @rows.of.windows)
+  call void @share.rows(ptr %frame, ptr %work)
+  ret void
+}
+
+; What @chunk.rows computes. The rows of maps that it takes are rounded first, and padded: windows are all alike then.
+define internal void @chunk.windows(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
+entry:
+  %here = alloca [MOST x %Map]
+  %maps = call i64 @get.maps(ptr %work)
+  %taps = call i64 @get.taps(ptr %work)
+  %stride = call i64 @get.stride(ptr %work)
+  %low = call i64 @get.low(ptr %work)
+  %height = call i64 @get.height(ptr %work)
+  %width = call i64 @get.width(ptr %work)
+  %high = call i64 @get.high(ptr %work)
+  %wide = call i64 @get.wide(ptr %work)
+  %columns = call i64 @get.columns(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %factors = call ptr @get.factors(ptr %work)
+  %top.strided = mul i64 %first, %stride
+  %top = sub i64 %top.strided, %low
+  %count.less = sub i64 %count, 1
+  %count.strided = mul i64 %count.less, %stride
+  %rows = add i64 %count.strided, %taps
+  %bottom = add i64 %top, %rows
+  %from = call i64 @llvm.smax.i64(i64 %top, i64 0)
+  %until = call i64 @llvm.smin.i64(i64 %bottom, i64 %height)
+  %outside = sub i64 %from, %top
+  %inside = sub i64 %until, %from
+  %wide.less = sub i64 %wide, 1
+  %wide.strided = mul i64 %wide.less, %stride
+  %reached = add i64 %wide.strided, %taps
+  %width.low = add i64 %width, %low
+  %across = call i64 @llvm.smax.i64(i64 %reached, i64 %width.low)
+  %above.picture = mul i64 %picture, %height
+  %from.row = add i64 %above.picture, %from
+  %sums.size = mul i64 %wide, %columns
+  %after.sums = getelementptr float, ptr %scratch, i64 %sums.size
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %scales = phi ptr [ %after.sums, %entry ], [ %scales.next, %map ]
+  %map.at = call ptr @map(ptr %work, i64 %index)
+  %base = call ptr @map.base(ptr %map.at)
+  %channels = call i64 @map.numbers(ptr %map.at)
+  %kernel = call ptr @map.kernel(ptr %map.at)
+  %factor.at = getelementptr float, ptr %factors, i64 %index
+  %factor = load float, ptr %factor.at
+  %row.size = mul i64 %width, %channels
+  %offset = mul i64 %from.row, %row.size
+  %source = getelementptr float, ptr %base, i64 %offset
+  %numbers = mul i64 %inside, %row.size
+  %scale = call float @scaled(ptr %source, i64 %numbers, i64 0, i64 1, float %factor, ptr %scales, i64 %wide)
+  %pairs = lshr i64 %channels, 1
+  %left = mul i64 %low, %pairs
+  %down = mul i64 %across, %pairs
+  %halves = getelementptr float, ptr %scales, i64 %wide
+  call void @lined(ptr %source, i64 %outside, i64 %inside, i64 %row.size, float %scale, ptr %halves, i64 %rows,
+                   i64 %left, i64 %down)
+  %run = mul i64 %taps, %pairs
+  %summed = mul i64 %taps, %run
+  %pitch = mul i64 %stride, %pairs
+  call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %summed, i64 %pitch, ptr %kernel)
+  call void @set.scales(ptr %here, i64 %index, ptr %scales)
+  call void @set.window(ptr %here, i64 %index, i64 %run, i64 %down)
+  %used = mul i64 %rows, %down
+  %scales.next = getelementptr float, ptr %halves, i64 %used
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %maps
+  br i1 %is.more, label %map, label %result
+result:
+  %above.result = mul i64 %picture, %high
+  %result.row = add i64 %above.result, %first
+  %result.size = mul i64 %wide, %outputs
+  %result.offset = mul i64 %result.row, %result.size
+  %result.first = call ptr @get.result(ptr %work)
+  %begin = getelementptr float, ptr %result.first, i64 %result.offset
+  br label %row
+row:
+  %row.index = phi i64 [ 0, %result ], [ %row.next, %row ]
+  %to = phi ptr [ %begin, %result ], [ %to.next, %row ]
+  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %wide, ptr %to, ptr %scratch)
+  call void @move.down(ptr %here, i64 %maps, i64 %stride)
+  %to.next = getelementptr float, ptr %to, i64 %result.size
+  %row.next = add i64 %row.index, 1
+  %is.row = icmp slt i64 %row.next, %count
+  br i1 %is.row, label %row, label %done
+done:
+  ret void
+}
+
+; So many rows of a map, rounded, between zeros: rows outside, and left and right of each. A row has %down pairs then.
+define internal void @lined(ptr %source, i64 %outside, i64 %inside, i64 %row.size, float %scale, ptr %to, i64 %rows,
+                            i64 %left, i64 %down) {
+entry:
+  %left.bytes = mul i64 %left, 4
+  %row.bytes = mul i64 %row.size, 2
+  %all.bytes = mul i64 %down, 4
+  %filled = add i64 %left.bytes, %row.bytes
+  %right.bytes = sub i64 %all.bytes, %filled
+  br label %row
+row:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
+  %to.row = phi ptr [ %to, %entry ], [ %to.next, %row.end ]
+  %place = sub i64 %index, %outside
+  %is.inside = icmp ult i64 %place, %inside
+  br i1 %is.inside, label %some, label %none
+some:
+  %offset = mul i64 %place, %row.size
+  %from = getelementptr float, ptr %source, i64 %offset
+  %begin = getelementptr i8, ptr %to.row, i64 %left.bytes
+  %end = getelementptr i8, ptr %to.row, i64 %filled
+  call ptr @memset(ptr %to.row, i32 0, i64 %left.bytes)
+  call void @halve(ptr %from, i64 %row.size, i64 0, i64 1, float %scale, ptr %begin)
+  call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
+  br label %row.end
+none:
+  call ptr @memset(ptr %to.row, i32 0, i64 %all.bytes)
+  br label %row.end
+row.end:
+  %to.next = getelementptr i8, ptr %to.row, i64 %all.bytes
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %rows
+  br i1 %is.more, label %row, label %done
+done:
+  ret void
+}
+
+; Windows of maps begin so many rows further down.
+define internal void @move.down(ptr %maps, i64 %count, i64 %rows) {
+entry:
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %map.at = getelementptr %Map, ptr %maps, i64 %index
+  %base = call ptr @map.base(ptr %map.at)
+  %down = call i64 @map.down(ptr %map.at)
+  %offset = mul i64 %down, %rows
+  %base.next = getelementptr float, ptr %base, i64 %offset
+  store ptr %base.next, ptr %map.at
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %map, label %done
+done:
   ret void
 }

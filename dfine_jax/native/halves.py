@@ -4,7 +4,7 @@ Maps are rounded before they are multiplied, a thread's share at a time. In a re
 numbers of a sum next to each other, and a tile of the result as many registers as in float32.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 from dfine_jax.native.product import added, begun, sums, tile
@@ -20,10 +20,13 @@ LARGEST = 8
 
 
 def halves(layout: Registers, half: Half) -> str:
-    """``@rows.of.halves``, which takes what ``@rows`` does, and ``@halve``, which rounds some cells of a map."""
+    """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and what rounds maps for them:
+    ``@scaled`` says by how much some cells are scaled, and ``@halve`` rounds them.
+    """
     in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))
-    one_tile = _tile_in_float16 if half == "half" else in_bfloat16
-    return "\n".join([sums(layout, ".of.halves", one_tile), _scales(layout.lanes), _halve(layout.lanes, half)])
+    products = sums(layout, ".of.halves", _tile_in_float16 if half == "half" else in_bfloat16)
+    windows = sums(layout, ".of.windows", partial(_window, half=half))
+    return "\n".join([products, windows, _scales(layout.lanes), _scaled(layout.lanes, half), _halve(layout.lanes, half)])
 
 
 def _multiplied_in_bfloat16(lanes: int, row: int, part: int) -> Iterator[str]:
@@ -57,8 +60,7 @@ def _pairs(lanes: int, half: Half, row: int, part: int) -> Iterator[str]:
 
 def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int) -> str:
     """A function that sums one tile as ``dfine_jax.native.product.tile`` does, block after block; ``%step`` is 1."""
-    floats, pairs = f"<{lanes} x float>", f"<{2 * lanes} x half>"
-    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    pairs, cells = f"<{2 * lanes} x half>", [(row, part) for row in range(rows) for part in range(columns // lanes)]
     return f"""{begun(name, lanes, cells)}
   br label %block
 block:
@@ -84,18 +86,7 @@ add:
 block.end:
   %is.first.block = icmp eq i64 %block.first, 0
   %is.begin = and i1 %is.first.block, %is.first
-  {
-        lines(
-            line
-            for row in range(rows)
-            for line in (
-                f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}",
-                f"%scale.one.{row} = load float, ptr %scale.at.{row}",
-                f"%scale.{row} = call {floats} @splat(float %scale.one.{row})",
-            )
-        )
-    }
-  {lines(line for cell in cells for line in _widened(lanes, *cell))}
+  {lines(_widened(lanes, cells, "%is.begin"))}
   %is.another = icmp slt i64 %block.next, %numbers
   br i1 %is.another, label %block, label %done
 done:
@@ -104,8 +95,76 @@ done:
 """
 
 
-def _widened(lanes: int, row: int, part: int) -> Iterator[str]:
-    """Lines that make one float of both sums of a column, and add it, scaled, to what is there."""
+def _window(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
+    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, of numbers ``%run`` by ``%run``.
+
+    From the begin of a run to that of the next there are ``%down``. Sums in float16 are of all numbers.
+    """
+    multiplied = _multiplied_in_float16 if half == "half" else _multiplied_in_bfloat16
+    added_to, summed = (
+        (_widened, f"<{2 * lanes} x half>") if half == "half" else (_added_to_result, f"<{lanes} x float>")
+    )
+    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    return f"""{begun(name, lanes, cells)}
+  br label %next.run
+next.run:
+  %number = phi i64 [ 0, %entry ], [ %number.next, %run.end ]
+  %first = phi i64 [ 0, %entry ], [ %first.next, %run.end ]
+  %kernel.first = phi ptr [ %panel, %entry ], [ %kernel.next, %run.end ]
+  {
+        lines(
+            f"%before.run.{row}.{part} = phi {summed} [ zeroinitializer, %entry ], [ %next.{row}.{part}, %run.end ]"
+            for row, part in cells
+        )
+    }
+  %stop = add i64 %first, %run
+  br label %add
+add:
+  %offset = phi i64 [ %first, %next.run ], [ %offset.next, %add ]
+  %kernel.0 = phi ptr [ %kernel.first, %next.run ], [ %kernel.next, %add ]
+  {
+        lines(
+            f"%sum.{row}.{part} = phi {summed} [ %before.run.{row}.{part}, %next.run ], [ %next.{row}.{part}, %add ]"
+            for row, part in cells
+        )
+    }
+  {lines(added(lanes, cells, panel, partial(multiplied, lanes)))}
+  %offset.next = add i64 %offset, 1
+  %is.more = icmp slt i64 %offset.next, %stop
+  br i1 %is.more, label %add, label %run.end
+run.end:
+  %first.next = add i64 %first, %down
+  %number.next = add i64 %number, %run
+  %is.run = icmp slt i64 %number.next, %numbers
+  br i1 %is.run, label %next.run, label %done
+done:
+  {lines(added_to(lanes, cells, "%is.first"))}
+  ret void
+}}
+"""
+
+
+def _added_to_result(lanes: int, cells: Sequence[tuple[int, int]], begins: str) -> Iterator[str]:
+    """Lines that add sums to what is there, unless they begin."""
+    vector = f"<{lanes} x float>"
+    for at in (f"{row}.{part}" for row, part in cells):
+        yield f"%so.far.{at} = load {vector}, ptr %to.{at}, align 4"
+        yield f"%before.{at} = select i1 {begins}, {vector} zeroinitializer, {vector} %so.far.{at}"
+        yield f"%total.{at} = fadd {vector} %next.{at}, %before.{at}"
+        yield f"store {vector} %total.{at}, ptr %to.{at}, align 4"
+
+
+def _widened(lanes: int, cells: Sequence[tuple[int, int]], begins: str) -> Iterator[str]:
+    """Lines that make one float of both sums of a column, and add it, scaled, to what is there, unless sums begin."""
+    for row in (row for row, part in cells if not part):
+        yield f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}"
+        yield f"%scale.one.{row} = load float, ptr %scale.at.{row}"
+        yield f"%scale.{row} = call <{lanes} x float> @splat(float %scale.one.{row})"
+    for cell in cells:
+        yield from _widened_register(lanes, *cell, begins)
+
+
+def _widened_register(lanes: int, row: int, part: int, begins: str) -> Iterator[str]:
     at, floats, pairs, bits = f"{row}.{part}", f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
     sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
     yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
@@ -117,7 +176,7 @@ def _widened(lanes: int, row: int, part: int) -> Iterator[str]:
     yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
     yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"
     yield f"%so.far.{at} = load {floats}, ptr %to.{at}, align 4"
-    yield f"%before.{at} = select i1 %is.begin, {floats} zeroinitializer, {floats} %so.far.{at}"
+    yield f"%before.{at} = select i1 {begins}, {floats} zeroinitializer, {floats} %so.far.{at}"
     yield (
         f"%total.{at} = call {floats} @llvm.fma.v{lanes}f32("
         f"{floats} %float.{at}, {floats} %scale.{row}, {floats} %before.{at})"
@@ -188,35 +247,25 @@ def scale(lanes: int, power: int) -> str:
     )
 
 
-def _halve(lanes: int, half: Half) -> str:
-    """``@halve``: some cells of a map, rounded, and what sums of products with each are multiplied by.
+def _scaled(lanes: int, half: Half) -> str:
+    """``@scaled``: by what some cells of a map are scaled; writes, so often, what sums of products are multiplied by.
 
     Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves, and no sum is.
     """
+    if half == "bfloat":
+        return """
+define internal float @scaled(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, i64 %count) {
+  ret float %factor
+}
+"""
     vector = f"<{lanes} x float>"
 
     def seen(part: int, at: str) -> Iterator[str]:
         yield f"%seen.{part} = load {vector}, ptr {at}, align 4"
         yield from larger(lanes, f"seen.{part}", f"largest.{part}", f"largest.{part + 1}")
 
-    def halved(part: int, at: str) -> Iterator[str]:
-        yield f"%x.{part} = load {vector}, ptr {at}, align 4"
-        yield f"%to.at.{part} = getelementptr half, ptr %to.cell, i64 %part.{part}"
-        yield from rounded(lanes, half, f"x.{part}", f"to.at.{part}")
-
     before = f"%before = phi {vector} [ zeroinitializer, %entry ], [ %largest.2, %cell.end ]"
     so_far = f"%largest.0 = phi {vector} [ %before, %cell ], [ %largest.2, %some ]"
-    to_cell = ["%to.offset = mul i64 %index, %inputs", "%to.cell = getelementptr half, ptr %to, i64 %to.offset"]
-    by_factor = [f"%scale = call {vector} @splat(float %factor)"]
-    by_largest = [
-        f"%largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)",
-        scale(lanes, LARGEST),
-    ]
-    inverse = ["%scale.at = getelementptr float, ptr %scales.to, i64 %index", "store float %inverse, ptr %scale.at"]
-    if half == "bfloat":
-        scaled, kept = by_factor, to_cell
-    else:
-        scaled, kept = by_largest, [*to_cell, *inverse]
     return f"""
 define internal {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells) {{
 entry:
@@ -224,10 +273,38 @@ entry:
   ret {vector} %largest.2
 }}
 
-define internal void @halve(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, ptr %scales.to) {{
+define internal float @scaled(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, i64 %count) {{
 entry:
-  {lines(scaled)}
-  {_over_cells(lanes, kept, [], halved)}
+  %largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)
+  {scale(lanes, LARGEST)}
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
+  %at = getelementptr float, ptr %to, i64 %index
+  store float %inverse, ptr %at
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %next, label %done
+done:
+  ret float %scale.one
+}}
+"""
+
+
+def _halve(lanes: int, half: Half) -> str:
+    """``@halve``: some cells of a map, scaled and rounded."""
+
+    def halved(part: int, at: str) -> Iterator[str]:
+        yield f"%x.{part} = load <{lanes} x float>, ptr {at}, align 4"
+        yield f"%to.at.{part} = getelementptr half, ptr %to.cell, i64 %part.{part}"
+        yield from rounded(lanes, half, f"x.{part}", f"to.at.{part}")
+
+    to_cell = ["%to.offset = mul i64 %index, %inputs", "%to.cell = getelementptr half, ptr %to, i64 %to.offset"]
+    return f"""
+define internal void @halve(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %scale.one, ptr %to) {{
+entry:
+  %scale = call <{lanes} x float> @splat(float %scale.one)
+  {_over_cells(lanes, to_cell, [], halved)}
   ret void
 }}
 """

@@ -102,7 +102,7 @@ def begun(name: str, lanes: int, cells: Sequence[tuple[int, int]]) -> str:
     rows_after_first = [(row, row - 1) for row, part in cells if row and not part]
     return f"""
 define internal void @{name}(ptr %from.0, i64 %numbers, i64 %pitch, ptr %panel, ptr %to.0, i64 %width, i64 %step,
-                            ptr %scales, i1 %is.first) noinline {{
+                            ptr %scales, i64 %run, i64 %down, i1 %is.first) noinline {{
 entry:
   {lines(f"%from.{row} = getelementptr float, ptr %from.{above}, i64 %pitch" for row, above in rows_after_first)}
   {lines(f"%to.{row} = getelementptr float, ptr %to.{above}, i64 %width" for row, above in rows_after_first)}
@@ -178,7 +178,7 @@ def _columns(suffix: str, heights: list[int], panel: int, columns: int) -> str:
                 f"%to.{height}.{at} = getelementptr float, ptr %to.{height}, i64 {at}",
                 f"call void @tile{suffix}.{height}.{panel}(ptr %from.{height}, i64 %numbers, i64 %pitch, "
                 f"ptr %panel.{height}.{at}, ptr %to.{height}.{at}, i64 %width, i64 %step, "
-                f"ptr %scales.{height}, i1 %is.first)",
+                f"ptr %scales.{height}, i64 %run, i64 %down, i1 %is.first)",
             )
         )
         loops.append(f"""height.{height}:
@@ -210,6 +210,8 @@ map:
   %pitch = call i64 @map.pitch(ptr %map.at)
   %kernel = call ptr @map.kernel(ptr %map.at)
   %scales = call ptr @map.scales(ptr %map.at)
+  %run = call i64 @map.run(ptr %map.at)
+  %down = call i64 @map.down(ptr %map.at)
   %offset = mul i64 %column, %numbers
   %panel = getelementptr float, ptr %kernel, i64 %offset
   %is.first.map = icmp eq i64 %index, 0

@@ -27,7 +27,11 @@ _FINISHED = {
     "depthwise": "rows.of.channels",
     "tiles": "tiles.of.maps",
 }
-_HALVED = {"halves": "product.of.halves", "tiles_of_halves": "tiles.of.halves"}
+_HALVED = {
+    "halves": "product.of.halves",
+    "rows_of_halves": "windows.of.halves",
+    "tiles_of_halves": "tiles.of.halves",
+}
 _UNFINISHED = {
     "maximum": "maximum.of.channels",
     "norm": "norm.of.rows",

@@ -55,11 +55,12 @@ def work() -> str:
     fields = [_field(index, name, kind) for index, (name, kind) in enumerate(FIELDS.items())]
     return f"""
 ; A map's numbers, how many of them, from row to row, what they are multiplied by, and where they are halves also what
-; each row's sums are multiplied by.
-%Map = type {{ ptr, i64, i64, ptr, ptr }}
+; each row's sums are multiplied by; of windows also how many numbers lie together, and from where they begin to where
+; the next do.
+%Map = type {{ ptr, i64, i64, ptr, ptr, i64, i64 }}
 %Work = type {{ {types}, [{MOST} x %Map] }}
 
-{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales")))}
+{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales", "run", "down")))}
 define internal ptr @map(ptr %work, i64 %index) {{
   %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
   ret ptr %map
@@ -83,11 +84,20 @@ define internal void @set.scales(ptr %maps, i64 %index, ptr %scales) {{
   store ptr %scales, ptr %scales.at
   ret void
 }}
+
+define internal void @set.window(ptr %maps, i64 %index, i64 %run, i64 %down) {{
+  %map = getelementptr %Map, ptr %maps, i64 %index
+  %run.at = getelementptr %Map, ptr %map, i32 0, i32 5
+  store i64 %run, ptr %run.at
+  %down.at = getelementptr %Map, ptr %map, i32 0, i32 6
+  store i64 %down, ptr %down.at
+  ret void
+}}
 {"".join(fields)}"""
 
 
 def _of_map(index: int, name: str) -> str:
-    kind = "i64" if name in ("numbers", "pitch") else "ptr"
+    kind = "ptr" if name in ("base", "kernel", "scales") else "i64"
     return f"""
 define internal {kind} @map.{name}(ptr %map) {{
   %at = getelementptr %Map, ptr %map, i32 0, i32 {index}

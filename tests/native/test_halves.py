@@ -21,7 +21,14 @@ from dfine_jax.model.compute import HALVES, Compute
 from dfine_jax.model.dfine import DFine
 from dfine_jax.model.finish import Finish
 from dfine_jax.model.fuse import fuse
-from dfine_jax.model.halves import apart, convolve_tiles_of_halves, in_halves, multiply_halves
+from dfine_jax.model.halves import (
+    apart,
+    convolve_rows_of_halves,
+    convolve_tiles_of_halves,
+    in_halves,
+    multiply_halves,
+)
+from dfine_jax.model.prepared_kernels import in_form
 from dfine_jax.model.tiles import large_tile_kernel
 from dfine_jax.native.registers import WIDEST, binding, half, registers
 
@@ -141,15 +148,69 @@ def test_what_is_not_a_number_stays_so_and_alone():
     assert not jnp.isnan(jnp.delete(sums, 3, axis=0)).any()
 
 
+def convolved(x, kernel, stride, padding):
+    names = ("NHWC", "HWIO", "NHWC")
+    return lax.conv_general_dilated(x, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=names)
+
+
+def rows_of_halves(kernel, widths):
+    *halved, factors = in_form(np.asarray(kernel, np.float64), "rows of halves", widths)
+    return [*(jnp.asarray(part, TYPE) for part in halved), jnp.asarray(factors, jnp.float32)]
+
+
+@pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
+@pytest.mark.parametrize(
+    ("size", "stride", "padding", "widths", "outputs"),
+    [
+        (3, 1, (1, 1), (16,), 16),
+        (3, 2, (1, 1), (16, 12), 48),
+        (2, 1, (0, 1), (24,), 8),
+        (3, 2, (1, 0), (2,), 21),
+        (5, 1, (2, 2), (10,), 16),
+        (1, 2, (0, 0), (254,), 16),
+    ],
+)
+def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
+    maps = [normal(*shape, width) for width in widths]
+    kernel = normal(size, size, sum(widths), outputs)
+    finish = a_finish(outputs, "silu")
+    result = jax.jit(convolve_rows_of_halves, static_argnums=(2, 3))(
+        maps, rows_of_halves(kernel, widths), stride, padding, finish
+    )
+    expected = plainly(convolved(jnp.concatenate(maps, -1), kernel, stride, padding), finish)
+    assert result.shape == expected.shape
+    assert 0 < error(result, expected) < BFLOAT16
+
+
+def test_scaled_rows_give_scaled_sums_to_the_bit():
+    x, kernels = normal(1, 40, 20, 16), rows_of_halves(normal(3, 3, 16, 16), (16,))
+    convolve = partial(convolve_rows_of_halves, kernels=kernels, stride=1, padding=(1, 1), finish=unfinished(16))
+    np.testing.assert_array_equal(convolve([jnp.ldexp(x, 40)]), jnp.ldexp(convolve([x]), 40))
+
+
+def test_the_largest_sums_of_windows_are_not_too_large():
+    kernels = rows_of_halves(np.ones((1, 1, 254, 16)), (254,))
+    sums = convolve_rows_of_halves([jnp.full((1, 4, 4, 254), 1.999)], kernels, 1, (0, 0), unfinished(16))
+    np.testing.assert_allclose(sums, np.float32(254 * 1.999), rtol=128 * 2.0**-12)
+
+
+@pytest.mark.parametrize(("width", "columns"), [(15, 20), (256, 20), (2, 15)])
+def test_rows_that_there_is_no_code_for_are_refused(width, columns):
+    with pytest.raises(ValueError, match=f"{columns} columns of {width} channels: channels have to be even, at most 254"):
+        convolve_rows_of_halves(
+            [normal(1, 4, columns, width)], [jnp.zeros((1, width * 16)), jnp.ones(1)], 1, (0, 0), unfinished(16)
+        )
+
+
 @in_float16
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 9, 37), (1, 1, 1)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (32, 48), (160, 64)])
 def test_tiles(shape, inputs, outputs):
     x, kernel = normal(*shape, inputs), normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
-    finish, names = a_finish(outputs), ("NHWC", "HWIO", "NHWC")
+    finish = a_finish(outputs)
     kernels = rounded([large_tile_kernel(np.asarray(kernel, np.float64))])
     result = jax.jit(convolve_tiles_of_halves, static_argnums=2)(x, kernels, (1, 1), finish)
-    plain = lax.conv_general_dilated(x, kernel, (1, 1), ((1, 1), (1, 1)), dimension_numbers=names)
+    plain = convolved(x, kernel, 1, (1, 1))
     assert result.shape == plain.shape
     assert 0 < error(result, plainly(plain, finish)) < 2 * BFLOAT16
     unfinished_by = partial(convolve_tiles_of_halves, kernels=kernels, padding=(1, 1), finish=unfinished(outputs))
