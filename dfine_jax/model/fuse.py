@@ -136,7 +136,7 @@ def _folded(
     rounded = conv.compute.dtype != jnp.float32
     if for_cpu:
         panels = panels and conv.activation in FINISHES
-        conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded, panels, conv.compute.halves)
+        conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded, panels, conv.compute.halves, conv.apart)
     if quick and conv.form != "parts":  # products of tiles are many more programs
         conv.form = "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))

@@ -27,9 +27,6 @@ from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
 
-NARROW = 32
-"""Channels that a map has at least; with fewer there is no code for it."""
-
 FEW = 64
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
@@ -39,7 +36,7 @@ MOST_PAIRS = 127
 
 def are_halvable(inputs: Sequence[int]) -> bool:
     """Whether there is code for products of halves of maps with so many channels."""
-    return all(width % WIDEST == 0 and width >= NARROW for width in inputs)
+    return all(width % WIDEST == 0 for width in inputs)
 
 
 def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
@@ -89,12 +86,14 @@ def _out_of_pairs(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, 
 def multiply_halves(
     maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Float[Array, "..."]], finish: Finish
 ) -> Float[Array, "N *B O"]:
-    """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of kernels (1, I, O).
+    """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
 
-    ``ValueError`` for less than 32 channels of a map, or where 16 does not divide them.
+    ``ValueError`` where 16 does not divide channels of a map, or a single map's that count.
     """
-    _check([kernel.shape[1] // whole_columns(len(finish.bias)) for kernel in kernels[:-1]])
-    return _product(maps, kernels, finish, Window(1, 1, (0, 0)))
+    kernel, factor = kernels
+    inputs = kernel.shape[1] // whole_columns(len(finish.bias))
+    _check([inputs] if len(maps) == 1 else [x.shape[-1] for x in maps])
+    return _product(maps, [*[kernel] * len(maps), factor], finish, Window(1, 1, (0, 0)))
 
 
 def convolve_rows_of_halves(
@@ -106,14 +105,14 @@ def convolve_rows_of_halves(
 ) -> Float[Array, "B h w O"]:
     """``dfine_jax.model.panels.convolve_rows`` by what ``in_halves`` made of kernels (1, k * k * I, O), as (k, ...).
 
-    ``ValueError`` for odd channels of a map, for sums of more than 254 numbers of one, and for rows of less than 32.
+    ``ValueError`` for odd channels of a map, for sums of more than 254 numbers of one, and for rows of less than 16.
     """
     size = len(kernels[0])
     for x in maps:
-        if not windows_are_halvable(size, x.shape[-1]) or x.shape[-1] * x.shape[-2] < NARROW:
+        if not windows_are_halvable(size, x.shape[-1]) or x.shape[-1] * x.shape[-2] < WIDEST:
             raise ValueError(
                 f"{x.shape[-2]} columns of {x.shape[-1]} channels: channels have to be even, at most "
-                f"{2 * MOST_PAIRS // size**2}, and {NARROW} numbers in a row the least"
+                f"{2 * MOST_PAIRS // size**2}, and {WIDEST} numbers in a row the least"
             )
     return _rows(maps, kernels, finish, Window(size, stride, padding))
 
@@ -123,7 +122,7 @@ def convolve_tiles_of_halves(
 ) -> Float[Array, "B h w O"]:
     """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves`` made of a kernel (36, I, O).
 
-    ``ValueError`` for less than 32 channels, in or out, or where 16 does not divide them.
+    ``ValueError`` where 16 does not divide the channels, in and out.
     """
     _check([x.shape[-1], len(finish.bias)])
     return _tiles([x], kernels, finish, Window(3, 1, padding))
@@ -131,13 +130,13 @@ def convolve_tiles_of_halves(
 
 def _check(channels: Sequence[int]) -> None:
     if not are_halvable(channels):
-        raise ValueError(
-            f"{', '.join(map(str, channels))} channels: {WIDEST} has to divide all, {NARROW} are the least"
-        )
+        raise ValueError(f"{', '.join(map(str, channels))} channels: {WIDEST} has to divide all")
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
-    return multiply_wholes(maps, [whole[0] for whole in _wholes(kernels, len(finish.bias))], finish)
+    (whole,) = _wholes([kernels[0], kernels[-1]], len(finish.bias))
+    ends = np.cumsum([x.shape[-1] for x in maps[:-1]])
+    return multiply_wholes(maps, jnp.split(whole[0], ends), finish)
 
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

@@ -28,9 +28,9 @@ class HybridEncoder(nnx.Module):
             [AIFI(encoder, config.layer_norm_epsilon, **common) for _ in encoder.attention_levels]
         )
         self.lateral = nnx.List([ConvNorm(width, width, **norm) for _ in steps])
-        self.fpn = nnx.List([RepNCSPELAN4(encoder, **norm) for _ in steps])
+        self.fpn = nnx.List([RepNCSPELAN4(encoder, enlarges=True, **norm) for _ in steps])
         self.downsample = nnx.List([SCDown(width, **norm) for _ in steps])
-        self.pan = nnx.List([RepNCSPELAN4(encoder, **norm) for _ in steps])
+        self.pan = nnx.List([RepNCSPELAN4(encoder, enlarges=False, **norm) for _ in steps])
         self.levels = encoder.attention_levels
 
     def __call__(self, maps: Maps, train: bool = False) -> Maps:
@@ -93,14 +93,22 @@ class EncoderLayer(nnx.Module):
 class RepNCSPELAN4(nnx.Module):
     """GELAN's block on two maps: half of both goes through two CSP layers, everything met on the way is merged.
 
-    The first map may be half as large as the second; it is enlarged then.
+    ``enlarges`` says that the first map is half as large as the second; it is enlarged then.
     """
 
-    def __init__(self, encoder: EncoderConfig, *, epsilon: float, compute: Compute, rng: np.random.Generator | None):
+    def __init__(
+        self,
+        encoder: EncoderConfig,
+        *,
+        enlarges: bool,
+        epsilon: float,
+        compute: Compute,
+        rng: np.random.Generator | None,
+    ):
         width, inner = encoder.width, encoder.csp_channels
         common = dict(epsilon=epsilon, compute=compute, rng=rng)
         conv = dict(activation="silu", **common)
-        self.conv1 = ConvNorm((width, width), 2 * width, **conv)
+        self.conv1 = ConvNorm((width, width), 2 * width, apart=enlarges, **conv)
         self.csp1 = CSPLayer(width, inner, encoder.csp_blocks, encoder.activation, **common)
         self.conv2 = ConvNorm(inner, inner, 3, **conv)
         self.csp2 = CSPLayer(inner, inner, encoder.csp_blocks, encoder.activation, **common)
@@ -110,8 +118,7 @@ class RepNCSPELAN4(nnx.Module):
     def __call__(
         self, fused: Float[Array, "B h w D"], x: Float[Array, "B H W D"], train: bool = False
     ) -> Float[Array, "B H W D"]:
-        alike = fused.shape == x.shape
-        x = self.conv1.of_several([fused, x], train) if alike else self.conv1.joined(fused, x, train)
+        x = self.conv1.joined(fused, x, train) if self.conv1.apart else self.conv1.of_several([fused, x], train)
         first = self.conv2(self.csp1(x, train), train)
         second = self.conv3(self.csp2(first, train), train)
         return self.conv4.of_several([x, first, second], train)

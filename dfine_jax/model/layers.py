@@ -126,8 +126,9 @@ class Affine(nnx.Module):
 class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
 
-    ``inputs`` are the channels of the map, or those of each of several maps, see ``of_several``. ``padding`` is
-    (before, after) on both axes; the default keeps the size of a map for odd kernels.
+    ``inputs`` are the channels of the map, or those of each of several maps, see ``of_several`` and, where they come
+    ``apart``, ``joined``. ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd
+    kernels.
     After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``form`` says what became of
     ``kernel``.
     """
@@ -145,6 +146,7 @@ class ConvNorm(nnx.Module):
         affine: bool = False,
         epsilon: float = 1e-5,
         frozen: bool = False,
+        apart: bool = False,
         kernel: Initial | None = None,
         compute: Compute,
         rng: np.random.Generator | None,
@@ -159,6 +161,7 @@ class ConvNorm(nnx.Module):
         self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
         self.affine = Affine(rng) if affine else None
         self.form: Form = "whole"
+        self.apart = apart
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
         self.activation = activation
@@ -217,7 +220,7 @@ class ConvNorm(nnx.Module):
         match self.form:
             case "panels":
                 multiply, (ours, theirs) = multiply_cells, ([kernel] for kernel in kernels)
-            case "halves in panels":
+            case "halves apart":
                 multiply, (ours, theirs) = multiply_halves, apart(kernels)
             case _:
                 return self._finished(convolve_joined(coarse, fine, *kernels, self.compute), train)

@@ -68,8 +68,8 @@ def cells_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
 def halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products of halves."""
     size, chunks, sums = cells_at_a_time(maps, kernels, outputs, window)
-    inputs = sum(kernel.shape[1] // whole_columns(outputs) for kernel in kernels[:-1])
-    return Plan(size, chunks, sums + size * (len(maps) + inputs // 2))
+    inputs = kernels[0].shape[1] // whole_columns(outputs)
+    return Plan(size, chunks, sums + size * (1 + inputs // 2))
 
 
 def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:

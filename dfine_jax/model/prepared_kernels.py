@@ -27,6 +27,7 @@ Form = Literal[
     "rows of channels",
     "large tiles in panels",
     "halves in panels",
+    "halves apart",
     "rows of halves",
     "large tiles of halves",
 ]
@@ -36,7 +37,7 @@ see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model
 ``dfine_jax.model.channelwise``.
 """
 
-HALVED: tuple[Form, ...] = ("halves in panels", "rows of halves", "large tiles of halves")
+HALVED: tuple[Form, ...] = ("halves in panels", "halves apart", "rows of halves", "large tiles of halves")
 """Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
 WIDE = 24
@@ -56,18 +57,22 @@ def form_on_cpu(
     rounded: bool,
     panels: bool,
     halves: np.dtype | None = None,
+    apart: bool = False,
 ) -> Form:
     """The form for a kernel of this shape (HWIO) that convolves maps of so many channels put together.
 
     ``rounded`` says whether its products are in bfloat16 where that is faster, ``panels`` whether those in float32 are
-    faster in panels, and ``halves`` in which type those are that are faster still.
+    faster in panels, ``halves`` in which type those are that are faster still, and ``apart`` whether maps are
+    multiplied one by one.
     """
     *size, inputs, outputs = kernel
     wide = min(inputs, outputs)
     tiled = size == [3, 3] and stride == 1 and len(widths) == 1 and wide >= WIDE
     if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
-            return "halves in panels" if halves and are_faster_halved(widths, outputs) else "panels"
+            if not halves or not are_faster_halved(widths, outputs):
+                return "panels"
+            return "halves apart" if apart else "halves in panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
             return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
         is_halved = halves and len(set(size)) == 1 and all(windows_are_halvable(size[0], width) for width in widths)
@@ -94,6 +99,8 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
         case "panels":
             return [(1, size_in_panels(width, outputs)) for width in widths]
         case "halves in panels":
+            return [(1, size_in_panels(inputs, outputs)), (1,)]
+        case "halves apart":
             return [*((1, size_in_panels(width, outputs)) for width in widths), (len(widths),)]
         case "rows in panels":
             rows, columns = size
@@ -131,6 +138,8 @@ def in_form(
         case "panels":
             return [in_panels(part[0]) for part in _split(kernel, widths)]
         case "halves in panels":
+            return in_halves([kernel[0]])
+        case "halves apart":
             return in_halves([part[0] for part in _split(kernel, widths)])
         case "rows in panels":
             rows, *_, outputs = kernel.shape

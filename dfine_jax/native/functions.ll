@@ -1,7 +1,7 @@
 ; Each function that XLA calls, by what it makes of its arguments. See handler.ll.
 
 ; Of maps (..., channels in) and kernels in panels to (..., channels out). Where a kernel has fewer inputs than its map
-; has channels, the last of them count.
+; has channels, the last of them count; it has more where it is of several maps.
 define internal void @product(ptr %frame, ptr %finish) {
   %work = call ptr @work(ptr %frame, ptr @chunk.product, ptr %finish)
   call void @share.cells(ptr %frame, ptr %work)
@@ -24,7 +24,8 @@ map:
   %kernel = call ptr @map.kernel(ptr %map.at)
   %kernel.index = add i64 %maps, %index
   %kernel.size = call i64 @dimension(ptr %frame, i32 0, i64 %kernel.index, i64 1)
-  %inputs = sdiv i64 %kernel.size, %columns
+  %kernel.inputs = sdiv i64 %kernel.size, %columns
+  %inputs = call i64 @llvm.smin.i64(i64 %kernel.inputs, i64 %channels)
   %left.out = sub i64 %channels, %inputs
   %from = getelementptr float, ptr %base, i64 %left.out
   call void @set.map(ptr %map.at, i64 0, ptr %from, i64 %inputs, i64 %channels, ptr %kernel)

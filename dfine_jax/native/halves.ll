@@ -1,6 +1,7 @@
 ; Products in 16 bits, see halves.py: what XLA calls, and what one thread does at a time.
 
-; What @product computes, by kernels in pairs; they are followed by one factor for each.
+; What @product computes, of maps' channels put together, by one kernel in pairs, which comes as often as there are maps
+; and is followed by a factor.
 define internal void @product.of.halves(ptr %frame, ptr %finish) {
   %work = call ptr @work(ptr %frame, ptr @chunk.halves, ptr %finish)
   call void @set.halves(ptr %frame, ptr %work)
@@ -27,45 +28,56 @@ define internal void @tiles.of.halves(ptr %frame, ptr %finish) {
   ret void
 }
 
-; What @chunk.product computes, of maps that are rounded first.
+; What @chunk.product computes, of maps that are rounded first: next to each other, all scaled alike.
 define internal void @chunk.halves(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
 entry:
   %here = alloca [MOST x %Map]
   %maps = call i64 @get.maps(ptr %work)
   %columns = call i64 @get.columns(ptr %work)
   %factors = call ptr @get.factors(ptr %work)
+  %factor = load float, ptr %factors
+  %first.map = call ptr @map(ptr %work, i64 0)
+  %kernel = call ptr @map.kernel(ptr %first.map)
   %sums.size = mul i64 %count, %columns
-  %after.sums = getelementptr float, ptr %scratch, i64 %sums.size
-  br label %next
-next:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
-  %scales = phi ptr [ %after.sums, %entry ], [ %scales.next, %next ]
-  %map = call ptr @map(ptr %work, i64 %index)
-  %base = call ptr @map.base(ptr %map)
-  %inputs = call i64 @map.numbers(ptr %map)
-  %channels = call i64 @map.pitch(ptr %map)
-  %kernel = call ptr @map.kernel(ptr %map)
-  %from = mul i64 %first, %channels
-  %rows = getelementptr float, ptr %base, i64 %from
-  %factor.at = getelementptr float, ptr %factors, i64 %index
-  %factor = load float, ptr %factor.at
+  %scales = getelementptr float, ptr %scratch, i64 %sums.size
   %halves = getelementptr float, ptr %scales, i64 %count
-  %scale = call float @scaled(ptr %rows, i64 %inputs, i64 %channels, i64 %count, float %factor, ptr %scales, i64 %count)
-  call void @halve(ptr %rows, i64 %inputs, i64 %channels, i64 %count, float %scale, ptr %halves)
-  %pairs = lshr i64 %inputs, 1
-  call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
-  call void @set.scales(ptr %here, i64 %index, ptr %scales)
-  %used = mul i64 %count, %pairs
-  %scales.next = getelementptr float, ptr %halves, i64 %used
+  br label %map
+map:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
+  %so.far = phi i64 [ 0, %entry ], [ %inputs, %map ]
+  %map.at = call ptr @map(ptr %work, i64 %index)
+  %base = call ptr @map.base(ptr %map.at)
+  %numbers = call i64 @map.numbers(ptr %map.at)
+  %pitch = call i64 @map.pitch(ptr %map.at)
+  %offset = mul i64 %first, %pitch
+  %from = getelementptr float, ptr %base, i64 %offset
+  call void @set.map(ptr %here, i64 %index, ptr %from, i64 %numbers, i64 %pitch, ptr %kernel)
+  %inputs = add i64 %so.far, %numbers
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
-  br i1 %is.more, label %next, label %multiply
+  br i1 %is.more, label %map, label %scaling
+scaling:
+  %scale = call float @scaled(ptr %here, i64 %maps, i64 %count, float %factor, ptr %scales, i64 %count)
+  br label %halving
+halving:
+  %which = phi i64 [ 0, %scaling ], [ %which.next, %halving ]
+  %to = phi ptr [ %halves, %scaling ], [ %to.next, %halving ]
+  %which.at = getelementptr %Map, ptr %here, i64 %which
+  call void @halve(ptr %which.at, i64 %count, float %scale, ptr %to, i64 %inputs)
+  %halved = call i64 @map.numbers(ptr %which.at)
+  %to.next = getelementptr half, ptr %to, i64 %halved
+  %which.next = add i64 %which, 1
+  %is.another = icmp slt i64 %which.next, %maps
+  br i1 %is.another, label %halving, label %multiply
 multiply:
+  %pairs = lshr i64 %inputs, 1
+  call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
+  call void @set.scales(ptr %here, i64 0, ptr %scales)
   %outputs = call i64 @get.outputs(ptr %work)
-  %to = mul i64 %first, %outputs
+  %result.offset = mul i64 %first, %outputs
   %result = call ptr @get.result(ptr %work)
-  %begin = getelementptr float, ptr %result, i64 %to
-  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %count, ptr %begin, ptr %scratch)
+  %begin = getelementptr float, ptr %result, i64 %result.offset
+  call void @cells(ptr %work, ptr %here, i64 1, i64 %count, ptr %begin, ptr %scratch)
   ret void
 }
 
@@ -126,7 +138,9 @@ map:
   %offset = mul i64 %from.row, %row.size
   %source = getelementptr float, ptr %base, i64 %offset
   %numbers = mul i64 %inside, %row.size
-  %scale = call float @scaled(ptr %source, i64 %numbers, i64 0, i64 1, float %factor, ptr %scales, i64 %wide)
+  call void @set.map(ptr %here, i64 %index, ptr %source, i64 %numbers, i64 0, ptr %kernel)
+  %here.at = getelementptr %Map, ptr %here, i64 %index
+  %scale = call float @scaled(ptr %here.at, i64 1, i64 1, float %factor, ptr %scales, i64 %wide)
   %pairs = lshr i64 %channels, 1
   %left = mul i64 %low, %pairs
   %down = mul i64 %across, %pairs
@@ -169,6 +183,7 @@ done:
 define internal void @lined(ptr %source, i64 %outside, i64 %inside, i64 %row.size, float %scale, ptr %to, i64 %rows,
                             i64 %left, i64 %down) {
 entry:
+  %line = alloca %Map
   %left.bytes = mul i64 %left, 4
   %row.bytes = mul i64 %row.size, 2
   %all.bytes = mul i64 %down, 4
@@ -187,7 +202,8 @@ some:
   %begin = getelementptr i8, ptr %to.row, i64 %left.bytes
   %end = getelementptr i8, ptr %to.row, i64 %filled
   call ptr @memset(ptr %to.row, i32 0, i64 %left.bytes)
-  call void @halve(ptr %from, i64 %row.size, i64 0, i64 1, float %scale, ptr %begin)
+  call void @set.map(ptr %line, i64 0, ptr %from, i64 %row.size, i64 0, ptr null)
+  call void @halve(ptr %line, i64 1, float %scale, ptr %begin, i64 0)
   call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
   br label %row.end
 none:

@@ -248,13 +248,13 @@ def scale(lanes: int, power: int) -> str:
 
 
 def _scaled(lanes: int, half: Half) -> str:
-    """``@scaled``: by what some cells of a map are scaled; writes, so often, what sums of products are multiplied by.
+    """``@scaled``: by what some cells of maps are scaled; writes, so often, what sums of products are multiplied by.
 
     Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves, and no sum is.
     """
     if half == "bfloat":
         return """
-define internal float @scaled(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, i64 %count) {
+define internal float @scaled(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %often) {
   ret float %factor
 }
 """
@@ -264,26 +264,35 @@ define internal float @scaled(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, fl
         yield f"%seen.{part} = load {vector}, ptr {at}, align 4"
         yield from larger(lanes, f"seen.{part}", f"largest.{part}", f"largest.{part + 1}")
 
-    before = f"%before = phi {vector} [ zeroinitializer, %entry ], [ %largest.2, %cell.end ]"
+    before = f"%before = phi {vector} [ %so.far, %entry ], [ %largest.2, %cell.end ]"
     so_far = f"%largest.0 = phi {vector} [ %before, %cell ], [ %largest.2, %some ]"
     return f"""
-define internal {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells) {{
+define internal {vector} @magnitudes(ptr %map, i64 %cells, {vector} %so.far) {{
 entry:
   {_over_cells(lanes, [before], [so_far], seen)}
   ret {vector} %largest.2
 }}
 
-define internal float @scaled(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %factor, ptr %to, i64 %count) {{
+define internal float @scaled(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %often) {{
 entry:
-  %largest = call {vector} @magnitudes(ptr %from, i64 %inputs, i64 %pitch, i64 %cells)
+  br label %map
+map:
+  %which = phi i64 [ 0, %entry ], [ %which.next, %map ]
+  %so.far = phi {vector} [ zeroinitializer, %entry ], [ %largest, %map ]
+  %map.at = getelementptr %Map, ptr %maps, i64 %which
+  %largest = call {vector} @magnitudes(ptr %map.at, i64 %cells, {vector} %so.far)
+  %which.next = add i64 %which, 1
+  %is.map = icmp slt i64 %which.next, %count
+  br i1 %is.map, label %map, label %all
+all:
   {scale(lanes, LARGEST)}
   br label %next
 next:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
+  %index = phi i64 [ 0, %all ], [ %index.next, %next ]
   %at = getelementptr float, ptr %to, i64 %index
   store float %inverse, ptr %at
   %index.next = add i64 %index, 1
-  %is.more = icmp slt i64 %index.next, %count
+  %is.more = icmp slt i64 %index.next, %often
   br i1 %is.more, label %next, label %done
 done:
   ret float %scale.one
@@ -299,9 +308,9 @@ def _halve(lanes: int, half: Half) -> str:
         yield f"%to.at.{part} = getelementptr half, ptr %to.cell, i64 %part.{part}"
         yield from rounded(lanes, half, f"x.{part}", f"to.at.{part}")
 
-    to_cell = ["%to.offset = mul i64 %index, %inputs", "%to.cell = getelementptr half, ptr %to, i64 %to.offset"]
+    to_cell = ["%to.offset = mul i64 %index, %to.pitch", "%to.cell = getelementptr half, ptr %to, i64 %to.offset"]
     return f"""
-define internal void @halve(ptr %from, i64 %inputs, i64 %pitch, i64 %cells, float %scale.one, ptr %to) {{
+define internal void @halve(ptr %map, i64 %cells, float %scale.one, ptr %to, i64 %to.pitch) {{
 entry:
   %scale = call <{lanes} x float> @splat(float %scale.one)
   {_over_cells(lanes, to_cell, [], halved)}
@@ -313,17 +322,21 @@ entry:
 def _over_cells(lanes: int, cell: list[str], some: list[str], each: Callable[[int, str], Iterator[str]]) -> str:
     """The rest of a function: a loop over cells of a map, and one over a cell's channels, two registers at a time.
 
-    The last channels are taken with some of those before, where they don't fill two. Lines that begin a cell and some
+    The last channels are taken with some of those before, where they don't fill a register. Lines that begin a cell and some
     of its channels are ``cell`` and ``some``; ``each`` takes a register, by its place in two and where it is read.
     """
 
     def two() -> Iterator[str]:
         for part in range(2):
-            yield f"%part.{part} = add i64 %channel, {part * lanes}"
+            yield f"%part.all.{part} = add i64 %channel, {part * lanes}"
+            yield f"%part.{part} = call i64 @llvm.smin.i64(i64 %part.all.{part}, i64 %last)"
             yield f"%from.at.{part} = getelementptr float, ptr %from.cell, i64 %part.{part}"
             yield from each(part, f"%from.at.{part}")
 
-    return f"""%last = sub i64 %inputs, {2 * lanes}
+    return f"""%from = call ptr @map.base(ptr %map)
+  %inputs = call i64 @map.numbers(ptr %map)
+  %pitch = call i64 @map.pitch(ptr %map)
+  %last = sub i64 %inputs, {lanes}
   br label %cell
 cell:
   %index = phi i64 [ 0, %entry ], [ %index.next, %cell.end ]
@@ -332,11 +345,10 @@ cell:
   %from.cell = getelementptr float, ptr %from, i64 %from.offset
   br label %some
 some:
-  %channel.all = phi i64 [ 0, %cell ], [ %channel.next, %some ]
+  %channel = phi i64 [ 0, %cell ], [ %channel.next, %some ]
   {lines(some)}
-  %channel = call i64 @llvm.smin.i64(i64 %channel.all, i64 %last)
   {lines(two())}
-  %channel.next = add i64 %channel.all, {2 * lanes}
+  %channel.next = add i64 %channel, {2 * lanes}
   %is.more = icmp slt i64 %channel.next, %inputs
   br i1 %is.more, label %some, label %cell.end
 cell.end:

@@ -58,11 +58,11 @@ def test_encoder_layer_normalises_after_adding():
 
 def test_csp_block_enlarges_the_coarser_of_its_maps():
     """Cells of a map half as large are repeated, whether its norms use the batch's statistics or stored ones."""
-    block = RepNCSPELAN4(TINY.encoder, epsilon=1e-5, **common())
+    enlarging, plain = (RepNCSPELAN4(TINY.encoder, enlarges=each, epsilon=1e-5, **common()) for each in (True, False))
     coarse, fine = normal(2, 2, 3, 16), normal(2, 4, 6, 16)
     for train in (False, True):
-        expected = block(np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2), fine, train)
-        np.testing.assert_allclose(block(coarse, fine, train), expected, atol=2e-6)
+        expected = plain(np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2), fine, train)
+        np.testing.assert_allclose(enlarging(coarse, fine, train), expected, atol=2e-6)
 
 
 def test_rep_vgg_adds_both_branches_before_the_activation():
