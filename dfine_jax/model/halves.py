@@ -27,7 +27,7 @@ from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
 
-FEW = 64
+FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
 MOST_PAIRS = 127

@@ -55,21 +55,10 @@ map:
   %inputs = add i64 %so.far, %numbers
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
-  br i1 %is.more, label %map, label %scaling
-scaling:
-  %scale = call float @scaled(ptr %here, i64 %maps, i64 %count, float %factor, ptr %scales, i64 %count)
-  br label %halving
-halving:
-  %which = phi i64 [ 0, %scaling ], [ %which.next, %halving ]
-  %to = phi ptr [ %halves, %scaling ], [ %to.next, %halving ]
-  %which.at = getelementptr %Map, ptr %here, i64 %which
-  call void @halve(ptr %which.at, i64 %count, float %scale, ptr %to, i64 %inputs)
-  %halved = call i64 @map.numbers(ptr %which.at)
-  %to.next = getelementptr half, ptr %to, i64 %halved
-  %which.next = add i64 %which, 1
-  %is.another = icmp slt i64 %which.next, %maps
-  br i1 %is.another, label %halving, label %multiply
+  br i1 %is.more, label %map, label %multiply
 multiply:
+  %scale = call float @rounded(ptr %here, i64 %maps, i64 %count, float %factor, ptr %halves, i64 %inputs)
+  call void @fill(ptr %scales, i64 %count, float %scale)
   %pairs = lshr i64 %inputs, 1
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
@@ -137,16 +126,21 @@ map:
   %row.size = mul i64 %width, %channels
   %offset = mul i64 %from.row, %row.size
   %source = getelementptr float, ptr %base, i64 %offset
-  %numbers = mul i64 %inside, %row.size
-  call void @set.map(ptr %here, i64 %index, ptr %source, i64 %numbers, i64 0, ptr %kernel)
-  %here.at = getelementptr %Map, ptr %here, i64 %index
-  %scale = call float @scaled(ptr %here.at, i64 1, i64 1, float %factor, ptr %scales, i64 %wide)
   %pairs = lshr i64 %channels, 1
+  %row.pairs = mul i64 %width, %pairs
   %left = mul i64 %low, %pairs
   %down = mul i64 %across, %pairs
   %halves = getelementptr float, ptr %scales, i64 %wide
-  call void @lined(ptr %source, i64 %outside, i64 %inside, i64 %row.size, float %scale, ptr %halves, i64 %rows,
-                   i64 %left, i64 %down)
+  %right.begin = add i64 %left, %row.pairs
+  %above = mul i64 %outside, %down
+  %inside.begin = add i64 %above, %left
+  %inside.at = getelementptr float, ptr %halves, i64 %inside.begin
+  %down.halves = mul i64 %down, 2
+  %here.at = getelementptr %Map, ptr %here, i64 %index
+  call void @set.map(ptr %here, i64 %index, ptr %source, i64 %row.size, i64 %row.size, ptr %kernel)
+  %scale = call float @rounded(ptr %here.at, i64 1, i64 %inside, float %factor, ptr %inside.at, i64 %down.halves)
+  call void @fill(ptr %scales, i64 %wide, float %scale)
+  call void @pad(ptr %halves, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down)
   %run = mul i64 %taps, %pairs
   %summed = mul i64 %taps, %run
   %pitch = mul i64 %stride, %pairs
@@ -179,16 +173,13 @@ done:
   ret void
 }
 
-; So many rows of a map, rounded, between zeros: rows outside, and left and right of each. A row has %down pairs then.
-define internal void @lined(ptr %source, i64 %outside, i64 %inside, i64 %row.size, float %scale, ptr %to, i64 %rows,
-                            i64 %left, i64 %down) {
+; Zeros around a map that is rounded: rows outside of it, and what is left and right in others. Numbers of pairs.
+define internal void @pad(ptr %to, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down) {
 entry:
-  %line = alloca %Map
   %left.bytes = mul i64 %left, 4
-  %row.bytes = mul i64 %row.size, 2
   %all.bytes = mul i64 %down, 4
-  %filled = add i64 %left.bytes, %row.bytes
-  %right.bytes = sub i64 %all.bytes, %filled
+  %right = sub i64 %down, %right.begin
+  %right.bytes = mul i64 %right, 4
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
@@ -197,23 +188,32 @@ row:
   %is.inside = icmp ult i64 %place, %inside
   br i1 %is.inside, label %some, label %none
 some:
-  %offset = mul i64 %place, %row.size
-  %from = getelementptr float, ptr %source, i64 %offset
-  %begin = getelementptr i8, ptr %to.row, i64 %left.bytes
-  %end = getelementptr i8, ptr %to.row, i64 %filled
+  %end = getelementptr float, ptr %to.row, i64 %right.begin
   call ptr @memset(ptr %to.row, i32 0, i64 %left.bytes)
-  call void @set.map(ptr %line, i64 0, ptr %from, i64 %row.size, i64 0, ptr null)
-  call void @halve(ptr %line, i64 1, float %scale, ptr %begin, i64 0)
   call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
   br label %row.end
 none:
   call ptr @memset(ptr %to.row, i32 0, i64 %all.bytes)
   br label %row.end
 row.end:
-  %to.next = getelementptr i8, ptr %to.row, i64 %all.bytes
+  %to.next = getelementptr float, ptr %to.row, i64 %down
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %rows
   br i1 %is.more, label %row, label %done
+done:
+  ret void
+}
+
+define internal void @fill(ptr %to, i64 %count, float %value) {
+entry:
+  br label %next
+next:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
+  %at = getelementptr float, ptr %to, i64 %index
+  store float %value, ptr %at
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %next, label %done
 done:
   ret void
 }

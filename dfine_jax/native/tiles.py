@@ -5,8 +5,8 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from dfine_jax.native.halves import LARGEST, larger, rounded, scale
 from dfine_jax.native.registers import Half, Registers
+from dfine_jax.native.rounding import LARGEST, larger, rounded, scale
 from dfine_jax.native.text import lines, splat
 from dfine_jax.native.transforms import LARGE
 
