@@ -36,7 +36,7 @@ MOST_PAIRS = 127
 
 def are_halvable(inputs: Sequence[int]) -> bool:
     """Whether there is code for products of halves of maps with so many channels."""
-    return all(width % WIDEST == 0 for width in inputs)
+    return sum(inputs) % 2 == 0 and all(width >= WIDEST for width in inputs)
 
 
 def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
@@ -88,11 +88,13 @@ def multiply_halves(
 ) -> Float[Array, "N *B O"]:
     """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
 
-    ``ValueError`` where 16 does not divide channels of a map, or a single map's that count.
+    ``ValueError`` for less than 16 channels of a map, of a single one those that count, and for an odd number in all.
     """
     kernel, factor = kernels
     inputs = kernel.shape[1] // whole_columns(len(finish.bias))
-    _check([inputs] if len(maps) == 1 else [x.shape[-1] for x in maps])
+    channels = [inputs] if len(maps) == 1 else [x.shape[-1] for x in maps]
+    if not are_halvable(channels):
+        raise ValueError(f"{', '.join(map(str, channels))} channels: {WIDEST} are the least, and all have to be even")
     return _product(maps, [*[kernel] * len(maps), factor], finish, Window(1, 1, (0, 0)))
 
 
@@ -124,13 +126,10 @@ def convolve_tiles_of_halves(
 
     ``ValueError`` where 16 does not divide the channels, in and out.
     """
-    _check([x.shape[-1], len(finish.bias)])
+    channels = x.shape[-1], len(finish.bias)
+    if any(count % WIDEST for count in channels):
+        raise ValueError(f"{channels[0]} channels to {channels[1]}: {WIDEST} has to divide both")
     return _tiles([x], kernels, finish, Window(3, 1, padding))
-
-
-def _check(channels: Sequence[int]) -> None:
-    if not are_halvable(channels):
-        raise ValueError(f"{', '.join(map(str, channels))} channels: {WIDEST} has to divide all")
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
