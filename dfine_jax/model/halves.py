@@ -44,9 +44,26 @@ def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
     return are_halvable(inputs) and min(sum(inputs), outputs) >= FEW
 
 
-def windows_are_halvable(size: int, inputs: int) -> bool:
-    """Whether there is code for convolutions row by row of halves, of kernels (size, size) and so many channels."""
-    return inputs % 2 == 0 and size * size * inputs <= 2 * MOST_PAIRS
+def windows_are_halvable(size: int, stride: int, inputs: int) -> bool:
+    """Whether there is code for convolutions row by row of halves, of kernels (size, size) and so many channels.
+
+    Each window has to begin with a pair.
+    """
+    return stride * inputs % 2 == 0 and size * even(size * inputs) <= 2 * MOST_PAIRS
+
+
+def even(numbers: int) -> int:
+    """As many, or one more."""
+    return numbers + numbers % 2
+
+
+def windows_in_halves(kernels: Sequence[Float[np.ndarray, "k k I O"]]) -> list[Float[np.ndarray, "..."]]:
+    """What ``in_halves`` makes of kernels whose rows are one below the other, odd ones with a row of zeros; cut in k."""
+    size, *_, outputs = kernels[0].shape
+    rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
+    filled = [np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))) for each in rows]
+    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled])
+    return [*(each.reshape(size, -1) for each in halved), factors]
 
 
 def in_halves(kernels: Sequence[Float[np.ndarray, "T I O"]]) -> list[Float[np.ndarray, "..."]]:
@@ -105,16 +122,17 @@ def convolve_rows_of_halves(
     padding: tuple[int, int],
     finish: Finish,
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.model.panels.convolve_rows`` by what ``in_halves`` made of kernels (1, k * k * I, O), as (k, ...).
+    """``dfine_jax.model.panels.convolve_rows`` by what ``windows_in_halves`` made of kernels (k, k, I, O).
 
-    ``ValueError`` for odd channels of a map, for sums of more than 254 numbers of one, and for rows of less than 16.
+    ``ValueError`` where windows don't all begin with an even number, for sums of more than 254 numbers of one map, and
+    for rows of less than 16.
     """
     size = len(kernels[0])
     for x in maps:
-        if not windows_are_halvable(size, x.shape[-1]) or x.shape[-1] * x.shape[-2] < WIDEST:
+        if not windows_are_halvable(size, stride, x.shape[-1]) or x.shape[-1] * x.shape[-2] < WIDEST:
             raise ValueError(
-                f"{x.shape[-2]} columns of {x.shape[-1]} channels: channels have to be even, at most "
-                f"{2 * MOST_PAIRS // size**2}, and {WIDEST} numbers in a row the least"
+                f"{x.shape[-2]} columns of {x.shape[-1]} channels, kernel {size} by {size}, stride {stride}: a step has "
+                f"to be even, {2 * MOST_PAIRS} numbers are the most in a window and {WIDEST} the least in a row"
             )
     return _rows(maps, kernels, finish, Window(size, stride, padding))
 
@@ -142,7 +160,10 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
     *halved, factors = kernels
     outputs, size = len(finish.bias), window.size
     wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
-    return convolve_wholes(maps, [whole.reshape(size, size, -1, outputs) for whole in wholes], finish, window)
+    rows = [
+        whole.reshape(size, -1, outputs)[:, : size * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)
+    ]
+    return convolve_wholes(maps, [each.reshape(size, size, -1, outputs) for each in rows], finish, window)
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

@@ -90,7 +90,7 @@ def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: i
     size = even(high, ROWS)
     rows, columns = ((count - 1) * window.stride + window.size for count in (size, wide))
     columns = max(columns, sides[1] + window.padding[0])
-    rounded = sum(wide + rows * columns * x.shape[-1] // 2 for x in maps)
+    rounded = sum(wide + rows * (columns * x.shape[-1] // 2 + 1) for x in maps)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
 
 

@@ -10,7 +10,14 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model.convolution import SMALL, alike
-from dfine_jax.model.halves import FEW, are_faster_halved, in_halves, windows_are_halvable
+from dfine_jax.model.halves import (
+    FEW,
+    are_faster_halved,
+    even,
+    in_halves,
+    windows_are_halvable,
+    windows_in_halves,
+)
 from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
 from dfine_jax.native.registers import WIDEST
@@ -75,7 +82,7 @@ def form_on_cpu(
             return "halves apart" if apart else "halves in panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
             return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
-        is_halved = halves and len(set(size)) == 1 and all(windows_are_halvable(size[0], width) for width in widths)
+        is_halved = halves and len(set(size)) == 1 and all(windows_are_halvable(size[0], stride, n) for n in widths)
         return "rows of halves" if is_halved else "rows in panels"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
@@ -107,7 +114,7 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
         case "rows of halves":
             rows, columns = size
-            return [*((rows, size_in_panels(columns * width, outputs)) for width in widths), (len(widths),)]
+            return [*((rows, size_in_panels(even(columns * width), outputs)) for width in widths), (len(widths),)]
         case "rows of channels":
             rows, columns = size
             return [(rows, columns * outputs)]
@@ -145,9 +152,7 @@ def in_form(
             rows, *_, outputs = kernel.shape
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
         case "rows of halves":
-            rows, *_, outputs = kernel.shape
-            *halved, factors = in_halves([part.reshape(1, -1, outputs) for part in _split(kernel, widths)])
-            return [*(part.reshape(rows, -1) for part in halved), factors]
+            return windows_in_halves(_split(kernel, widths))
         case "rows of channels":
             return [kernel.reshape(len(kernel), -1)]
         case "pairs":

@@ -70,7 +70,8 @@ multiply:
   ret void
 }
 
-; What @rows.of.maps computes, by kernels in pairs; they are followed by one factor for each.
+; What @rows.of.maps computes, by kernels in pairs, with a zero after each odd row; they are followed by one factor for
+; each.
 define internal void @windows.of.halves(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.windows, ptr %finish)
   call void @set.halves(ptr %frame, ptr %work)
@@ -126,24 +127,29 @@ map:
   %row.size = mul i64 %width, %channels
   %offset = mul i64 %from.row, %row.size
   %source = getelementptr float, ptr %base, i64 %offset
-  %pairs = lshr i64 %channels, 1
-  %row.pairs = mul i64 %width, %pairs
-  %left = mul i64 %low, %pairs
-  %down = mul i64 %across, %pairs
+  %tap = mul i64 %taps, %channels
+  %is.odd = and i64 %tap, 1
+  %run.halves = add i64 %tap, %is.odd
+  %run = lshr i64 %run.halves, 1
+  %across.halves = mul i64 %across, %channels
+  %across.odd = add i64 %across.halves, %is.odd  ; which the last window of a row meets, times zero
+  %across.up = add i64 %across.odd, 1
+  %down.halves = and i64 %across.up, -2
+  %down = lshr i64 %down.halves, 1
   %halves = getelementptr float, ptr %scales, i64 %wide
-  %right.begin = add i64 %left, %row.pairs
-  %above = mul i64 %outside, %down
+  %left = mul i64 %low, %channels
+  %right.begin = add i64 %left, %row.size
+  %above = mul i64 %outside, %down.halves
   %inside.begin = add i64 %above, %left
-  %inside.at = getelementptr float, ptr %halves, i64 %inside.begin
-  %down.halves = mul i64 %down, 2
+  %inside.at = getelementptr half, ptr %halves, i64 %inside.begin
   %here.at = getelementptr %Map, ptr %here, i64 %index
   call void @set.map(ptr %here, i64 %index, ptr %source, i64 %row.size, i64 %row.size, ptr %kernel)
   %scale = call float @rounded(ptr %here.at, i64 1, i64 %inside, float %factor, ptr %inside.at, i64 %down.halves)
   call void @fill(ptr %scales, i64 %wide, float %scale)
-  call void @pad(ptr %halves, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down)
-  %run = mul i64 %taps, %pairs
+  call void @pad(ptr %halves, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
   %summed = mul i64 %taps, %run
-  %pitch = mul i64 %stride, %pairs
+  %pitch.halves = mul i64 %stride, %channels
+  %pitch = lshr i64 %pitch.halves, 1
   call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %summed, i64 %pitch, ptr %kernel)
   call void @set.scales(ptr %here, i64 %index, ptr %scales)
   call void @set.window(ptr %here, i64 %index, i64 %run, i64 %down)
@@ -173,13 +179,13 @@ done:
   ret void
 }
 
-; Zeros around a map that is rounded: rows outside of it, and what is left and right in others. Numbers of pairs.
+; Zeros around a map that is rounded: rows outside of it, and what is left and right in others.
 define internal void @pad(ptr %to, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down) {
 entry:
-  %left.bytes = mul i64 %left, 4
-  %all.bytes = mul i64 %down, 4
+  %left.bytes = mul i64 %left, 2
+  %all.bytes = mul i64 %down, 2
   %right = sub i64 %down, %right.begin
-  %right.bytes = mul i64 %right, 4
+  %right.bytes = mul i64 %right, 2
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
@@ -188,7 +194,7 @@ row:
   %is.inside = icmp ult i64 %place, %inside
   br i1 %is.inside, label %some, label %none
 some:
-  %end = getelementptr float, ptr %to.row, i64 %right.begin
+  %end = getelementptr half, ptr %to.row, i64 %right.begin
   call ptr @memset(ptr %to.row, i32 0, i64 %left.bytes)
   call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
   br label %row.end
@@ -196,7 +202,7 @@ none:
   call ptr @memset(ptr %to.row, i32 0, i64 %all.bytes)
   br label %row.end
 row.end:
-  %to.next = getelementptr float, ptr %to.row, i64 %down
+  %to.next = getelementptr half, ptr %to.row, i64 %down
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %rows
   br i1 %is.more, label %row, label %done

@@ -95,7 +95,7 @@ def test_kernels_apart_are_those_of_each_alone():
 
 
 @pytest.mark.parametrize("rows", [1, 13, 300, 1100])
-@pytest.mark.parametrize(("widths", "outputs"), [((32,), 4), ((64, 48), 17), ((320,), 80), ((16,) * 8, 32)])
+@pytest.mark.parametrize(("widths", "outputs"), [((32,), 4), ((64, 48), 17), ((320,), 80), ((16,) * 8, 32), ((64, 21, 21), 16)])
 def test_products(rows, widths, outputs):
     maps, kernels = a_product(rows, widths, outputs)
     finish = a_finish(outputs, "silu")
@@ -173,6 +173,8 @@ def rows_of_halves(kernel, widths):
         (3, 2, (1, 0), (2,), 21),
         (5, 1, (2, 2), (10,), 16),
         (1, 2, (0, 0), (254,), 16),
+        (3, 2, (1, 1), (3, 4), 16),
+        (3, 2, (1, 0), (5,), 24),
     ],
 )
 def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
@@ -199,9 +201,9 @@ def test_the_largest_sums_of_windows_are_not_too_large():
     np.testing.assert_allclose(sums, np.float32(254 * 1.999), rtol=128 * 2.0**-12)
 
 
-@pytest.mark.parametrize(("width", "columns"), [(15, 20), (256, 20), (2, 15)])
+@pytest.mark.parametrize(("width", "columns"), [(15, 20), (256, 20), (2, 7)])
 def test_rows_that_there_is_no_code_for_are_refused(width, columns):
-    with pytest.raises(ValueError, match=f"{columns} columns of {width} channels: channels have to be even, at most 254"):
+    with pytest.raises(ValueError, match=f"{columns} columns of {width} channels, kernel 1 by 1, stride 1: a step has"):
         convolve_rows_of_halves(
             [normal(1, 4, columns, width)], [jnp.zeros((1, width * 16)), jnp.ones(1)], 1, (0, 0), unfinished(16)
         )
@@ -249,9 +251,9 @@ def test_without_machine_code_xla_multiplies(monkeypatch):
     assert error(result, summed(maps, kernels)) < BFLOAT16
 
 
-@pytest.mark.parametrize("width", [8, 40])
-def test_odd_maps_are_refused(width):
-    with pytest.raises(ValueError, match=f"{width} channels: 16 has to divide all"):
+@pytest.mark.parametrize("width", [8, 41])
+def test_narrow_or_odd_maps_are_refused(width):
+    with pytest.raises(ValueError, match=f"{width} channels: 16 are the least, and all have to be even"):
         multiply_halves([normal(5, width)], rounded([normal(1, width, 32)]), unfinished(32))
 
 
