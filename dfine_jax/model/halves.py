@@ -30,8 +30,8 @@ from dfine_jax.native.registers import WIDEST
 FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
-MOST_PAIRS = 127
-"""Pairs of numbers of a window, which are all summed in float16."""
+MOST_PAIRS = 144
+"""Pairs of numbers of a window, which are all summed in float16: those of 32 channels and a kernel of 3 by 3."""
 
 
 def are_halvable(inputs: Sequence[int]) -> bool:
@@ -124,7 +124,7 @@ def convolve_rows_of_halves(
 ) -> Float[Array, "B h w O"]:
     """``dfine_jax.model.panels.convolve_rows`` by what ``windows_in_halves`` made of kernels (k, k, I, O).
 
-    ``ValueError`` where windows don't all begin with an even number, for sums of more than 254 numbers of one map, and
+    ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, and
     for rows of less than 16.
     """
     size = len(kernels[0])

@@ -62,6 +62,7 @@ multiply:
   %pairs = lshr i64 %inputs, 1
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
+  call void @set.window(ptr %here, i64 0, i64 128, i64 0)  ; so many pairs are summed at a time
   %outputs = call i64 @get.outputs(ptr %work)
   %result.offset = mul i64 %first, %outputs
   %result = call ptr @get.result(ptr %work)

@@ -12,10 +12,6 @@ from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.rounding import rounding
 from dfine_jax.native.text import lines
 
-BLOCK = 64
-"""Pairs that are summed in float16 before their sum is added to others in float32."""
-
-
 def halves(layout: Registers, half: Half) -> str:
     """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and ``@rounded``."""
     in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))
@@ -62,13 +58,16 @@ def _pairs(lanes: int, half: Half, row: int, part: int) -> Iterator[str]:
 
 
 def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int) -> str:
-    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, block after block; ``%step`` is 1."""
+    """A function that sums one tile as ``dfine_jax.native.product.tile`` does; ``%step`` is 1.
+
+    So many pairs as ``%run`` says are summed in float16 before their sum is added to others in float32.
+    """
     pairs, cells = f"<{2 * lanes} x half>", [(row, part) for row in range(rows) for part in range(columns // lanes)]
     return f"""{begun(name, lanes, cells)}
   br label %block
 block:
   %block.first = phi i64 [ 0, %entry ], [ %block.next, %write ]
-  %block.next = add i64 %block.first, {BLOCK}
+  %block.next = add i64 %block.first, %run
   %stop = call i64 @llvm.smin.i64(i64 %block.next, i64 %numbers)
   %kernel.offset = mul i64 %block.first, {panel}
   %kernel.first = getelementptr float, ptr %panel, i64 %kernel.offset

@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator
 from dfine_jax.native.registers import Half
 from dfine_jax.native.text import lines
 
-LARGEST = 8
+LARGEST = 7
 """Numbers are scaled to less than 2 to this power, and a kernel's to 1 at most: no sum of a block is then beyond the
 65,504 that float16 ends at."""
 
-GUESS = 4
+GUESS = 3
 """To which power of two the numbers of the first cell are scaled: if others are so much larger that this is too much,
 all are scaled again, by their largest."""
 
