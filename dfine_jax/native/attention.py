@@ -75,12 +75,24 @@ fill:
   %is.unfilled = icmp slt i64 %filled.next, %columns
   br i1 %is.unfilled, label %fill, label %filled.all
 filled.all:
-  %top = call float @largest(ptr %from, i64 %tokens)
+  br label %look
+look:
+  %look.place = phi i64 [ 0, %filled.all ], [ %look.next, %look ]
+  %so.far = phi {vector} [ {none}, %filled.all ], [ %largest, %look ]
+  %look.at = getelementptr float, ptr %from, i64 %look.place
+  %seen = load {vector}, ptr %look.at, align 4
+  %is.larger = fcmp ogt {vector} %seen, %so.far
+  %largest = select {mask} %is.larger, {vector} %seen, {vector} %so.far
+  %look.next = add i64 %look.place, {lanes}
+  %is.look = icmp slt i64 %look.next, %columns
+  br i1 %is.look, label %look, label %looked
+looked:
+  %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest)
   %tops = call {vector} @splat(float %top)
   br label %some
 some:
-  %place = phi i64 [ 0, %filled.all ], [ %place.next, %some ]
-  %sum = phi {vector} [ zeroinitializer, %filled.all ], [ %sum.next, %some ]
+  %place = phi i64 [ 0, %looked ], [ %place.next, %some ]
+  %sum = phi {vector} [ zeroinitializer, %looked ], [ %sum.next, %some ]
   %place.at = getelementptr float, ptr %from, i64 %place
   %score = load {vector}, ptr %place.at, align 4
   %below = fsub {vector} %score, %tops
