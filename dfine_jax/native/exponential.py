@@ -4,12 +4,14 @@ import math
 from collections.abc import Iterator
 
 import numpy as np
+from numpy.polynomial import Chebyshev, Polynomial
 
 from dfine_jax.native.text import lines, splat
 
-_DEGREE = 7
-_EXPONENT_BIAS, _MANTISSA = 127, 23  # of a float32
+_MANTISSA = 23  # bits of a float32
+_ROUNDING = 1.5 * 2**_MANTISSA  # with which a number between -2**22 and 2**22 is added up to a whole one, in its last bits
 _LN2_HIGH = float(np.float32(0.693359375))  # few bits: n times it is exact
+_EXPONENTIAL = Chebyshev.interpolate(np.exp, 6, [-math.log(2) / 2, math.log(2) / 2]).convert(kind=Polynomial).coef
 
 _ERF_ABOVE = (
     -2.72614225801306e-10,
@@ -34,37 +36,40 @@ _ERF_BELOW = (
 def exponential(lanes: int, x: str, result: str) -> str:
     """Lines that set the vector ``result`` to the exponential of the vector ``x``, both names without their ``%``.
 
-    exp(x) = 2**n exp(r), x = n ln 2 + r, and the Taylor polynomial of exp(r). Outside of -87 to 89, of which it is
-    infinite, x counts as the nearest of these. What is not a number does too.
+    exp(x) = 2**n exp(r), x = n ln 2 + r, and the polynomial of exp(r), by Estrin's scheme: few steps wait for others.
+    Outside of -87 to 88 x counts as the nearest of these. What is not a number does too.
     """
-    vector, integers, suffix = f"<{lanes} x float>", f"<{lanes} x i32>", f"v{lanes}f32"
+    vector, integers = f"<{lanes} x float>", f"<{lanes} x i32>"
 
     def named(part: str) -> str:
         return f"%{result}.{part}"
 
     def fused(target: str, factor: str, other: str, addend: str) -> str:
-        return f"{target} = {_fused(lanes, factor, other, addend)}"
+        return f"{named(target)} = {_fused(lanes, factor, other, addend)}"
 
-    def whole(value: int) -> str:
-        return "<" + ", ".join([f"i32 {value}"] * lanes) + ">"
-
-    terms, sums = [], splat(lanes, 1 / math.factorial(_DEGREE))
-    for power in range(_DEGREE - 1, -1, -1):
-        terms.append(fused(named(f"p.{power}"), sums, named("r"), splat(lanes, 1 / math.factorial(power))))
-        sums = named(f"p.{power}")
+    bounded, turns, n, r, square, fourth = map(named, ("bounded", "turns", "n", "r", "square", "fourth"))
+    c = [splat(lanes, coefficient) for coefficient in _EXPONENTIAL]
+    mantissa = "<" + ", ".join([f"i32 {_MANTISSA}"] * lanes) + ">"
     return lines(
         [
-            *_bounded(lanes, f"%{x}", named("bounded"), -87, 89),
-            f"{named('turns')} = fmul {vector} {named('bounded')}, {splat(lanes, 1 / math.log(2))}",
-            f"{named('n')} = call {vector} @llvm.rint.{suffix}({vector} {named('turns')})",
-            fused(named("r.high"), named("n"), splat(lanes, -_LN2_HIGH), named("bounded")),
-            fused(named("r"), named("n"), splat(lanes, _LN2_HIGH - math.log(2)), named("r.high")),
-            *terms,
-            f"{named('n.whole')} = fptosi {vector} {named('n')} to {integers}",
-            f"{named('exponent')} = add {integers} {named('n.whole')}, {whole(_EXPONENT_BIAS)}",
-            f"{named('bits')} = shl {integers} {named('exponent')}, {whole(_MANTISSA)}",
-            f"{named('power')} = bitcast {integers} {named('bits')} to {vector}",
-            f"%{result} = fmul {vector} {sums}, {named('power')}",
+            *_bounded(lanes, f"%{x}", bounded, -87, 88),
+            fused("turns", bounded, splat(lanes, 1 / math.log(2)), splat(lanes, _ROUNDING)),
+            f"{n} = fsub {vector} {turns}, {splat(lanes, _ROUNDING)}",
+            fused("r.high", n, splat(lanes, -_LN2_HIGH), bounded),
+            fused("r", n, splat(lanes, _LN2_HIGH - math.log(2)), named("r.high")),
+            f"{square} = fmul {vector} {r}, {r}",
+            fused("low", c[1], r, c[0]),
+            fused("middle", c[3], r, c[2]),
+            fused("high", c[5], r, c[4]),
+            f"{fourth} = fmul {vector} {square}, {square}",
+            fused("lower", named("middle"), square, named("low")),
+            fused("higher", c[6], square, named("high")),
+            fused("whole", named("higher"), fourth, named("lower")),
+            f"{named('turns.bits')} = bitcast {vector} {turns} to {integers}",
+            f"{named('power')} = shl {integers} {named('turns.bits')}, {mantissa}",
+            f"{named('whole.bits')} = bitcast {vector} {named('whole')} to {integers}",
+            f"{named('bits')} = add {integers} {named('whole.bits')}, {named('power')}",
+            f"%{result} = bitcast {integers} {named('bits')} to {vector}",
         ]
     )
 

@@ -80,7 +80,7 @@ def test_csp_layer_adds_its_paths():
 
 
 def test_elan_merges_all_on_the_way():
-    block = RepNCSPELAN4(TINY.encoder, epsilon=1e-5, **common())
+    block = RepNCSPELAN4(TINY.encoder, enlarges=False, epsilon=1e-5, **common())
     x = normal(1, 3, 4, 32)
     halves = block.conv1(x)
     first = block.conv2(block.csp1(halves[..., 16:]))
@@ -125,7 +125,7 @@ def test_the_whole_encoder_is_its_parts_in_order():
     def by_hand(maps):
         fine, coarse = (project(x) for project, x in zip(encoder.input_proj, maps, strict=True))
         top = encoder.lateral[0](encoder.attention[0](coarse))
-        down = encoder.fpn[0](jnp.repeat(jnp.repeat(top, 2, axis=1), 2, axis=2), fine)
+        down = encoder.fpn[0](top, fine)
         return down, encoder.pan[0](encoder.downsample[0](down), top)
 
     for ours, expected in zip(outputs, by_hand(MAPS), strict=True):

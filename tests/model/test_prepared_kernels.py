@@ -128,12 +128,15 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
 @pytest.mark.parametrize(
     ("shape", "widths", "float16", "bfloat16"),
     [
-        ((1, 1, 96, 64), (64, 32), "halves in panels", "halves in panels"),
-        ((1, 1, 96, 48), (64, 32), "panels", "panels"),
-        ((1, 1, 48, 96), (48,), "panels", "panels"),
-        ((1, 1, 96, 64), (80, 16), "panels", "panels"),
-        ((3, 3, 64, 64), (64,), "large tiles of halves", "large tiles in panels"),
-        ((3, 3, 48, 64), (48,), "large tiles in panels", "large tiles in panels"),
+        ((1, 1, 96, 32), (64, 32), "halves in panels", "halves in panels"),
+        ((1, 1, 96, 24), (64, 32), "panels", "panels"),
+        ((1, 1, 24, 96), (24,), "panels", "panels"),
+        ((1, 1, 88, 64), (80, 8), "panels", "panels"),
+        ((1, 1, 97, 64), (64, 33), "panels", "panels"),
+        ((3, 3, 32, 64), (32,), "large tiles of halves", "large tiles in panels"),
+        ((3, 3, 32, 16), (16, 16), "rows of halves", "rows of halves"),
+        ((3, 3, 3, 16), (3,), "rows in panels", "rows in panels"),
+        ((3, 3, 34, 16), (34,), "rows in panels", "rows in panels"),
     ],
 )
 def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16):
@@ -141,6 +144,26 @@ def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16,
         assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, halves=dtype) == form
         arrays = in_form(np.ones(shape), form, widths)
         assert [array.shape for array in arrays] == shapes_in_form(shape, form, widths)
+
+
+def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
+    shape, widths = (3, 3, 3, 16), (3,)
+    form = form_on_cpu(shape, 2, widths, rounded=False, panels=True, halves=np.dtype("float16"))
+    assert form == "rows of halves"
+    kernel, factor = in_form(np.ones(shape), form, widths)
+    assert [kernel.shape, factor.shape] == shapes_in_form(shape, form, widths)
+    pairs = factor * kernel.reshape(3, 5, 16, 2)
+    assert (pairs[:, :4] == 1).all()
+    assert (pairs[:, 4] == [1, 0]).all()
+
+
+def test_kernels_of_maps_that_come_apart_are_apart():
+    shape, widths = (1, 1, 96, 64), (64, 32)
+    options = dict(rounded=False, panels=True, halves=np.dtype("float16"))
+    assert form_on_cpu(shape, 1, widths, **options, apart=True) == "halves apart"
+    assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True) == "panels"
+    assert len(in_form(np.ones(shape), "halves apart", widths)) == len(widths) + 1
+    assert len(in_form(np.ones(shape), "halves in panels", widths)) == 2
 
 
 def test_rows_of_channels():
