@@ -9,7 +9,7 @@ from numpy.polynomial import Chebyshev, Polynomial
 from dfine_jax.native.text import lines, splat
 
 _MANTISSA = 23  # bits of a float32
-_ROUNDING = 1.5 * 2**_MANTISSA  # with which a number between -2**22 and 2**22 is added up to a whole one, in its last bits
+_ROUNDING = 1.5 * 2**_MANTISSA  # a sum with it is a whole number, which its last bits are
 _LN2_HIGH = float(np.float32(0.693359375))  # few bits: n times it is exact
 _EXPONENTIAL = Chebyshev.interpolate(np.exp, 6, [-math.log(2) / 2, math.log(2) / 2]).convert(kind=Polynomial).coef
 

@@ -57,7 +57,7 @@ define internal ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs
 
 
 def _divided(lanes: int) -> Iterator[str]:
-    """Lines that set ``%y`` to ``%biased`` by ``%below``, which is finite and at least 1, or to zero if it ``%is.small``.
+    """Lines that set ``%y`` to ``%biased`` by ``%below``, finite and at least 1, or to zero where that ``%is.small``.
 
     Where there is an instruction for an inverse to 14 bits, one step of Newton's method from it takes a third of the
     time of a division, and may be off by one bit more.
@@ -94,7 +94,7 @@ _SILU = """  %negative = fneg {v} %biased
   %below = fadd {v} %exp, {one}
   %is.small = fcmp olt {v} %biased, {least}
   {divided}"""
-"""x / (1 + exp(-x)), where nothing is left of x the exponential counts as infinite."""
+"""x / (1 + exp(-x)); where nothing is left of x, the exponential counts as infinite."""
 
 _GELU = """  %small = fmul {v} %biased, {root_of_half}
   {erf}

@@ -12,6 +12,7 @@ from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.rounding import rounding
 from dfine_jax.native.text import lines
 
+
 def halves(layout: Registers, half: Half) -> str:
     """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and ``@rounded``."""
     in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))

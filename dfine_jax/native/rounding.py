@@ -79,7 +79,8 @@ done:
 
 def _scaled_in_bfloat16(lanes: int) -> str:
     vector = f"<{lanes} x float>"
-    return f"""  %ignored = call {vector} @halve.all(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch)
+    return f"""  %ignored = call {vector} @halve.all(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to,
+                                         i64 %to.pitch)
   ret float 1.0
 """
 
@@ -128,8 +129,8 @@ def larger(lanes: int, name: str, so_far: str, largest: str) -> Iterator[str]:
 
 
 def scale(lanes: int, power: int | str) -> str:
-    """Lines that set ``%scale`` by the ``%largest`` magnitudes, see ``@scales``, and ``%inverse`` to its inverse's product with
-    ``%factor``, for sums of what was scaled.
+    """Lines that set ``%scale`` by the ``%largest`` magnitudes, see ``@scales``, and ``%inverse`` to its inverse's
+    product with ``%factor``, for sums of what was scaled.
     """
     return lines(
         [
@@ -186,9 +187,8 @@ def _over_cells(lanes: int, cell: list[str], each: Callable[[int, str], Iterator
     """The rest of a function: a loop over cells of a map, and one over a cell's channels, two registers at a time.
 
     The last channels are taken with some of those before, where they don't fill a register. Lines that begin a cell are
-    ``cell``; ``each`` takes a register, by its place in two and where it is read, and goes on from ``%largest.{place}``.
+    ``cell``; ``each`` takes a register, by its place in two and where it is read, and ``%largest.{place}`` so far.
     """
-
     vector = f"<{lanes} x float>"
 
     def two() -> Iterator[str]:

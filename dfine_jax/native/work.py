@@ -54,9 +54,9 @@ def work() -> str:
     types = ", ".join(FIELDS.values())
     fields = [_field(index, name, kind) for index, (name, kind) in enumerate(FIELDS.items())]
     return f"""
-; A map's numbers, how many of them, from row to row, and what they are multiplied by; where they are halves also what
-; each row's sums are multiplied by, how many numbers are summed at a time, and in windows from where these begin to where
-; the next do.
+; A map's numbers, how many of them, from row to row, and what they are multiplied by. Where they are halves, also what
+; each row's sums are multiplied by, how many are summed at a time, and in windows from where these begin to where the
+; next do.
 %Map = type {{ ptr, i64, i64, ptr, ptr, i64, i64 }}
 %Work = type {{ {types}, [{MOST} x %Map] }}
 

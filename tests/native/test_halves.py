@@ -95,7 +95,9 @@ def test_kernels_apart_are_those_of_each_alone():
 
 
 @pytest.mark.parametrize("rows", [1, 13, 300, 1100])
-@pytest.mark.parametrize(("widths", "outputs"), [((32,), 4), ((64, 48), 17), ((320,), 80), ((16,) * 8, 32), ((64, 21, 21), 16)])
+@pytest.mark.parametrize(
+    ("widths", "outputs"), [((32,), 4), ((64, 48), 17), ((320,), 80), ((16,) * 8, 32), ((64, 21, 21), 16)]
+)
 def test_products(rows, widths, outputs):
     maps, kernels = a_product(rows, widths, outputs)
     finish = a_finish(outputs, "silu")
@@ -158,9 +160,9 @@ def convolved(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=names)
 
 
-def rows_of_halves(kernel, widths):
+def rows_of_halves(kernel, widths, dtype=TYPE):
     *halved, factors = in_form(np.asarray(kernel, np.float64), "rows of halves", widths)
-    return [*(jnp.asarray(part, TYPE) for part in halved), jnp.asarray(factors, jnp.float32)]
+    return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
@@ -294,6 +296,12 @@ for rows, widths, outputs in ((100, (64, 48), 21), (300, (320,), 80), (1, (32,),
     near = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
     expected = cases.summed(list(map(near, maps)), list(map(near, kernels)))
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(sum(widths)))
+for size, stride, width in ((3, 1, 16), (2, 1, 24), (3, 2, 3)):
+    x, kernel = cases.normal(2, 20, 37, width), cases.normal(size, size, width, 48)
+    halved = cases.rows_of_halves(kernel, (width,), jnp.bfloat16)
+    result = cases.convolve_rows_of_halves([x], halved, stride, (1, 1), cases.unfinished(48))
+    expected = cases.convolved(near(x), near(kernel), stride, (1, 1))
+    np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(size**2 * width))
 print("all agree")
 """
     folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
