@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from dfine_jax.model.channelwise import plain_largest_of_four
 from dfine_jax.model.finish import Finish
 from dfine_jax.model.native_call import (
     Window,
@@ -121,8 +122,11 @@ def convolve_rows_of_halves(
     stride: int,
     padding: tuple[int, int],
     finish: Finish,
+    tops: int = 0,
 ) -> Float[Array, "B h w O"]:
     """``dfine_jax.model.panels.convolve_rows`` by what ``windows_in_halves`` made of kernels (k, k, I, O).
+
+    Of the first maps, ``tops`` of them, it convolves ``dfine_jax.model.channelwise.largest_of_four``.
 
     ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, and
     for rows of less than 16.
@@ -134,7 +138,7 @@ def convolve_rows_of_halves(
                 f"{x.shape[-2]} columns of {x.shape[-1]} channels, kernel {size} by {size}, stride {stride}: a step "
                 f"has to be even, {2 * MOST_PAIRS} numbers are the most in a window and {WIDEST} the least in a row"
             )
-    return _rows(maps, kernels, finish, Window(size, stride, padding))
+    return _rows(maps, kernels, finish, Window(size, stride, padding, tops))
 
 
 def convolve_tiles_of_halves(
@@ -161,6 +165,7 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
     outputs, size = len(finish.bias), window.size
     wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
     rows = [whole.reshape(size, -1, outputs)[:, : size * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
+    maps = [*map(plain_largest_of_four, maps[: window.tops]), *maps[window.tops :]]
     return convolve_wholes(maps, [each.reshape(size, size, -1, outputs) for each in rows], finish, window)
 
 

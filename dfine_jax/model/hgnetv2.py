@@ -53,6 +53,8 @@ class Stem(nnx.Module):
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B H/4 W/4 C"]:
         x = self.stem1(images, train)
         convolved = self.stem2b(self.stem2a(x, train), train)
+        if self.stem3.form == "rows of halves":
+            return self.stem4(self.stem3.of_largest(x, convolved))
         largest = largest_of_four if self.is_native else plain_largest_of_four
         x = self.stem3.of_several([largest(x), convolved], train)
         return self.stem4(x, train)

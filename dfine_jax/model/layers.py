@@ -212,6 +212,11 @@ class ConvNorm(nnx.Module):
             case _:
                 return self._finished(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
 
+    def of_largest(self, x: Float[Array, "B H W I"], other: Float[Array, "B H W J"]) -> Float[Array, "B h w O"]:
+        """Of a map's ``dfine_jax.model.channelwise.largest_of_four`` and another; in the form "rows of halves"."""
+        maps, kernels = [x, other], self._kernels()
+        return convolve_rows_of_halves(maps, kernels, self.stride, self.padding, self._finish(), tops=1)
+
     def joined(
         self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
     ) -> Float[Array, "B 2*h 2*w O"]:

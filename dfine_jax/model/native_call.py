@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dfine_jax.model.finish import Finish
 from dfine_jax.native.attention import scratch_of_head
 from dfine_jax.native.product import whole_columns
-from dfine_jax.native.registers import half, registers
+from dfine_jax.native.registers import WIDEST, half, registers
 from dfine_jax.native.sampling import QUERIES, scratch_of_query
 from dfine_jax.native.targets import register, target
 from dfine_jax.native.work import MOST, TAPS
@@ -36,6 +36,8 @@ class Window(NamedTuple):
     size: int
     stride: int
     padding: tuple[int, int]
+    tops: int = 0
+    """Maps, the first ones, of which the largest of each four cells count, see ``largest_of_four``; in halves."""
 
     def over(self, cells: int) -> int:
         """How many results there are along an axis of so many cells."""
@@ -90,7 +92,8 @@ def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: i
     size = even(high, ROWS)
     rows, columns = ((count - 1) * window.stride + window.size for count in (size, wide))
     columns = max(columns, sides[1] + window.padding[0])
-    rounded = sum(wide + rows * (columns * x.shape[-1] // 2 + 1) for x in maps)
+    top = min(window.tops, 1)
+    rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
 
 
@@ -161,7 +164,7 @@ def native(
         added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (finish.coarse, finish.shortcut)]
         arrays = [*maps, *kernels, finish.bias, affine, *added]
         shape = (batch, *map(window.over, sides), len(finish.bias))
-        numbers = dict(low=window.padding[0], size=size, stride=window.stride)
+        numbers = dict(low=window.padding[0], size=size, stride=window.stride, tops=window.tops)
         return call(target(name, finish.activation), arrays, shape, chunks, scratch, **numbers)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))

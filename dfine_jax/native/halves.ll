@@ -72,11 +72,13 @@ multiply:
 }
 
 ; What @rows.of.maps computes, by kernels in pairs, with a zero after each odd row; they are followed by one factor for
-; each.
+; each. Of the first maps, as many as an attribute says, the largest of each four cells count.
 define internal void @windows.of.halves(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.windows, ptr %finish)
   call void @set.halves(ptr %frame, ptr %work)
   call void @set.multiply(ptr %work, ptr @rows.of.windows)
+  %tops = call i64 @attribute(ptr %frame, i64 3)
+  call void @set.tops(ptr %work, i64 %tops)
   call void @share.rows(ptr %frame, ptr %work)
   ret void
 }
@@ -103,9 +105,8 @@ entry:
   %rows = add i64 %count.strided, %taps
   %bottom = add i64 %top, %rows
   %from = call i64 @llvm.smax.i64(i64 %top, i64 0)
-  %until = call i64 @llvm.smin.i64(i64 %bottom, i64 %height)
   %outside = sub i64 %from, %top
-  %inside = sub i64 %until, %from
+  %tops = call i64 @get.tops(ptr %work)
   %wide.less = sub i64 %wide, 1
   %wide.strided = mul i64 %wide.less, %stride
   %reached = add i64 %wide.strided, %taps
@@ -117,14 +118,20 @@ entry:
   %after.sums = getelementptr float, ptr %scratch, i64 %sums.size
   br label %map
 map:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
-  %scales = phi ptr [ %after.sums, %entry ], [ %scales.next, %map ]
+  %index = phi i64 [ 0, %entry ], [ %index.next, %rounded.map ]
+  %scales = phi ptr [ %after.sums, %entry ], [ %scales.next, %rounded.map ]
   %map.at = call ptr @map(ptr %work, i64 %index)
   %base = call ptr @map.base(ptr %map.at)
   %channels = call i64 @map.numbers(ptr %map.at)
   %kernel = call ptr @map.kernel(ptr %map.at)
   %factor.at = getelementptr float, ptr %factors, i64 %index
   %factor = load float, ptr %factor.at
+  %is.top = icmp slt i64 %index, %tops
+  %below = zext i1 %is.top to i64  ; rows more
+  %all.rows = add i64 %rows, %below
+  %bottom.below = add i64 %bottom, %below
+  %until = call i64 @llvm.smin.i64(i64 %bottom.below, i64 %height)
+  %inside = sub i64 %until, %from
   %row.size = mul i64 %width, %channels
   %offset = mul i64 %from.row, %row.size
   %source = getelementptr float, ptr %base, i64 %offset
@@ -132,7 +139,8 @@ map:
   %is.odd = and i64 %tap, 1
   %run.halves = add i64 %tap, %is.odd
   %run = lshr i64 %run.halves, 1
-  %across.halves = mul i64 %across, %channels
+  %across.map = add i64 %across, %below
+  %across.halves = mul i64 %across.map, %channels
   %across.odd = add i64 %across.halves, %is.odd  ; which the last window of a row meets, times zero
   %across.up = add i64 %across.odd, 1
   %down.halves = and i64 %across.up, -2
@@ -147,15 +155,23 @@ map:
   call void @set.map(ptr %here, i64 %index, ptr %source, i64 %row.size, i64 %row.size, ptr %kernel)
   %scale = call float @rounded(ptr %here.at, i64 1, i64 %inside, float %factor, ptr %inside.at, i64 %down.halves)
   call void @fill(ptr %scales, i64 %wide, float %scale)
-  call void @pad(ptr %halves, i64 %rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
+  call void @pad(ptr %halves, i64 %all.rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
+  br i1 %is.top, label %top.map, label %rounded.map
+top.map:
+  %bottom.top = call i64 @llvm.smin.i64(i64 %bottom, i64 %height)
+  %inside.top = sub i64 %bottom.top, %from
+  call void @largest.of.four(ptr %inside.at, i64 %inside.top, i64 %row.size, i64 %channels, i64 %down.halves)
+  br label %rounded.map
+rounded.map:
   %summed = mul i64 %taps, %run
   %pitch.halves = mul i64 %stride, %channels
   %pitch = lshr i64 %pitch.halves, 1
   call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %summed, i64 %pitch, ptr %kernel)
   call void @set.scales(ptr %here, i64 %index, ptr %scales)
   call void @set.window(ptr %here, i64 %index, i64 %run, i64 %down)
-  %used = mul i64 %rows, %down
-  %scales.next = getelementptr float, ptr %halves, i64 %used
+  %used = mul i64 %all.rows, %down
+  %after = getelementptr float, ptr %halves, i64 %used
+  %scales.next = getelementptr float, ptr %after, i64 16  ; which is read with what comes before
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %result

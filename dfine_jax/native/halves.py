@@ -9,16 +9,17 @@ from functools import partial
 
 from dfine_jax.native.product import added, begun, sums, tile
 from dfine_jax.native.registers import Half, Registers
-from dfine_jax.native.rounding import rounding
+from dfine_jax.native.rounding import largest_of_four, rounding
 from dfine_jax.native.text import lines
 
 
 def halves(layout: Registers, half: Half) -> str:
-    """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and ``@rounded``."""
+    """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and what rounds maps for them."""
     in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))
     products = sums(layout, ".of.halves", _tile_in_float16 if half == "half" else in_bfloat16)
     windows = sums(layout, ".of.windows", partial(_window, half=half))
-    return "\n".join([_declared(layout.lanes), products, windows, rounding(layout.lanes, half)])
+    largest = largest_of_four(2 * layout.lanes, half)
+    return "\n".join([_declared(layout.lanes), products, windows, rounding(layout.lanes, half), largest])
 
 
 def _declared(lanes: int) -> str:

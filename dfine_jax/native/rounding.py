@@ -3,7 +3,10 @@
 from collections.abc import Callable, Iterator
 
 from dfine_jax.native.registers import Half
-from dfine_jax.native.text import lines
+from dfine_jax.native.text import first_lanes, lines
+
+BITS: dict[Half, str] = {"half": "f16", "bfloat": "bf16"}
+"""Types as they are called in names of functions."""
 
 LARGEST = 7
 """Numbers are scaled to less than 2 to this power, and a kernel's to 1 at most: no sum of a block is then beyond the
@@ -222,3 +225,61 @@ cell.end:
   %is.another = icmp slt i64 %index.next, %cells
   br i1 %is.another, label %cell, label %done
 done:"""
+
+
+def largest_of_four(lanes: int, half: Half) -> str:
+    """``@largest.of.four``: each number of rounded rows becomes the largest of itself, of its channel in the next cell,
+    and of both below.
+
+    Numbers are read before they are written: behind each row there has to be a cell of zeros, and a row more.
+    """
+    vector, mask = f"<{lanes} x {half}>", f"<{lanes} x i1>"
+    larger = (
+        line
+        for before, name, after in (("here", "beside", "row"), ("row", "below", "three"), ("three", "corner", "all"))
+        for line in (
+            f"%is.{name} = fcmp ogt {vector} %{name}, %{before}",
+            f"%{after} = select {mask} %is.{name}, {vector} %{name}, {vector} %{before}",
+        )
+    )
+    return f"""
+declare void @llvm.masked.store.v{lanes}{BITS[half]}.p0({vector}, ptr, i32, {mask})
+
+define internal {vector} @largest.at(ptr %here.at, ptr %below.at, i64 %channels) {{
+  %beside.at = getelementptr {half}, ptr %here.at, i64 %channels
+  %corner.at = getelementptr {half}, ptr %below.at, i64 %channels
+  {lines(f"%{name} = load {vector}, ptr %{name}.at, align 2" for name in ("here", "beside", "below", "corner"))}
+  {lines(larger)}
+  ret {vector} %all
+}}
+
+define internal void @largest.of.four(ptr %rows, i64 %count, i64 %numbers, i64 %channels, i64 %down) {{
+entry:
+  br label %row
+row:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %rest ]
+  %row.offset = mul i64 %index, %down
+  %row.at = getelementptr {half}, ptr %rows, i64 %row.offset
+  %next.at = getelementptr {half}, ptr %row.at, i64 %down
+  br label %some
+some:
+  %number = phi i64 [ 0, %row ], [ %number.next, %whole ]
+  %here.at = getelementptr {half}, ptr %row.at, i64 %number
+  %below.at = getelementptr {half}, ptr %next.at, i64 %number
+  %largest = call {vector} @largest.at(ptr %here.at, ptr %below.at, i64 %channels)
+  %number.next = add i64 %number, {lanes}
+  %is.whole = icmp sle i64 %number.next, %numbers
+  br i1 %is.whole, label %whole, label %rest
+whole:
+  store {vector} %largest, ptr %here.at, align 2
+  br label %some
+rest:
+  {first_lanes(lanes, "are.real", "%number", "%numbers")}
+  call void @llvm.masked.store.v{lanes}{BITS[half]}.p0({vector} %largest, ptr %here.at, i32 2, {mask} %are.real)
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %count
+  br i1 %is.more, label %row, label %done
+done:
+  ret void
+}}
+"""

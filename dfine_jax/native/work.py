@@ -42,6 +42,7 @@ FIELDS = {
     "maps": "i64",
     "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
     "share": "i64",
+    "tops": "i64",  # maps, the first ones, of which the largest of each four cells count
     "step": "i64",  # from a number of a map to the next
     "down": "i64",  # from a number of a column of the kernel to the next
     "across": "i64",  # from a column of the kernel to the next

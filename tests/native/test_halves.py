@@ -17,6 +17,7 @@ from tiny import normal
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model import native_call
+from dfine_jax.model.channelwise import plain_largest_of_four
 from dfine_jax.model.compute import HALVES, Compute
 from dfine_jax.model.dfine import DFine
 from dfine_jax.model.finish import Finish
@@ -189,6 +190,15 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
     expected = plainly(convolved(jnp.concatenate(maps, -1), kernel, stride, padding), finish)
     assert result.shape == expected.shape
     assert 0 < error(result, expected) < BFLOAT16
+
+
+@pytest.mark.parametrize(("shape", "width"), [((2, 39, 37), 16), ((1, 3, 20), 24), ((1, 40, 64), 3), ((1, 1, 8), 2)])
+def test_rows_of_the_largest_of_four_cells(shape, width):
+    x, other, kernels = normal(*shape, width), normal(*shape, 4), rows_of_halves(normal(3, 3, width + 4, 16), (width, 4))
+    convolve = partial(convolve_rows_of_halves, kernels=kernels, stride=2, padding=(1, 1), finish=unfinished(16))
+    largest = convolve([plain_largest_of_four(x), other])
+    assert error(convolve([x, other], tops=1), largest) < 2e-3  # scaled by numbers that may be larger
+    assert error(convolve([x, other]), largest) > 0.1
 
 
 def test_scaled_rows_give_scaled_sums_to_the_bit():
