@@ -194,7 +194,11 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
 
 @pytest.mark.parametrize(("shape", "width"), [((2, 39, 37), 16), ((1, 3, 20), 24), ((1, 40, 64), 3), ((1, 1, 8), 2)])
 def test_rows_of_the_largest_of_four_cells(shape, width):
-    x, other, kernels = normal(*shape, width), normal(*shape, 4), rows_of_halves(normal(3, 3, width + 4, 16), (width, 4))
+    x, other, kernels = (
+        normal(*shape, width),
+        normal(*shape, 4),
+        rows_of_halves(normal(3, 3, width + 4, 16), (width, 4)),
+    )
     convolve = partial(convolve_rows_of_halves, kernels=kernels, stride=2, padding=(1, 1), finish=unfinished(16))
     largest = convolve([plain_largest_of_four(x), other])
     assert error(convolve([x, other], tops=1), largest) < 2e-3  # scaled by numbers that may be larger
