@@ -50,11 +50,11 @@ def windows_are_halvable(size: int, stride: int, inputs: int) -> bool:
 
     Each window has to begin with a pair.
     """
-    return stride * inputs % 2 == 0 and size * even(size * inputs) <= 2 * MOST_PAIRS
+    return stride * inputs % 2 == 0 and size * in_pairs(size * inputs) <= 2 * MOST_PAIRS
 
 
-def even(numbers: int) -> int:
-    """As many, or one more."""
+def in_pairs(numbers: int) -> int:
+    """As many, or one more, so that there are only pairs."""
     return numbers + numbers % 2
 
 

@@ -13,8 +13,8 @@ from dfine_jax.model.convolution import SMALL, alike
 from dfine_jax.model.halves import (
     FEW,
     are_faster_halved,
-    even,
     in_halves,
+    in_pairs,
     windows_are_halvable,
     windows_in_halves,
 )
@@ -114,7 +114,7 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
         case "rows of halves":
             rows, columns = size
-            return [*((rows, size_in_panels(even(columns * width), outputs)) for width in widths), (len(widths),)]
+            return [*((rows, size_in_panels(in_pairs(columns * width), outputs)) for width in widths), (len(widths),)]
         case "rows of channels":
             rows, columns = size
             return [(rows, columns * outputs)]
