@@ -45,12 +45,18 @@ def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
     return are_halvable(inputs) and min(sum(inputs), outputs) >= FEW
 
 
-def windows_are_halvable(size: int, stride: int, inputs: int) -> bool:
-    """Whether there is code for convolutions row by row of halves, of kernels (size, size) and so many channels.
+def windows_are_halvable(rows: int, columns: int, step: int, inputs: int) -> bool:
+    """Whether there is code for convolutions row by row of halves, of kernels of this size and so many channels.
 
-    Each window has to begin with a pair.
+    Each window, so many columns after another, has to begin with a pair.
     """
-    return stride * inputs % 2 == 0 and size * in_pairs(size * inputs) <= 2 * MOST_PAIRS
+    return step * inputs % 2 == 0 and rows * in_pairs(columns * inputs) <= 2 * MOST_PAIRS
+
+
+def for_two_cells(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
+    """The kernel that gives two cells of a row at once."""
+    left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
+    return np.concatenate([left, right], axis=3)
 
 
 def in_pairs(numbers: int) -> int:
@@ -58,7 +64,7 @@ def in_pairs(numbers: int) -> int:
     return numbers + numbers % 2
 
 
-def windows_in_halves(kernels: Sequence[Float[np.ndarray, "k k I O"]]) -> list[Float[np.ndarray, "..."]]:
+def windows_in_halves(kernels: Sequence[Float[np.ndarray, "k _ I O"]]) -> list[Float[np.ndarray, "..."]]:
     """What ``in_halves`` makes of kernels whose rows follow each other, odd ones filled with a zero; in k parts."""
     size, *_, outputs = kernels[0].shape
     rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
@@ -131,14 +137,39 @@ def convolve_rows_of_halves(
     ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, and
     for rows of less than 16.
     """
-    size = len(kernels[0])
+    window = Window(len(kernels[0]), stride, padding, tops)
+    _check_windows(maps, window)
+    return _rows(maps, kernels, finish, window)
+
+
+def convolve_two_cells_of_halves(
+    maps: Sequence[Float[Array, "B H W _"]],
+    kernels: Sequence[Float[Array, "..."]],
+    padding: tuple[int, int],
+    finish: Finish,
+) -> Float[Array, "B h w O"]:
+    """``convolve_rows_of_halves`` of stride 1, by what ``windows_in_halves`` made of kernels ``for_two_cells``.
+
+    It fills vectors where a cell has few channels.
+    """
+    window = Window(len(kernels[0]), 1, padding, twice=True)
+    _check_windows(maps, window)
+    both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine)
+    pairs = _rows(maps, kernels, both, window)
+    cells = pairs.reshape(*pairs.shape[:2], -1, len(finish.bias))[:, :, : window.over(maps[0].shape[2])]
+    return cells if finish.shortcut is None else cells + finish.shortcut
+
+
+def _check_windows(maps: Sequence[Float[Array, "B H W _"]], window: Window) -> None:
     for x in maps:
-        if not windows_are_halvable(size, stride, x.shape[-1]) or x.shape[-1] * x.shape[-2] < WIDEST:
+        *_, columns, channels = x.shape
+        is_halvable = windows_are_halvable(window.size, window.columns, window.step, channels)
+        if not is_halvable or columns * channels < WIDEST:
             raise ValueError(
-                f"{x.shape[-2]} columns of {x.shape[-1]} channels, kernel {size} by {size}, stride {stride}: a step "
-                f"has to be even, {2 * MOST_PAIRS} numbers are the most in a window and {WIDEST} the least in a row"
+                f"{columns} columns of {channels} channels, kernel {window.size} by {window.columns}, step "
+                f"{window.step}: a step has to be of an even number, {2 * MOST_PAIRS} are the most in a window and "
+                f"{WIDEST} the least in a row"
             )
-    return _rows(maps, kernels, finish, Window(size, stride, padding, tops))
 
 
 def convolve_tiles_of_halves(
@@ -162,11 +193,11 @@ def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, wind
 
 def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
     *halved, factors = kernels
-    outputs, size = len(finish.bias), window.size
+    outputs, size, columns = len(finish.bias), window.size, window.columns
     wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
-    rows = [whole.reshape(size, -1, outputs)[:, : size * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
+    rows = [whole.reshape(size, -1, outputs)[:, : columns * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
     maps = [*map(plain_largest_of_four, maps[: window.tops]), *maps[window.tops :]]
-    return convolve_wholes(maps, [each.reshape(size, size, -1, outputs) for each in rows], finish, window)
+    return convolve_wholes(maps, [each.reshape(size, columns, -1, outputs) for each in rows], finish, window)
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:

@@ -19,7 +19,13 @@ from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plai
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
 from dfine_jax.model.finish import Finish
-from dfine_jax.model.halves import apart, convolve_rows_of_halves, convolve_tiles_of_halves, multiply_halves
+from dfine_jax.model.halves import (
+    apart,
+    convolve_rows_of_halves,
+    convolve_tiles_of_halves,
+    convolve_two_cells_of_halves,
+    multiply_halves,
+)
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic
 from dfine_jax.model.normalisation import Learned, normalise
 from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
@@ -181,6 +187,8 @@ class ConvNorm(nnx.Module):
                 return convolve_rows([x], kernels, self.stride, self.padding, finish())
             case "rows of halves":
                 return convolve_rows_of_halves([x], kernels, self.stride, self.padding, finish())
+            case "two cells of halves":
+                return convolve_two_cells_of_halves([x], kernels, self.padding, finish())
             case "rows of channels":
                 return convolve_channels(x, *kernels, self.stride, self.padding, finish())
             case "large tiles in panels":
@@ -209,6 +217,8 @@ class ConvNorm(nnx.Module):
                 return convolve_rows(maps, kernels, self.stride, self.padding, self._finish())
             case "rows of halves":
                 return convolve_rows_of_halves(maps, kernels, self.stride, self.padding, self._finish())
+            case "two cells of halves":
+                return convolve_two_cells_of_halves(maps, kernels, self.padding, self._finish())
             case _:
                 return self._finished(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
 

@@ -38,6 +38,27 @@ class Window(NamedTuple):
     padding: tuple[int, int]
     tops: int = 0
     """Maps, the first ones, of which the largest of each four cells count, see ``largest_of_four``; in halves."""
+    twice: bool = False
+    """Whether its kernel, of stride 1, has a column more and gives two cells of a row; in halves."""
+
+    @property
+    def columns(self) -> int:
+        """Of the kernel."""
+        return self.size + self.twice
+
+    @property
+    def step(self) -> int:
+        """From column to column."""
+        return self.stride + self.twice
+
+    def wide(self, cells: int) -> int:
+        """How many results there are in a row of so many cells, each of two cells if it is ``twice``."""
+        return -(-self.over(cells) // (1 + self.twice))
+
+    def beside(self, cells: int) -> tuple[int, int]:
+        """Padding left and right of so many cells."""
+        low, high = self.padding
+        return low, max(high, (self.wide(cells) - 1) * self.step + self.columns - low - cells)
 
     def over(self, cells: int) -> int:
         """How many results there are along an axis of so many cells."""
@@ -88,10 +109,9 @@ def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window
 def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """The same in halves."""
     pictures, *sides, _ = maps[0].shape
-    high, wide = (window.over(side) for side in sides)
+    high, wide = window.over(sides[0]), window.wide(sides[1])
     size = even(high, ROWS)
-    rows, columns = ((count - 1) * window.stride + window.size for count in (size, wide))
-    columns = max(columns, sides[1] + window.padding[0])
+    rows, columns = (size - 1) * window.stride + window.size, sides[1] + sum(window.beside(sides[1]))
     top = min(window.tops, 1)
     rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
@@ -159,12 +179,15 @@ def native(
     def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
         register("halves" if in_halves else "inference")
         batch, *sides, _ = maps[0].shape
+        results = [*map(window.over, sides[:1]), *map(window.wide, sides[1:])]
         size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
         affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
         added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (finish.coarse, finish.shortcut)]
         arrays = [*maps, *kernels, finish.bias, affine, *added]
-        shape = (batch, *map(window.over, sides), len(finish.bias))
-        numbers = dict(low=window.padding[0], size=size, stride=window.stride, tops=window.tops)
+        shape = (batch, *results, len(finish.bias))
+        numbers = dict(
+            low=window.padding[0], size=size, stride=window.stride, tops=window.tops, twice=int(window.twice)
+        )
         return call(target(name, finish.activation), arrays, shape, chunks, scratch, **numbers)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))

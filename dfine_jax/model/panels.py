@@ -99,12 +99,12 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
 
 
 def convolve_wholes(
-    maps: Sequence[Float[Array, "B H W _"]], wholes: Sequence[Float[Array, "k k _ O"]], finish: Finish, window: Window
+    maps: Sequence[Float[Array, "B H W _"]], wholes: Sequence[Float[Array, "k _ _ O"]], finish: Finish, window: Window
 ) -> Float[Array, "B h w O"]:
     """``convolve_rows`` by kernels that are in no panels, by XLA."""
 
-    def convolved(x: Float[Array, "B H W I"], whole: Float[Array, "k k I O"]) -> Float[Array, "B h w O"]:
-        strides, padding = (window.stride,) * 2, (window.padding,) * 2
+    def convolved(x: Float[Array, "B H W I"], whole: Float[Array, "k _ I O"]) -> Float[Array, "B h w O"]:
+        strides, padding = (window.stride, window.step), (window.padding, window.beside(x.shape[2]))
         names, precision = ("NHWC", "HWIO", "NHWC"), Compute().precision
         return lax.conv_general_dilated(x, whole, strides, padding, dimension_numbers=names, precision=precision)
 

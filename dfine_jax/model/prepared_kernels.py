@@ -13,6 +13,7 @@ from dfine_jax.model.convolution import SMALL, alike
 from dfine_jax.model.halves import (
     FEW,
     are_faster_halved,
+    for_two_cells,
     in_halves,
     in_pairs,
     windows_are_halvable,
@@ -20,6 +21,7 @@ from dfine_jax.model.halves import (
 )
 from dfine_jax.model.panels import in_panels, size_in_panels
 from dfine_jax.model.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
 from dfine_jax.native.work import MOST, TAPS
 
@@ -36,6 +38,7 @@ Form = Literal[
     "halves in panels",
     "halves apart",
     "rows of halves",
+    "two cells of halves",
     "large tiles of halves",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
@@ -44,7 +47,13 @@ see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model
 ``dfine_jax.model.channelwise``.
 """
 
-HALVED: tuple[Form, ...] = ("halves in panels", "halves apart", "rows of halves", "large tiles of halves")
+HALVED: tuple[Form, ...] = (
+    "halves in panels",
+    "halves apart",
+    "rows of halves",
+    "two cells of halves",
+    "large tiles of halves",
+)
 """Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
 WIDE = 24
@@ -82,8 +91,7 @@ def form_on_cpu(
             return "halves apart" if apart else "halves in panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
             return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
-        is_halved = halves and len(set(size)) == 1 and all(windows_are_halvable(size[0], stride, n) for n in widths)
-        return "rows of halves" if is_halved else "rows in panels"
+        return _rows_form(size, stride, widths, outputs) if halves and len(set(size)) == 1 else "rows in panels"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
@@ -93,6 +101,17 @@ def form_on_cpu(
     if tiled:
         return "small tiles" if rounded and wide >= ROUNDED else "large tiles"
     return "pairs" if outputs <= NARROW and math.prod(kernel) > SMALL else "whole"
+
+
+def _rows_form(size: list[int], stride: int, widths: tuple[int, ...], outputs: int) -> Form:
+    """Of a convolution row by row, where halves are faster."""
+    rows, columns = size
+    of_one = all(windows_are_halvable(rows, columns, stride, width) for width in widths)
+    of_two = stride == 1 and all(windows_are_halvable(rows, columns + 1, 2, width) for width in widths)
+    products_of_one, products_of_two = 2 * columns * whole_columns(outputs), (columns + 1) * whole_columns(2 * outputs)
+    if of_two and (products_of_two < products_of_one or not of_one):
+        return "two cells of halves"
+    return "rows of halves" if of_one else "rows in panels"
 
 
 def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -115,6 +134,10 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
         case "rows of halves":
             rows, columns = size
             return [*((rows, size_in_panels(in_pairs(columns * width), outputs)) for width in widths), (len(widths),)]
+        case "two cells of halves":
+            rows, columns = size
+            numbers = [in_pairs((columns + 1) * width) for width in widths]
+            return [*((rows, size_in_panels(each, 2 * outputs)) for each in numbers), (len(widths),)]
         case "rows of channels":
             rows, columns = size
             return [(rows, columns * outputs)]
@@ -153,11 +176,12 @@ def in_form(
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
         case "rows of halves":
             return windows_in_halves(_split(kernel, widths))
+        case "two cells of halves":
+            return windows_in_halves(_split(for_two_cells(kernel), widths))
         case "rows of channels":
             return [kernel.reshape(len(kernel), -1)]
         case "pairs":
-            left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
-            return [np.concatenate([left, right], axis=3)]
+            return [for_two_cells(kernel)]
         case "small tiles":
             return small_tile_kernels(kernel)
         case "large tiles":

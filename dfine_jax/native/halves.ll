@@ -72,13 +72,16 @@ multiply:
 }
 
 ; What @rows.of.maps computes, by kernels in pairs, with a zero after each odd row; they are followed by one factor for
-; each. Of the first maps, as many as an attribute says, the largest of each four cells count.
+; each. Of the first maps, as many as an attribute says, the largest of each four cells count; another attribute says that
+; a kernel is of two cells of a row.
 define internal void @windows.of.halves(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.windows, ptr %finish)
   call void @set.halves(ptr %frame, ptr %work)
   call void @set.multiply(ptr %work, ptr @rows.of.windows)
   %tops = call i64 @attribute(ptr %frame, i64 3)
   call void @set.tops(ptr %work, i64 %tops)
+  %twice = call i64 @attribute(ptr %frame, i64 4)
+  call void @set.twice(ptr %work, i64 %twice)
   call void @share.rows(ptr %frame, ptr %work)
   ret void
 }
@@ -108,8 +111,11 @@ entry:
   %outside = sub i64 %from, %top
   %tops = call i64 @get.tops(ptr %work)
   %wide.less = sub i64 %wide, 1
-  %wide.strided = mul i64 %wide.less, %stride
-  %reached = add i64 %wide.strided, %taps
+  %twice = call i64 @get.twice(ptr %work)
+  %step = add i64 %stride, %twice
+  %span = add i64 %taps, %twice
+  %wide.strided = mul i64 %wide.less, %step
+  %reached = add i64 %wide.strided, %span
   %width.low = add i64 %width, %low
   %across = call i64 @llvm.smax.i64(i64 %reached, i64 %width.low)
   %above.picture = mul i64 %picture, %height
@@ -135,7 +141,7 @@ map:
   %row.size = mul i64 %width, %channels
   %offset = mul i64 %from.row, %row.size
   %source = getelementptr float, ptr %base, i64 %offset
-  %tap = mul i64 %taps, %channels
+  %tap = mul i64 %span, %channels
   %is.odd = and i64 %tap, 1
   %run.halves = add i64 %tap, %is.odd
   %run = lshr i64 %run.halves, 1
@@ -164,7 +170,7 @@ top.map:
   br label %rounded.map
 rounded.map:
   %summed = mul i64 %taps, %run
-  %pitch.halves = mul i64 %stride, %channels
+  %pitch.halves = mul i64 %step, %channels
   %pitch = lshr i64 %pitch.halves, 1
   call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %summed, i64 %pitch, ptr %kernel)
   call void @set.scales(ptr %here, i64 %index, ptr %scales)

@@ -43,6 +43,7 @@ FIELDS = {
     "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
     "share": "i64",
     "tops": "i64",  # maps, the first ones, of which the largest of each four cells count
+    "twice": "i64",  # 1 where a window, of one column more, is of two cells of the result, else 0
     "step": "i64",  # from a number of a map to the next
     "down": "i64",  # from a number of a column of the kernel to the next
     "across": "i64",  # from a column of the kernel to the next

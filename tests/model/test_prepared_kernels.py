@@ -135,7 +135,10 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
         ((1, 1, 97, 64), (64, 33), "panels", "panels"),
         ((3, 3, 32, 64), (32,), "large tiles of halves", "large tiles in panels"),
         ((3, 3, 32, 16), (16, 16), "rows of halves", "rows of halves"),
-        ((3, 3, 3, 16), (3,), "rows in panels", "rows in panels"),
+        ((3, 3, 3, 16), (3,), "two cells of halves", "two cells of halves"),
+        ((3, 3, 21, 21), (21,), "two cells of halves", "two cells of halves"),
+        ((2, 2, 16, 8), (16,), "two cells of halves", "two cells of halves"),
+        ((2, 2, 8, 16), (8,), "rows of halves", "rows of halves"),
         ((3, 3, 34, 16), (34,), "rows in panels", "rows in panels"),
     ],
 )

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from dfine_jax.model.halves import (
     apart,
     convolve_rows_of_halves,
     convolve_tiles_of_halves,
+    convolve_two_cells_of_halves,
     in_halves,
     multiply_halves,
 )
@@ -161,8 +163,8 @@ def convolved(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=names)
 
 
-def rows_of_halves(kernel, widths, dtype=TYPE):
-    *halved, factors = in_form(np.asarray(kernel, np.float64), "rows of halves", widths)
+def rows_of_halves(kernel, widths, dtype=TYPE, form="rows of halves"):
+    *halved, factors = in_form(np.asarray(kernel, np.float64), form, widths)
     return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
 
 
@@ -192,6 +194,21 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
     assert 0 < error(result, expected) < BFLOAT16
 
 
+@pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
+@pytest.mark.parametrize(
+    ("size", "padding", "widths", "outputs"), [(2, (0, 1), (16,), 8), (3, (1, 1), (21,), 21), (3, (1, 0), (3, 4), 24)]
+)
+def test_two_cells_at_once(shape, size, padding, widths, outputs):
+    maps = [normal(*shape, width) for width in widths]
+    kernel = normal(size, size, sum(widths), outputs)
+    expected = convolved(jnp.concatenate(maps, -1), kernel, 1, padding)
+    finish = replace(a_finish(outputs, "silu"), shortcut=normal(*expected.shape))
+    kernels = rows_of_halves(kernel, widths, form="two cells of halves")
+    result = jax.jit(convolve_two_cells_of_halves, static_argnums=2)(maps, kernels, padding, finish)
+    assert result.shape == expected.shape
+    assert 0 < error(result, plainly(expected, finish)) < BFLOAT16
+
+
 @pytest.mark.parametrize(("shape", "width"), [((2, 39, 37), 16), ((1, 3, 20), 24), ((1, 40, 64), 3), ((1, 1, 8), 2)])
 def test_rows_of_the_largest_of_four_cells(shape, width):
     x, other, kernels = (
@@ -219,7 +236,7 @@ def test_the_largest_sums_of_windows_are_not_too_large():
 
 @pytest.mark.parametrize(("width", "columns"), [(15, 20), (290, 20), (2, 7)])
 def test_rows_that_there_is_no_code_for_are_refused(width, columns):
-    with pytest.raises(ValueError, match=f"{columns} columns of {width} channels, kernel 1 by 1, stride 1: a step has"):
+    with pytest.raises(ValueError, match=f"{columns} columns of {width} channels, kernel 1 by 1, step 1: a step has"):
         convolve_rows_of_halves(
             [normal(1, 4, columns, width)], [jnp.zeros((1, width * 16)), jnp.ones(1)], 1, (0, 0), unfinished(16)
         )
