@@ -112,13 +112,17 @@ def multiply_halves(
 ) -> Float[Array, "N *B O"]:
     """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
 
-    ``ValueError`` for less than 16 channels of a map, of a single one those that count, and for an odd number in all.
+    ``ValueError`` for less than 16 channels of a map, of a single one those that count, and if all are odd or not as
+    many as the kernel's.
     """
     kernel, factor = kernels
     inputs = kernel.shape[1] // whole_columns(len(finish.bias))
     channels = [inputs] if len(maps) == 1 else [x.shape[-1] for x in maps]
-    if not are_halvable(channels):
-        raise ValueError(f"{', '.join(map(str, channels))} channels: {WIDEST} are the least, and all have to be even")
+    if not are_halvable(channels) or sum(channels) != inputs:
+        raise ValueError(
+            f"{', '.join(map(str, channels))} channels: {WIDEST} are the least, all have to be even and as many as the "
+            f"kernel's {inputs}"
+        )
     return _product(maps, [*[kernel] * len(maps), factor], finish, Window(1, 1, (0, 0)))
 
 

@@ -46,6 +46,7 @@ def test_a_batch_is_each_picture_by_itself(tiny, pictures, detected):
         np.testing.assert_allclose(alone.boxes[0], detected.boxes[i], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_vmap_over_parameters(tiny, forward, pictures, detected):
     second = functional(tiny_model(seed=1))
     stacked = [jax.tree.map(lambda *x: jnp.stack(x), *pair) for pair in zip(tiny[1:], second[1:], strict=True)]

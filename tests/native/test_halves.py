@@ -286,8 +286,13 @@ def test_without_machine_code_xla_multiplies(monkeypatch):
 
 @pytest.mark.parametrize("width", [8, 41])
 def test_narrow_or_odd_maps_are_refused(width):
-    with pytest.raises(ValueError, match=f"{width} channels: 16 are the least, and all have to be even"):
+    with pytest.raises(ValueError, match=f"{width} channels: 16 are the least, all have to be even"):
         multiply_halves([normal(5, width)], [jnp.zeros((1, width * 32), TYPE), jnp.ones(1)], unfinished(32))
+
+
+def test_a_kernel_of_other_maps_is_refused():
+    with pytest.raises(ValueError, match=r"64, 32 channels: .* as many as the kernel's 64"):
+        multiply_halves([normal(5, 64), normal(5, 32)], rounded([normal(1, 64, 32)]), unfinished(32))
 
 
 @native
