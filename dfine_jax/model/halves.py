@@ -138,8 +138,8 @@ def convolve_rows_of_halves(
 
     Of the first maps, ``tops`` of them, it convolves ``dfine_jax.model.channelwise.largest_of_four``.
 
-    ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, and
-    for rows of less than 16.
+    ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, for
+    rows of less than 16, and for padding as wide as a kernel.
     """
     window = Window(len(kernels[0]), stride, padding, tops)
     _check_windows(maps, window)
@@ -154,8 +154,10 @@ def convolve_two_cells_of_halves(
 ) -> Float[Array, "B h w O"]:
     """``convolve_rows_of_halves`` of stride 1, by what ``windows_in_halves`` made of kernels ``for_two_cells``.
 
-    It fills vectors where a cell has few channels.
+    It fills vectors where a cell has few channels. ``ValueError`` as there, and where a coarser map is to be added.
     """
+    if finish.coarse is not None:
+        raise ValueError("a coarser map can't be added to two cells at once")
     window = Window(len(kernels[0]), 1, padding, twice=True)
     _check_windows(maps, window)
     both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine)
@@ -165,6 +167,8 @@ def convolve_two_cells_of_halves(
 
 
 def _check_windows(maps: Sequence[Float[Array, "B H W _"]], window: Window) -> None:
+    if any(each and each >= window.size for each in window.padding):
+        raise ValueError(f"padding {window.padding}: a kernel of {window.size} rows takes less")
     for x in maps:
         *_, columns, channels = x.shape
         is_halvable = windows_are_halvable(window.size, window.columns, window.step, channels)

@@ -86,7 +86,8 @@ def form_on_cpu(
     tiled = size == [3, 3] and stride == 1 and len(widths) == 1 and wide >= WIDE
     if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
-            if not halves or not are_faster_halved(widths, outputs):
+            groups = [(width,) for width in widths] if apart else [widths]
+            if not halves or not all(are_faster_halved(group, outputs) for group in groups):
                 return "panels"
             return "halves apart" if apart else "halves in panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:

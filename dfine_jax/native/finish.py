@@ -21,7 +21,6 @@ def finishes(layout: Registers) -> str:
 declare {vector} @llvm.fma.{suffix}({vector}, {vector}, {vector})
 declare {vector} @llvm.maxnum.{suffix}({vector}, {vector})
 declare {vector} @llvm.minnum.{suffix}({vector}, {vector})
-declare {vector} @llvm.rint.{suffix}({vector})
 declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {vector})
 declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {mask})
 declare <16 x float> @llvm.x86.avx512.rcp14.ps.512(<16 x float>, <16 x float>, i16)

@@ -290,6 +290,13 @@ def test_narrow_or_odd_maps_are_refused(width):
         multiply_halves([normal(5, width)], [jnp.zeros((1, width * 32), TYPE), jnp.ones(1)], unfinished(32))
 
 
+@pytest.mark.parametrize("padding", [(0, 2), (2, 0)])
+def test_padding_as_wide_as_a_kernel_is_refused(padding):
+    kernels = rows_of_halves(normal(2, 2, 16, 16), (16,))
+    with pytest.raises(ValueError, match=r"padding .*: a kernel of 2 rows takes less"):
+        convolve_rows_of_halves([normal(1, 8, 8, 16)], kernels, 1, padding, unfinished(16))
+
+
 def test_a_kernel_of_other_maps_is_refused():
     with pytest.raises(ValueError, match=r"64, 32 channels: .* as many as the kernel's 64"):
         multiply_halves([normal(5, 64), normal(5, 32)], rounded([normal(1, 64, 32)]), unfinished(32))
