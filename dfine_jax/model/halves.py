@@ -1,9 +1,10 @@
 """Products of numbers in 16 bits, which some CPUs are twice as fast at as in float32, see ``dfine_jax.native.halves``.
 
 Kernels are rounded ahead and maps as they are multiplied; all else is in float32. In bfloat16 sums are, too. In float16
-sums are rounded as they grow, and added in float32 after 256 products, in tiles 128. With three bits more in each
-number errors are 0.4 to 0.7 of bfloat16's, those of large tiles up to 1.4 times what bfloat16's small tiles have. Its
-range does not matter, for each kernel, and of maps what a thread takes at a time, is scaled by a power of two.
+sums are rounded as they grow, and added in float32 after 256 products, in tiles 128, and in windows after a map's, 288
+at most. With three bits more in each number errors are 0.4 to 0.7 of bfloat16's, those of large tiles up to 1.4 times
+what bfloat16's small tiles have. Its range does not matter, for each kernel, and of maps what a thread takes at a time,
+is scaled by a power of two.
 
 On other backends, and for derivatives, products are in float32, of rounded kernels.
 """
@@ -50,7 +51,7 @@ def windows_are_halvable(rows: int, columns: int, step: int, inputs: int) -> boo
 
     Each window, so many columns after another, has to begin with a pair.
     """
-    return step * inputs % 2 == 0 and rows * in_pairs(columns * inputs) <= 2 * MOST_PAIRS
+    return step * inputs % 2 == 0 and rows * whole_pairs(columns * inputs) <= 2 * MOST_PAIRS
 
 
 def for_two_cells(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
@@ -59,7 +60,7 @@ def for_two_cells(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k 
     return np.concatenate([left, right], axis=3)
 
 
-def in_pairs(numbers: int) -> int:
+def whole_pairs(numbers: int) -> int:
     """As many, or one more, so that there are only pairs."""
     return numbers + numbers % 2
 
@@ -112,8 +113,8 @@ def multiply_halves(
 ) -> Float[Array, "N *B O"]:
     """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
 
-    ``ValueError`` for less than 16 channels of a map, of a single one those that count, and if all are odd or not as
-    many as the kernel's.
+    ``ValueError`` for less than 16 channels of a map, of a single one those that count, and if they are an odd number
+    in all or not the kernel's.
     """
     kernel, factor = kernels
     inputs = kernel.shape[1] // whole_columns(len(finish.bias))

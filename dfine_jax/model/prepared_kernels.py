@@ -15,7 +15,7 @@ from dfine_jax.model.halves import (
     are_faster_halved,
     for_two_cells,
     in_halves,
-    in_pairs,
+    whole_pairs,
     windows_are_halvable,
     windows_in_halves,
 )
@@ -134,10 +134,13 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
         case "rows of halves":
             rows, columns = size
-            return [*((rows, size_in_panels(in_pairs(columns * width), outputs)) for width in widths), (len(widths),)]
+            return [
+                *((rows, size_in_panels(whole_pairs(columns * width), outputs)) for width in widths),
+                (len(widths),),
+            ]
         case "two cells of halves":
             rows, columns = size
-            numbers = [in_pairs((columns + 1) * width) for width in widths]
+            numbers = [whole_pairs((columns + 1) * width) for width in widths]
             return [*((rows, size_in_panels(each, 2 * outputs)) for each in numbers), (len(widths),)]
         case "rows of channels":
             rows, columns = size

@@ -37,7 +37,8 @@ some:
   {first_lanes(lanes, "are.real", "%index", "%count")}
   %at = getelementptr float, ptr %from, i64 %index
   %x = call {vector} @llvm.masked.load.{suffix}.p0(ptr %at, i32 4, {mask} %are.real, {vector} {none})
-  %largest.next = call {vector} @llvm.maxnum.{suffix}({vector} %largest, {vector} %x)
+  %is.larger = fcmp ogt {vector} %x, %largest
+  %largest.next = select {mask} %is.larger, {vector} %x, {vector} %largest
   %index.next = add i64 %index, {lanes}
   %is.more = icmp slt i64 %index.next, %count
   br i1 %is.more, label %some, label %done
@@ -75,24 +76,12 @@ fill:
   %is.unfilled = icmp slt i64 %filled.next, %columns
   br i1 %is.unfilled, label %fill, label %filled.all
 filled.all:
-  br label %look
-look:
-  %look.place = phi i64 [ 0, %filled.all ], [ %look.next, %look ]
-  %so.far = phi {vector} [ {none}, %filled.all ], [ %largest, %look ]
-  %look.at = getelementptr float, ptr %from, i64 %look.place
-  %seen = load {vector}, ptr %look.at, align 4
-  %is.larger = fcmp ogt {vector} %seen, %so.far
-  %largest = select {mask} %is.larger, {vector} %seen, {vector} %so.far
-  %look.next = add i64 %look.place, {lanes}
-  %is.look = icmp slt i64 %look.next, %columns
-  br i1 %is.look, label %look, label %looked
-looked:
-  %top = call nnan float @llvm.vector.reduce.fmax.{suffix}({vector} %largest)
+  %top = call float @largest(ptr %from, i64 %tokens)
   %tops = call {vector} @splat(float %top)
   br label %some
 some:
-  %place = phi i64 [ 0, %looked ], [ %place.next, %some ]
-  %sum = phi {vector} [ zeroinitializer, %looked ], [ %sum.next, %some ]
+  %place = phi i64 [ 0, %filled.all ], [ %place.next, %some ]
+  %sum = phi {vector} [ zeroinitializer, %filled.all ], [ %sum.next, %some ]
   %place.at = getelementptr float, ptr %from, i64 %place
   %score = load {vector}, ptr %place.at, align 4
   %below = fsub {vector} %score, %tops

@@ -4,7 +4,7 @@ Maps are rounded before they are multiplied, a thread's share at a time. In a re
 numbers of a sum next to each other, and a tile of the result as many registers as in float32.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from dfine_jax.native.product import added, begun, sums, tile
@@ -64,31 +64,17 @@ def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int)
 
     So many pairs as ``%run`` says are summed in float16 before their sum is added to others in float32.
     """
-    pairs, cells = f"<{2 * lanes} x half>", [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
     return f"""{begun(name, lanes, cells)}
   br label %block
 block:
-  %block.first = phi i64 [ 0, %entry ], [ %block.next, %write ]
-  %block.next = add i64 %block.first, %run
+  %first = phi i64 [ 0, %entry ], [ %block.next, %write ]
+  %block.next = add i64 %first, %run
   %stop = call i64 @llvm.smin.i64(i64 %block.next, i64 %numbers)
-  %kernel.offset = mul i64 %block.first, {panel}
+  %kernel.offset = mul i64 %first, {panel}
   %kernel.first = getelementptr float, ptr %panel, i64 %kernel.offset
-  br label %add
-add:
-  %offset = phi i64 [ %block.first, %block ], [ %offset.next, %add ]
-  %kernel.0 = phi ptr [ %kernel.first, %block ], [ %kernel.next, %add ]
-  {
-        lines(
-            f"%sum.{row}.{part} = phi {pairs} [ zeroinitializer, %block ], [ %next.{row}.{part}, %add ]"
-            for row, part in cells
-        )
-    }
-  {lines(added(lanes, cells, panel, partial(_multiplied_in_float16, lanes)))}
-  %offset.next = add i64 %offset, 1
-  %is.more = icmp slt i64 %offset.next, %stop
-  br i1 %is.more, label %add, label %block.end
-block.end:
-  %is.first.block = icmp eq i64 %block.first, 0
+  {_run(lanes, cells, panel, "half", "block", lambda row, part: "zeroinitializer")}
+  %is.first.block = icmp eq i64 %first, 0
   %is.begin = and i1 %is.first.block, %is.first
   {lines(_written(lanes, cells, "block.end", "%is.begin", _scaled(lanes, cells)))}
   %is.another = icmp slt i64 %block.next, %numbers
@@ -99,50 +85,71 @@ done:
 """
 
 
-def _window(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
-    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, of numbers ``%run`` by ``%run``.
+def _summed(lanes: int, half: Half) -> str:
+    """The type of sums as they grow."""
+    return f"<{2 * lanes} x half>" if half == "half" else f"<{lanes} x float>"
 
-    From the begin of a run to that of the next there are ``%down``. Sums in float16 are of all numbers.
+
+def _run(
+    lanes: int,
+    cells: Sequence[tuple[int, int]],
+    panel: int,
+    half: Half,
+    block: str,
+    before: Callable[[int, int], str],
+) -> str:
+    """The rest of this block, which goes on as ``{block}.end``: adds products of pairs from ``%first`` to ``%stop``.
+
+    The kernel's begin at ``%kernel.first``; a sum begins with what is ``before``.
     """
+    summed = _summed(lanes, half)
     multiplied = _multiplied_in_float16 if half == "half" else _multiplied_in_bfloat16
-    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
-    if half == "half":
-        summed, scaled = f"<{2 * lanes} x half>", _scaled(lanes, cells)
-    else:
-        summed = f"<{lanes} x float>"
-        scaled = (f"%scaled.{row}.{part} = bitcast {summed} %next.{row}.{part} to {summed}" for row, part in cells)
-    return f"""{begun(name, lanes, cells)}
-  br label %next.run
-next.run:
-  %number = phi i64 [ 0, %entry ], [ %number.next, %run.end ]
-  %first = phi i64 [ 0, %entry ], [ %first.next, %run.end ]
-  %kernel.first = phi ptr [ %panel, %entry ], [ %kernel.next, %run.end ]
-  {
-        lines(
-            f"%before.run.{row}.{part} = phi {summed} [ zeroinitializer, %entry ], [ %next.{row}.{part}, %run.end ]"
-            for row, part in cells
-        )
-    }
-  %stop = add i64 %first, %run
-  br label %add
+    return f"""br label %add
 add:
-  %offset = phi i64 [ %first, %next.run ], [ %offset.next, %add ]
-  %kernel.0 = phi ptr [ %kernel.first, %next.run ], [ %kernel.next, %add ]
+  %offset = phi i64 [ %first, %{block} ], [ %offset.next, %add ]
+  %kernel.0 = phi ptr [ %kernel.first, %{block} ], [ %kernel.next, %add ]
   {
         lines(
-            f"%sum.{row}.{part} = phi {summed} [ %before.run.{row}.{part}, %next.run ], [ %next.{row}.{part}, %add ]"
+            f"%sum.{row}.{part} = phi {summed} [ {before(row, part)}, %{block} ], [ %next.{row}.{part}, %add ]"
             for row, part in cells
         )
     }
   {lines(added(lanes, cells, panel, partial(multiplied, lanes)))}
   %offset.next = add i64 %offset, 1
   %is.more = icmp slt i64 %offset.next, %stop
-  br i1 %is.more, label %add, label %run.end
-run.end:
+  br i1 %is.more, label %add, label %{block}.end
+{block}.end:"""
+
+
+def _window(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
+    """A function that sums one tile as ``dfine_jax.native.product.tile`` does, of numbers ``%run`` by ``%run``.
+
+    From the begin of a run to that of the next there are ``%down``. Sums in float16 are of all numbers.
+    """
+    cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
+    summed = _summed(lanes, half)
+    if half == "half":
+        scaled = _scaled(lanes, cells)
+    else:
+        scaled = (f"%scaled.{row}.{part} = bitcast {summed} %next.{row}.{part} to {summed}" for row, part in cells)
+    return f"""{begun(name, lanes, cells)}
+  br label %window
+window:
+  %number = phi i64 [ 0, %entry ], [ %number.next, %window.end ]
+  %first = phi i64 [ 0, %entry ], [ %first.next, %window.end ]
+  %kernel.first = phi ptr [ %panel, %entry ], [ %kernel.next, %window.end ]
+  {
+        lines(
+            f"%before.{row}.{part} = phi {summed} [ zeroinitializer, %entry ], [ %next.{row}.{part}, %window.end ]"
+            for row, part in cells
+        )
+    }
+  %stop = add i64 %first, %run
+  {_run(lanes, cells, panel, half, "window", lambda row, part: f"%before.{row}.{part}")}
   %first.next = add i64 %first, %down
   %number.next = add i64 %number, %run
   %is.run = icmp slt i64 %number.next, %numbers
-  br i1 %is.run, label %next.run, label %done
+  br i1 %is.run, label %window, label %done
 done:
   {lines(_written(lanes, cells, "done", "%is.first", scaled))}
   ret void

@@ -67,9 +67,8 @@ round:
   %power = phi i32 [ {GUESS}, %look ], [ {LARGEST}, %round ]
   {scale(lanes, "%power")}
   %all = call {vector} @halve.all(ptr %maps, i64 %count, i64 %cells, float %scale.one, ptr %to, i64 %to.pitch)
-  %all.bits = bitcast {vector} %all to <{lanes} x i32>
-  %all.most = call i32 @llvm.vector.reduce.smax.v{lanes}i32(<{lanes} x i32> %all.bits)
-  %all.one = bitcast i32 %all.most to float
+  %all.bits = call i32 @most({vector} %all)
+  %all.one = bitcast i32 %all.bits to float
   %most = fmul float %all.one, %scale.one
   %is.large = fcmp oge float %most, {2.0**LARGEST}
   %is.guess = icmp eq i32 %power, {GUESS}
@@ -89,12 +88,20 @@ def _scaled_in_bfloat16(lanes: int) -> str:
 
 
 def _scales(lanes: int) -> str:
-    """``@scales``: the power of two by which numbers become less than 2 to ``%power``, and its inverse."""
+    """``@most``: the largest of magnitudes, as bits, which are ordered as those are; and ``@scales``: the power of two
+    by which numbers become less than 2 to ``%power``, and its inverse.
+    """
     floats, bits = f"<{lanes} x float>", f"<{lanes} x i32>"
     return f"""
 declare i32 @llvm.smax.i32(i32, i32)
 declare i32 @llvm.vector.reduce.smax.v{lanes}i32({bits})
 declare {floats} @llvm.x86.avx512.mask.range.ps.512({floats}, {floats}, i32, {floats}, i16, i32)
+
+define internal i32 @most({floats} %magnitudes) {{
+  %bits = bitcast {floats} %magnitudes to {bits}
+  %most = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %bits)
+  ret i32 %most
+}}
 
 define internal {{ float, float }} @scales(i32 %largest, i32 %power) {{
   %exponent.all = lshr i32 %largest, 23
@@ -137,8 +144,7 @@ def scale(lanes: int, power: int | str) -> str:
     """
     return lines(
         [
-            f"%largest.bits = bitcast <{lanes} x float> %largest to <{lanes} x i32>",  # are ordered as magnitudes are
-            f"%largest.one = call i32 @llvm.vector.reduce.smax.v{lanes}i32(<{lanes} x i32> %largest.bits)",
+            f"%largest.one = call i32 @most(<{lanes} x float> %largest)",
             f"%scales = call {{ float, float }} @scales(i32 %largest.one, i32 {power})",
             "%scale.one = extractvalue { float, float } %scales, 0",
             "%inverse.one = extractvalue { float, float } %scales, 1",
