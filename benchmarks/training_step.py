@@ -35,7 +35,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Make, Timing, in_turn, machine, multiplies_bfloat16, versions
+from benchmarks.measure import Make, Timing, in_turn, machine, versions
 from benchmarks.start import others, write_model
 from dfine_jax.cli.large_pages import with_large_pages
 
@@ -79,8 +79,7 @@ def main() -> None:
     for variable in ("JAX_COMPILATION_CACHE_DIR", "GLIBC_TUNABLES"):
         os.environ.pop(variable, None)
     console, rows, busy = Console(width=140), [], others()
-    dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
-    large_pages = with_large_pages({})
+    dtypes, large_pages = different_types(), with_large_pages({})
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
         write_model("n", model)
@@ -99,6 +98,13 @@ def main() -> None:
             timings = in_turn(makes, options.rounds, title=f"{size}x{size},", warm=True, environments=environments)
             rows += [row(f"{size}x{size}, batch {batch_size}", name, timings, apart) for name in timings]
     report(rows, options.rounds, busy, options.output, console)
+
+
+def different_types() -> tuple[str, ...]:
+    """Types that ``dfine train`` computes products in here, where it is asked for them."""
+    from dfine_jax.training.devices import Devices
+
+    return tuple(dtype for dtype in ("float32", "bfloat16") if Devices().compute(dtype).dtype == dtype)
 
 
 def random_pictures(size: int, batch_size: int) -> Pictures:

@@ -30,5 +30,10 @@ def is_faster_in_bfloat16() -> bool:
     Xeons of the fifth generation, twice as long. AMD's take half as long.
     """
     name, instructions = name_and_instructions()
-    in_tiles = not {"amx_bf16", "bf16"}.isdisjoint(instructions)
-    return in_tiles or ("avx512_bf16" in instructions and "AuthenticAMD" in name)
+    return multiplies_tiles_of_bfloat16() or ("avx512_bf16" in instructions and "AuthenticAMD" in name)
+
+
+def multiplies_tiles_of_bfloat16() -> bool:
+    """Whether there are instructions for products of small matrices of bfloat16 (AMX, ARM's)."""
+    _, instructions = name_and_instructions()
+    return not {"amx_bf16", "bf16"}.isdisjoint(instructions)

@@ -50,6 +50,7 @@ def runs_on(tmp_path, monkeypatch):
 def test_bfloat16_is_for_processors_that_are_faster_at_it(runs_on, information, faster, monkeypatch):
     monkeypatch.setattr("dfine_jax.model.compute.half", lambda: None)
     runs_on(information)
+    assert processor.multiplies_tiles_of_bfloat16() == (faster and information is not GENOA)
     assert processor.is_faster_in_bfloat16() == faster
     assert Compute.for_this_machine("bfloat16").dtype == (jnp.bfloat16 if faster else jnp.float32)
     assert Compute.for_this_machine("float32") == Compute()

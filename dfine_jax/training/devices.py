@@ -1,7 +1,6 @@
 """Where arrays lie: the state whole on every device, every batch shared among all of them."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +11,7 @@ from dfine_jax.data.batches import Batch
 from dfine_jax.data.loader import Shard
 from dfine_jax.model.compute import Compute
 from dfine_jax.native.registers import registers
+from dfine_jax.processor import multiplies_tiles_of_bfloat16
 from dfine_jax.training.step import Metrics, TrainState, Update
 from dfine_jax.training.targets import Targets
 
@@ -52,10 +52,16 @@ class Devices:
         return jax.process_index() == 0
 
     def compute(self, dtype: str) -> Compute:
-        """How a step's products of this type are calculated on them, see ``Compute.named``."""
+        """How a step's products are calculated on them, where this type is asked for; see ``Compute.named``.
+
+        One CPU that there is machine code for takes that, in float32, unless it has instructions for tiles of bfloat16
+        and is asked for it: without them rounded products, by XLA, make a step slower.
+        """
         compute = Compute.named(dtype)
         there_is_code = self.count == 1 and self._are_cpus and registers() is not None
-        return replace(compute, is_native=there_is_code and compute == Compute())
+        if not there_is_code or (compute != Compute() and multiplies_tiles_of_bfloat16()):
+            return compute
+        return Compute(is_native=True)
 
     @property
     def _are_cpus(self) -> bool:

@@ -34,7 +34,8 @@ class RunOptions:
     seed: int = 0
     """Of fresh weights, the order of pictures, augmentation and denoising."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """What products are computed in. Weights, sums, norms and losses are float32 always."""
+    """What products are computed in; a CPU takes float32 where that is faster. Weights, sums, norms and losses are
+    float32 always."""
     workers: int = 2
     """Processes that prepare pictures; 0: none."""
     log_every: int = 10
@@ -122,7 +123,8 @@ def train(
     batches = train_batches(dataset, recipe, options, devices)
     total, epoch_steps = len(batches), batches.steps_per_epoch
 
-    apply = functional(DFine(config, compute=devices.compute(options.dtype), rng=np.random.default_rng(0))).apply
+    compute = devices.compute(options.dtype)
+    apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, total)
@@ -152,6 +154,8 @@ def train(
         f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, {total:,} steps, "
         f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
     )
+    if compute.dtype != options.dtype:
+        journal.say(f"this processor isn't fastest at {options.dtype}: products are {compute.dtype}")
     skipped = SkippedBatches(dataset, options.most_skipped)
     in_flight: InFlight | None = None
 

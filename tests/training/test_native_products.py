@@ -35,20 +35,33 @@ def mesh(count: int, platform: str) -> SimpleNamespace:
         (1, "cpu", "float32", NATIVE),
         (2, "cpu", "float32", Compute()),
         (1, "tpu", "float32", Compute()),
-        (1, "cpu", "bfloat16", Compute.named("bfloat16")),
+        (1, "cpu", "bfloat16", NATIVE),
+        (2, "cpu", "bfloat16", Compute.named("bfloat16")),
+        (1, "tpu", "bfloat16", Compute.named("bfloat16")),
     ],
 )
-def test_products_are_native_on_one_cpu_in_float32(count, platform, dtype, expected):
+def test_products_are_native_on_one_cpu_in_float32(count, platform, dtype, expected, monkeypatch):
+    monkeypatch.setattr("dfine_jax.training.devices.multiplies_tiles_of_bfloat16", lambda: False)
     devices = Devices()
     devices.mesh = mesh(count, platform)
     assert devices.compute(dtype) == expected
 
 
-def test_without_machine_code_they_are_not(monkeypatch):
+@needs_code
+@pytest.mark.parametrize(("dtype", "expected"), [("float32", NATIVE), ("bfloat16", Compute.named("bfloat16"))])
+def test_processors_with_tiles_of_bfloat16_are_given_them(dtype, expected, monkeypatch):
+    monkeypatch.setattr("dfine_jax.training.devices.multiplies_tiles_of_bfloat16", lambda: True)
+    devices = Devices()
+    devices.mesh = mesh(1, "cpu")
+    assert devices.compute(dtype) == expected
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_without_machine_code_they_are_not(dtype, monkeypatch):
     monkeypatch.setattr("dfine_jax.training.devices.registers", lambda: None)
     devices = Devices()
     devices.mesh = mesh(1, "cpu")
-    assert devices.compute("float32") == Compute()
+    assert devices.compute(dtype) == Compute.named(dtype)
 
 
 def test_a_model_is_not_native_unless_it_is_told_to_be():

@@ -1,5 +1,6 @@
 """The training loop: it learns, stops and goes on exactly, and says what is wrong."""
 
+import io
 import json
 import os
 import random
@@ -17,10 +18,12 @@ import jax
 import numpy as np
 import pytest
 import run_tiny
+from rich.console import Console
 from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pictures
 from tensorboardX.proto.event_pb2 import Event
 
 from dfine_jax.data.samples import DataError
+from dfine_jax.native.registers import registers
 from dfine_jax.training import trainer
 from dfine_jax.training.checkpoint import TrainingError
 from dfine_jax.training.journal import Journal
@@ -122,6 +125,16 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, m
     trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)
     assert digest(trained) == whole.digest
     assert losses(tmp_path) == losses(whole.output)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
+def test_a_cpu_that_is_faster_in_float32_takes_and_says_it(whole, tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_jax.training.devices.multiplies_tiles_of_bfloat16", lambda: False)
+    console, options = Console(file=io.StringIO(), width=200), replace(OPTIONS, dtype="bfloat16")
+    trained = train(begin(), pictures(), RECIPE, options, output=tmp_path / "run", console=console)
+    assert digest(trained) == whole.digest
+    assert "isn't fastest at bfloat16: products are float32" in console.file.getvalue()
 
 
 @pytest.mark.slow
