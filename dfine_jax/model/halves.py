@@ -24,7 +24,7 @@ from dfine_jax.model.native_call import (
     rows_of_halves_at_a_time,
     tiles_of_halves_at_a_time,
 )
-from dfine_jax.model.panels import convolve_wholes, in_panels, multiply_wholes, whole_kernel
+from dfine_jax.model.panels import convolve_wholes, in_panels, multiply_wholes, size_in_panels, whole_kernel
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
@@ -140,10 +140,10 @@ def convolve_rows_of_halves(
     Of the first maps, ``tops`` of them, it convolves ``dfine_jax.model.channelwise.largest_of_four``.
 
     ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, for
-    rows of less than 16, and for padding as wide as a kernel.
+    rows of less than 16, for padding as wide as a kernel, and for kernels of other maps.
     """
     window = Window(len(kernels[0]), stride, padding, tops)
-    _check_windows(maps, window)
+    _check_windows(maps, kernels, window, len(finish.bias))
     return _rows(maps, kernels, finish, window)
 
 
@@ -160,17 +160,20 @@ def convolve_two_cells_of_halves(
     if finish.coarse is not None:
         raise ValueError("a coarser map can't be added to two cells at once")
     window = Window(len(kernels[0]), 1, padding, twice=True)
-    _check_windows(maps, window)
+    _check_windows(maps, kernels, window, 2 * len(finish.bias))
     both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine)
     pairs = _rows(maps, kernels, both, window)
     cells = pairs.reshape(*pairs.shape[:2], -1, len(finish.bias))[:, :, : window.over(maps[0].shape[2])]
     return cells if finish.shortcut is None else cells + finish.shortcut
 
 
-def _check_windows(maps: Sequence[Float[Array, "B H W _"]], window: Window) -> None:
+def _check_windows(
+    maps: Sequence[Float[Array, "B H W _"]], kernels: Sequence[Float[Array, "..."]], window: Window, outputs: int
+) -> None:
     if any(each and each >= window.size for each in window.padding):
         raise ValueError(f"padding {window.padding}: a kernel of {window.size} rows takes less")
-    for x in maps:
+    *halved, _ = kernels
+    for x, kernel in zip(maps, halved, strict=True):
         *_, columns, channels = x.shape
         is_halvable = windows_are_halvable(window.size, window.columns, window.step, channels)
         if not is_halvable or columns * channels < WIDEST:
@@ -179,6 +182,8 @@ def _check_windows(maps: Sequence[Float[Array, "B H W _"]], window: Window) -> N
                 f"{window.step}: a step has to be of an even number, {2 * MOST_PAIRS} are the most in a window and "
                 f"{WIDEST} the least in a row"
             )
+        if kernel.shape != (window.size, size_in_panels(whole_pairs(window.columns * channels), outputs)):
+            raise ValueError(f"a kernel of shape {kernel.shape} is not one for {channels} channels to {outputs}")
 
 
 def convolve_tiles_of_halves(

@@ -52,6 +52,14 @@ def error(result, expected):
     return float(jnp.sqrt(jnp.square(result - expected).mean() / jnp.square(expected).mean()))
 
 
+def check(result, plain, maps, kernels):
+    """The error is at most that of operands rounded to bfloat16: these, which is what bfloat16's is, or on average."""
+    exact = plain(maps, kernels)
+    narrow = [[x.astype(jnp.bfloat16).astype(jnp.float32) for x in arrays] for arrays in (maps, kernels)]
+    assert result.shape == exact.shape
+    assert 0 < error(result, exact) < max(BFLOAT16, 1.01 * error(plain(*narrow), exact))
+
+
 def unfinished(outputs):
     return Finish(jnp.zeros(outputs), None)
 
@@ -105,8 +113,7 @@ def test_products(rows, widths, outputs):
     maps, kernels = a_product(rows, widths, outputs)
     finish = a_finish(outputs, "silu")
     result = jax.jit(multiply_halves)(maps, together(kernels), finish)
-    assert result.shape == (rows, outputs)
-    assert 0 < error(result, plainly(summed(maps, kernels), finish)) < BFLOAT16
+    check(result, lambda *operands: plainly(summed(*operands), finish), maps, kernels)
 
 
 def test_the_last_channels_of_a_map():
@@ -189,9 +196,11 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
     result = jax.jit(convolve_rows_of_halves, static_argnums=(2, 3))(
         maps, rows_of_halves(kernel, widths), stride, padding, finish
     )
-    expected = plainly(convolved(jnp.concatenate(maps, -1), kernel, stride, padding), finish)
-    assert result.shape == expected.shape
-    assert 0 < error(result, expected) < BFLOAT16
+
+    def plain(maps, kernels):
+        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, stride, padding), finish)
+
+    check(result, plain, maps, [kernel])
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
@@ -201,12 +210,15 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
 def test_two_cells_at_once(shape, size, padding, widths, outputs):
     maps = [normal(*shape, width) for width in widths]
     kernel = normal(size, size, sum(widths), outputs)
-    expected = convolved(jnp.concatenate(maps, -1), kernel, 1, padding)
-    finish = replace(a_finish(outputs, "silu"), shortcut=normal(*expected.shape))
+    shape = convolved(jnp.concatenate(maps, -1), kernel, 1, padding).shape
+    finish = replace(a_finish(outputs, "silu"), shortcut=normal(*shape))
     kernels = rows_of_halves(kernel, widths, form="two cells of halves")
     result = jax.jit(convolve_two_cells_of_halves, static_argnums=2)(maps, kernels, padding, finish)
-    assert result.shape == expected.shape
-    assert 0 < error(result, plainly(expected, finish)) < BFLOAT16
+
+    def plain(maps, kernels):
+        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, 1, padding), finish)
+
+    check(result, plain, maps, [kernel])
 
 
 @pytest.mark.parametrize(("shape", "width"), [((2, 39, 37), 16), ((1, 3, 20), 24), ((1, 40, 64), 3), ((1, 1, 8), 2)])
@@ -300,6 +312,16 @@ def test_padding_as_wide_as_a_kernel_is_refused(padding):
 def test_a_kernel_of_other_maps_is_refused():
     with pytest.raises(ValueError, match=r"64, 32 channels: .* as many as the kernel's 64"):
         multiply_halves([normal(5, 64), normal(5, 32)], rounded([normal(1, 64, 32)]), unfinished(32))
+
+
+@pytest.mark.parametrize(("width", "outputs"), [(14, 16), (24, 16), (16, 48)])
+def test_kernels_of_other_windows_are_refused(width, outputs):
+    kernels, x = rows_of_halves(normal(2, 2, 16, 16), (16,)), normal(1, 8, 8, width)
+    with pytest.raises(ValueError, match=f"not one for {width} channels to {outputs}"):
+        convolve_rows_of_halves([x], kernels, 1, (0, 0), unfinished(outputs))
+    kernels = rows_of_halves(normal(2, 2, 16, 16), (16,), form="two cells of halves")
+    with pytest.raises(ValueError, match=f"not one for {width} channels to {2 * outputs}"):
+        convolve_two_cells_of_halves([x], kernels, (0, 0), unfinished(outputs))
 
 
 @native
