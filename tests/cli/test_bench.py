@@ -15,6 +15,7 @@ def model(tmp_path_factory):
     return str(folder)
 
 
+@pytest.mark.slow
 def test_table_and_file_hold_the_same_numbers(model, tmp_path, capsys):
     arguments = ["--model", model, "--batch-size", "1", "3", "--runs", "5", "--json", str(tmp_path / "speed.json")]
     assert main(["bench", *arguments]) == 0

@@ -76,6 +76,7 @@ def test_unreadable_pictures_are_named_and_skipped(model, pictures, tmp_path, ca
     assert "2 of 5 pictures could not be read" in notes
 
 
+@pytest.mark.slow
 def test_drawn_pictures_are_not_searched_the_next_time(model, pictures, capsys):
     drawn = pictures / "drawn"
     arguments = ["detect", str(pictures), "--model", model, "--threshold", "0", "--save", str(drawn)]
@@ -98,6 +99,7 @@ def test_pictures_of_one_name_are_drawn_to_two_files(model, pictures, tmp_path):
     assert sorted(path.name for path in (tmp_path / "drawn").iterdir()) == ["a-2.jpg", "a.jpg"]
 
 
+@pytest.mark.slow
 def test_classes_choose(model, pictures, tmp_path):
     out = tmp_path / "found.json"
     arguments = ["--model", model, "--threshold", "0", "--json", str(out)]
@@ -112,6 +114,7 @@ def test_json_to_standard_output_is_json_alone(model, pictures, capsys):
     assert json.loads(capsys.readouterr().out)[0]["image"].endswith("a.jpg")
 
 
+@pytest.mark.slow
 def test_bfloat16_and_another_size(model, pictures, tmp_path):
     out = tmp_path / "found.json"
     arguments = ["--model", model, "--size", "64x128", "--dtype", "bfloat16", "--threshold", "0", "--json", str(out)]

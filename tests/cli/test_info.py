@@ -16,6 +16,7 @@ def test_sizes_have_the_published_numbers_of_parameters(capsys):
         assert count in printed
 
 
+@pytest.mark.slow
 def test_a_model_shows_its_classes_and_modules(tmp_path, capsys):
     save_pretrained(tmp_path / "tiny", tiny_model(), Preprocessing(HEIGHT, WIDTH))
     assert main(["info", "--model", str(tmp_path / "tiny"), "--depth", "4"]) == 0

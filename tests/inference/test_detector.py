@@ -51,6 +51,7 @@ def test_an_array_is_a_picture(single, pictures):
     assert_same(single(np.asarray(pictures[1]), threshold=0), single(pictures[1], threshold=0))
 
 
+@pytest.mark.slow
 def test_batches_that_are_not_full_change_nothing(single, triple, pictures):
     for ours, theirs in zip(triple(pictures, threshold=0), single(pictures, threshold=0), strict=True):
         assert_same(ours, theirs)

@@ -35,6 +35,7 @@ def test_errors_of_nano_are_bounded():
     assert boxes.mean() < 0.0012
 
 
+@pytest.mark.slow
 def test_weights_outputs_and_statistics_stay_float32(pictures):
     model = with_compute(tiny_model(), "bfloat16")
     assert {x.dtype for kind in variables(model) for x in kind.values()} == {jnp.dtype("float32")}

@@ -283,6 +283,7 @@ def test_denoising_queries_start_from_their_class_and_box():
 # Gradients
 
 
+@pytest.mark.slow
 def test_gradients_stop_where_the_original_stops_them():
     """Rows: layer 0's boxes, layer 1's, the plain boxes, the encoder's; columns: parameters of each head."""
     graph, params, rest = nnx.split(tiny_decoder(), nnx.Param, ...)

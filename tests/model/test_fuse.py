@@ -98,6 +98,7 @@ def test_a_quick_program_gets_kernels_in_parts_alone():
     assert quick == {"whole", "parts"}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     first, second, last = TINY.backbone.stages
