@@ -30,7 +30,7 @@ from rich.table import Table
 
 # Every contender's process imports this module before it is bound to its CPUs: no JAX or PyTorch up here.
 from benchmarks import peers
-from benchmarks.measure import in_turn, machine, multiplies_bfloat16, versions
+from benchmarks.measure import in_turn, machine, types, versions
 from dfine_jax.native.registers import half
 
 SIDE = 640
@@ -84,7 +84,7 @@ class Difference(NamedTuple):
 def main() -> None:
     """Checks, measures and prints; ``SystemExit`` where a contender is missing, fails or answers something else."""
     arguments = _arguments()
-    dtypes = ("float32", "bfloat16") if multiplies_bfloat16() else ("float32",)
+    dtypes = types()
     chosen = {name: CONTENDERS[name] for name in (*OURS, *arguments.peers) if CONTENDERS[name].dtype in dtypes}
     _require(chosen)
     console = Console(width=170)

@@ -107,13 +107,14 @@ def machine(threads: int = 2) -> str:
     return f"{name}, {threads} threads, Python {platform.python_version()}"
 
 
-def multiplies_bfloat16() -> bool:
-    """Whether the processor has instructions for it; without them products take up to a hundred times as long.
+def types() -> tuple[str, ...]:
+    """Of products: float32, and bfloat16 where the processor has instructions for it or that can't be found out.
 
-    Where that can't be found out, True.
+    Without them products take up to a hundred times as long.
     """
     _, instructions = name_and_instructions()
-    return not instructions or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
+    multiplies = not instructions or not {"avx512_bf16", "amx_bf16", "bf16"}.isdisjoint(instructions)
+    return ("float32", "bfloat16") if multiplies else ("float32",)
 
 
 def _serve(pipe, make: Make, threads: int) -> None:

@@ -35,7 +35,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.measure import Make, Timing, in_turn, machine, versions
+from benchmarks.measure import Make, Timing, in_turn, machine, types, versions
 from benchmarks.start import others, write_model
 from dfine_jax.cli.large_pages import with_large_pages
 
@@ -101,10 +101,11 @@ def main() -> None:
 
 
 def different_types() -> tuple[str, ...]:
-    """Types that ``dfine train`` computes products in here, where it is asked for them."""
+    """Of ``types``, those that ``dfine train`` computes products in here, where it is asked for them."""
     from dfine_jax.training.devices import Devices
 
-    return tuple(dtype for dtype in ("float32", "bfloat16") if Devices().compute(dtype).dtype == dtype)
+    devices = Devices()
+    return tuple(dtype for dtype in types() if devices.compute(dtype).dtype == dtype)
 
 
 def random_pictures(size: int, batch_size: int) -> Pictures:

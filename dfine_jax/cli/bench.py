@@ -73,8 +73,8 @@ def run(
     compute = Compute.for_this_machine(dtype)
     network, settings = model_of(model, parse_size(size), compute)
     console = Console()
-    if compute.narrowest != dtype:
-        console.print(f"this processor isn't fastest at {dtype}: products are {compute.narrowest}", soft_wrap=True)
+    if told := compute.instead_of(dtype):
+        console.print(told, soft_wrap=True)
     gflops = round(count_operations(network, settings) / 1e9, 2)
     rows = [
         {**_measured(Detector(network, settings, batch_size=batch), runs, console), "gflops_a_picture": gflops}

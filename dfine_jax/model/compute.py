@@ -65,6 +65,12 @@ class Compute:
         """The type of the large products' operands in a fused model."""
         return self.halves or self.dtype
 
+    def instead_of(self, asked: str) -> str | None:
+        """What to tell somebody who asked for products in another type; None if nobody did."""
+        if self.narrowest == asked:
+            return None
+        return f"this processor isn't fastest at {asked}: products are {self.narrowest}"
+
     def einsum(self, equation: str, *operands: Array) -> Float[Array, "..."]:
         """``jnp.einsum`` of operands in ``dtype``, summed and returned in float32."""
         rounded = [operand.astype(self.dtype) for operand in operands]

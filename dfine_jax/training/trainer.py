@@ -154,8 +154,8 @@ def train(
         f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, {total:,} steps, "
         f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
     )
-    if compute.dtype != options.dtype:
-        journal.say(f"this processor isn't fastest at {options.dtype}: products are {compute.dtype}")
+    if told := compute.instead_of(options.dtype):
+        journal.say(told)
     skipped = SkippedBatches(dataset, options.most_skipped)
     in_flight: InFlight | None = None
 
