@@ -85,7 +85,8 @@ def main() -> None:
     """Checks, measures and prints; ``SystemExit`` where a contender is missing, fails or answers something else."""
     arguments = _arguments()
     dtypes = types()
-    chosen = {name: CONTENDERS[name] for name in (*OURS, *arguments.peers) if CONTENDERS[name].dtype in dtypes}
+    possible = {name: CONTENDERS[name] for name in (*OURS, *arguments.peers)}
+    chosen = {name: one for name, one in possible.items() if one.dtype in dtypes or (name in OURS and half())}
     _require(chosen)
     console = Console(width=170)
     about = {"machine": machine(peers.THREADS), "versions": versions(*PACKAGES), "rounds": arguments.rounds}
@@ -107,8 +108,8 @@ def main() -> None:
     console.print(answers_table(rows, chosen))
     console.print("measured peaks: " + ", ".join(f"{dtype} {peak:.0f} GFLOP/s" for dtype, peak in peaks.items()))
     if "bfloat16" not in dtypes:
-        console.print("bfloat16 was left out: this processor has no instructions for it")
-    elif rounded_type() != "bfloat16":
+        console.print("OpenVINO's bfloat16 was left out: this processor has no instructions for it")
+    if "ours-bf16" in chosen and rounded_type() != "bfloat16":
         console.print(f"ours bf16 multiplies in {rounded_type()}: this processor is faster so than in bfloat16")
     if "keras-hub" in chosen:
         console.print("* can't be given the common weights: it has its own random ones, and its answer is not compared")
@@ -243,7 +244,9 @@ def measured_peaks(rounds: int, dtypes: Sequence[str]) -> dict[str, float]:
     """The most GFLOP/s that any matrix product reached, by type."""
     kinds = [(make, dtype) for make in (jax_product, torch_product) for dtype in dtypes]
     if half() is not None:
-        kinds += [(product, rounded_type()) for product in (torch_product, halves_product)]
+        kinds.append((halves_product, rounded_type()))
+    if half() == "half":
+        kinds.append((torch_product, rounded_type()))
     makes = {
         f"{make.__name__} {dtype} {side}": partial(make, side=side, dtype=dtype)
         for make, dtype in kinds
@@ -288,7 +291,7 @@ def halves_product(side: int, dtype: str) -> Callable[[], float]:
     from dfine_jax.model.halves import in_halves, multiply_halves
 
     a, b = _matrices(side)
-    kernel, factors = in_halves([b[None]])
+    kernel, factors = in_halves([b[None]], jnp.dtype(dtype))
     kernels = [jnp.asarray(kernel, dtype), jnp.asarray(factors, jnp.float32)]
     multiply = jax.jit(lambda x: multiply_halves([x], kernels, Finish(jnp.zeros(side), None)))
     x = jnp.asarray(a)[None]

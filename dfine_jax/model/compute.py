@@ -11,7 +11,7 @@ from dfine_jax.model import products
 from dfine_jax.native.registers import half
 from dfine_jax.processor import is_faster_in_bfloat16
 
-HALVES = {None: None, "half": jnp.dtype("float16"), "bfloat": jnp.dtype("bfloat16")}
+HALVES = {None: None, "half": jnp.dtype("float16"), "bfloat": jnp.dtype("bfloat16"), "i16": jnp.dtype("int16")}
 """Types by the names of ``dfine_jax.native.registers.half``."""
 
 

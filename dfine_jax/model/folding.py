@@ -55,7 +55,8 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
             continue
         waiting[conv][name] = value
         if waiting[conv].keys() == needed[conv]:
-            for part, folded in _merged(conv, waiting.pop(conv)):
+            halves = folding.dtypes.get(f"{conv.branches[0]}.kernel.0")
+            for part, folded in _merged(conv, waiting.pop(conv), halves):
                 target = f"{conv.branches[0]}.{part}"
                 yield target, _rounded(folding, target, folded.astype(np.float32))
     if waiting:
@@ -64,7 +65,8 @@ def fold(folding: Folding, variables: Iterable[tuple[str, ArrayLike]]) -> Iterat
 
 def _linear(folding: Folding, name: str, kernel: np.ndarray) -> Iterator[tuple[str, np.ndarray]]:
     """What a linear layer's kernel becomes."""
-    for index, part in enumerate(in_form(kernel[None, None], folding.linears[name], kernel.shape[:1])):
+    halves = folding.dtypes.get(f"{name}.0")
+    for index, part in enumerate(in_form(kernel[None, None], folding.linears[name], kernel.shape[:1], halves)):
         yield f"{name}.{index}", _rounded(folding, f"{name}.{index}", part)
 
 
@@ -73,7 +75,9 @@ def _parts(branch: str) -> Iterator[str]:
         yield f"{branch}.{part}"
 
 
-def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> Iterator[tuple[str, np.ndarray]]:
+def _merged(
+    conv: FoldedConv, values: dict[str, np.ndarray], halves: np.dtype | None
+) -> Iterator[tuple[str, np.ndarray]]:
     """Kernel or kernels, and bias, that do what all the branches with their stored statistics do."""
     (kernel, bias), *others = (
         _folded(*(np.asarray(values[name], np.float64) for name in _parts(branch)), epsilon)
@@ -85,7 +89,7 @@ def _merged(conv: FoldedConv, values: dict[str, np.ndarray]) -> Iterator[tuple[s
     if conv.form == "whole":
         yield "kernel", kernel
     else:
-        yield from ((f"kernel.{i}", part) for i, part in enumerate(in_form(kernel, conv.form, conv.widths)))
+        yield from ((f"kernel.{i}", part) for i, part in enumerate(in_form(kernel, conv.form, conv.widths, halves)))
     yield "bias", bias
 
 

@@ -6,6 +6,11 @@ at most. With three bits more in each number errors are 0.4 to 0.7 of bfloat16's
 what bfloat16's small tiles have. Its range does not matter, for each kernel, and of maps what a thread takes at a time,
 is scaled by a power of two.
 
+Other processors multiply whole numbers of 16 bits and sum them in 32. Kernels are scaled so far that no sum can be too
+large, maps to 14 bits and a sign: cell by cell in products, in windows what a thread takes at a time. Errors are a fifth
+of bfloat16's, where numbers are not much smaller than the largest that is scaled with them. A NaN becomes one of all
+that is.
+
 On other backends, and for derivatives, products are in float32, of rounded kernels.
 """
 
@@ -13,7 +18,7 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
 from dfine_jax.model.channelwise import plain_largest_of_four
 from dfine_jax.model.finish import Finish
@@ -23,17 +28,28 @@ from dfine_jax.model.native_call import (
     native,
     rows_of_halves_at_a_time,
     tiles_of_halves_at_a_time,
+    tiles_of_wholes_at_a_time,
 )
 from dfine_jax.model.panels import convolve_wholes, in_panels, multiply_wholes, size_in_panels, whole_kernel
 from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
+from dfine_jax.native.wholes import WHOLE
 
 FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
+FEW_WHOLES = 64
+"""The same for whole numbers."""
+
+FEW_WHOLES_OF_TILES = 96
+"""The same for tiles of them."""
+
 MOST_PAIRS = 144
-"""Pairs of numbers of a window, which are all summed in float16: those of 32 channels and a kernel of 3 by 3."""
+"""Pairs of numbers of a window, which are all summed in 16 bits: those of 32 channels and a kernel of 3 by 3."""
+
+BLOCK = 256
+"""Numbers of a product that are summed at a time."""
 
 
 def are_halvable(inputs: Sequence[int]) -> bool:
@@ -41,9 +57,10 @@ def are_halvable(inputs: Sequence[int]) -> bool:
     return sum(inputs) % 2 == 0 and all(width >= WIDEST for width in inputs)
 
 
-def are_faster_halved(inputs: Sequence[int], outputs: int) -> bool:
-    """Whether products of maps of so many channels are better those of halves."""
-    return are_halvable(inputs) and min(sum(inputs), outputs) >= FEW
+def are_faster_halved(inputs: Sequence[int], outputs: int, dtype: np.dtype) -> bool:
+    """Whether products of maps of so many channels are better those of halves of this type."""
+    few = FEW_WHOLES if np.issubdtype(dtype, np.integer) else FEW
+    return are_halvable(inputs) and min(sum(inputs), outputs) >= few
 
 
 def windows_are_halvable(rows: int, columns: int, step: int, inputs: int) -> bool:
@@ -65,27 +82,46 @@ def whole_pairs(numbers: int) -> int:
     return numbers + numbers % 2
 
 
-def windows_in_halves(kernels: Sequence[Float[np.ndarray, "k _ I O"]]) -> list[Float[np.ndarray, "..."]]:
+def windows_in_halves(
+    kernels: Sequence[Float[np.ndarray, "k _ I O"]], dtype: np.dtype
+) -> list[Float[np.ndarray, "..."]]:
     """What ``in_halves`` makes of kernels whose rows follow each other, odd ones filled with a zero; in k parts."""
     size, *_, outputs = kernels[0].shape
     rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
     filled = [np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))) for each in rows]
-    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled])
+    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled], dtype, 2 * MOST_PAIRS)
     return [*(each.reshape(size, -1) for each in halved), factors]
 
 
-def in_halves(kernels: Sequence[Float[np.ndarray, "T I O"]]) -> list[Float[np.ndarray, "..."]]:
+def in_halves(
+    kernels: Sequence[Float[np.ndarray, "T I O"]], dtype: np.dtype, block: int = BLOCK
+) -> list[Float[np.ndarray, "..."]]:
     """Each kernel's columns in panels, two numbers of a column next to each other; and last, a factor for each.
 
-    Kernels are scaled to numbers from -1 to 1, the largest more than a half; factors undo that.
+    Kernels are scaled by powers of two, which factors undo: to numbers from -1 to 1, the largest more than a half; or
+    to whole ones, where ``dtype`` is of those, such that products of ``block`` with a map don't exceed 32 bits.
     """
-    largest = [np.abs(kernel).max() for kernel in kernels]
-    factors = [2.0 ** np.ceil(np.log2(each)) if each else 1.0 for each in largest]
+    are_whole = np.issubdtype(dtype, np.integer)
+    sizes = [_size_of_wholes(kernel, block) if are_whole else np.abs(kernel).max() for kernel in kernels]
+    factors = [2.0 ** np.ceil(np.log2(each)) if each else 1.0 for each in sizes]
     scaled = [kernel / factor for kernel, factor in zip(kernels, factors, strict=True)]
-    return [*map(_in_pairs, scaled), np.array(factors)]
+    return [*map(_in_pairs, map(np.rint, scaled) if are_whole else scaled), np.array(factors)]
 
 
-def apart(kernels: Sequence[Float[Array, "..."]]) -> list[list[Float[Array, "..."]]]:
+def tiles_in_wholes(kernel: Float[np.ndarray, "36 I O"], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
+    """What ``in_halves`` makes of each entry of a kernel of large tiles: they are of different magnitudes."""
+    *entries, factors = in_halves(np.split(kernel, len(kernel)), dtype, BLOCK // 2)
+    return [np.concatenate(entries), factors]
+
+
+def _size_of_wholes(kernel: Float[np.ndarray, "T I O"], block: int) -> float:
+    """What a kernel has to be divided by, that numbers fit in 16 bits and any block's sum, with a map's, in 32."""
+    magnitudes = np.abs(kernel)
+    sums = np.add.reduceat(magnitudes, np.arange(0, kernel.shape[1], block), axis=1)
+    return max(magnitudes.max() / (2**15 - 1), sums.max() / (2 ** (31 - WHOLE) - block))
+
+
+def apart(kernels: Sequence[Num[Array, "..."]]) -> list[list[Num[Array, "..."]]]:
     """What ``in_halves`` would have made of each kernel by itself, from what it made of several."""
     *halved, factors = kernels
     return [[kernel, factors[index : index + 1]] for index, kernel in enumerate(halved)]
@@ -96,20 +132,20 @@ def _in_pairs(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]
     return np.stack([first, second], axis=-1).reshape(len(kernel), -1)
 
 
-def _wholes(kernels: Sequence[Float[Array, "..."]], outputs: int) -> list[Float[Array, "T I O"]]:
+def _wholes(kernels: Sequence[Num[Array, "..."]], outputs: int) -> list[Float[Array, "T I O"]]:
     """The opposite of ``in_halves``, but for rounding."""
     *halved, factors = kernels
     return [_out_of_pairs(kernel, outputs) * factor for kernel, factor in zip(halved, factors, strict=True)]
 
 
-def _out_of_pairs(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
+def _out_of_pairs(kernel: Num[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
     pairs = kernel.astype(jnp.float32).reshape(len(kernel), -1, 2)
     numbers = jnp.stack([whole_kernel(pairs[..., at], outputs) for at in (0, 1)], axis=2)
     return numbers.reshape(len(kernel), -1, outputs)
 
 
 def multiply_halves(
-    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Float[Array, "..."]], finish: Finish
+    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Num[Array, "..."]], finish: Finish
 ) -> Float[Array, "N *B O"]:
     """``dfine_jax.model.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
 
@@ -129,7 +165,7 @@ def multiply_halves(
 
 def convolve_rows_of_halves(
     maps: Sequence[Float[Array, "B H W _"]],
-    kernels: Sequence[Float[Array, "..."]],
+    kernels: Sequence[Num[Array, "..."]],
     stride: int,
     padding: tuple[int, int],
     finish: Finish,
@@ -149,7 +185,7 @@ def convolve_rows_of_halves(
 
 def convolve_two_cells_of_halves(
     maps: Sequence[Float[Array, "B H W _"]],
-    kernels: Sequence[Float[Array, "..."]],
+    kernels: Sequence[Num[Array, "..."]],
     padding: tuple[int, int],
     finish: Finish,
 ) -> Float[Array, "B h w O"]:
@@ -168,7 +204,7 @@ def convolve_two_cells_of_halves(
 
 
 def _check_windows(
-    maps: Sequence[Float[Array, "B H W _"]], kernels: Sequence[Float[Array, "..."]], window: Window, outputs: int
+    maps: Sequence[Float[Array, "B H W _"]], kernels: Sequence[Num[Array, "..."]], window: Window, outputs: int
 ) -> None:
     if any(each and each >= window.size for each in window.padding):
         raise ValueError(f"padding {window.padding}: a kernel of {window.size} rows takes less")
@@ -187,16 +223,17 @@ def _check_windows(
 
 
 def convolve_tiles_of_halves(
-    x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "..."]], padding: tuple[int, int], finish: Finish
+    x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves`` made of a kernel (36, I, O).
+    """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves``, or ``tiles_in_wholes``, made of a kernel (36, I, O).
 
     ``ValueError`` where 16 does not divide the channels, in and out.
     """
     channels = x.shape[-1], len(finish.bias)
     if any(count % WIDEST for count in channels):
         raise ValueError(f"{channels[0]} channels to {channels[1]}: {WIDEST} has to divide both")
-    return _tiles([x], kernels, finish, Window(3, 1, padding))
+    tiles = _tiles_of_wholes if jnp.issubdtype(kernels[0].dtype, jnp.integer) else _tiles
+    return tiles([x], kernels, finish, Window(3, 1, padding))
 
 
 def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
@@ -215,9 +252,12 @@ def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window:
 
 
 def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
-    return finish(convolve_large_tiles(*maps, *_wholes(kernels, len(finish.bias)), window.padding))
+    kernel, factors = kernels
+    whole = _out_of_pairs(kernel, len(finish.bias)) * factors[:, None, None]
+    return finish(convolve_large_tiles(*maps, whole, window.padding))
 
 
 _product = native("halves", _plain_product, halves_at_a_time, in_halves=True)
 _rows = native("rows_of_halves", _plain_rows, rows_of_halves_at_a_time, in_halves=True)
 _tiles = native("tiles_of_halves", _plain_tiles, tiles_of_halves_at_a_time, in_halves=True)
+_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, tiles_of_wholes_at_a_time, in_halves=True)

@@ -193,7 +193,7 @@ class ConvNorm(nnx.Module):
                 return convolve_channels(x, *kernels, self.stride, self.padding, finish())
             case "large tiles in panels":
                 return convolve_tiles(x, *kernels, self.padding, finish())
-            case "large tiles of halves":
+            case "large tiles of halves" | "large tiles of wholes":
                 return convolve_tiles_of_halves(x, kernels, self.padding, finish())
             case "small tiles":
                 x = convolve_small_tiles(x, kernels, self.padding, self.compute)

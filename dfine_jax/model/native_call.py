@@ -131,6 +131,12 @@ def tiles_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: 
     return Plan(size, chunks, scratch - 18 * size * maps[0].shape[-1])
 
 
+def tiles_of_wholes_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """The same in whole numbers, to which tiles are rounded after they were transformed."""
+    size, chunks, scratch = tiles_at_a_time(maps, kernels, outputs, window)
+    return Plan(size, chunks, scratch + size * maps[0].shape[-1] // 2)
+
+
 def heads_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For self-attention."""
     pictures, tokens, width = maps[0].shape

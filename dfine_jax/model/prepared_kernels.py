@@ -12,9 +12,11 @@ from jaxtyping import Array, Float
 from dfine_jax.model.convolution import SMALL, alike
 from dfine_jax.model.halves import (
     FEW,
+    FEW_WHOLES_OF_TILES,
     are_faster_halved,
     for_two_cells,
     in_halves,
+    tiles_in_wholes,
     whole_pairs,
     windows_are_halvable,
     windows_in_halves,
@@ -40,6 +42,7 @@ Form = Literal[
     "rows of halves",
     "two cells of halves",
     "large tiles of halves",
+    "large tiles of wholes",
 ]
 """Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_several``; one for two cells at once,
 see ``convolve_pairs``; transformed for products of tiles, see ``dfine_jax.model.tiles``; in panels, one part a map, see
@@ -53,6 +56,7 @@ HALVED: tuple[Form, ...] = (
     "rows of halves",
     "two cells of halves",
     "large tiles of halves",
+    "large tiles of wholes",
 )
 """Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
@@ -87,11 +91,11 @@ def form_on_cpu(
     if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
             groups = [(width,) for width in widths] if apart else [widths]
-            if not halves or not all(are_faster_halved(group, outputs) for group in groups):
+            if not halves or not all(are_faster_halved(group, outputs, halves) for group in groups):
                 return "panels"
             return "halves apart" if apart else "halves in panels"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
-            return "large tiles of halves" if halves == np.float16 and wide >= FEW else "large tiles in panels"
+            return _tiles_form(wide, halves)
         return _rows_form(size, stride, widths, outputs) if halves and len(set(size)) == 1 else "rows in panels"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
         return "rows of channels"
@@ -102,6 +106,13 @@ def form_on_cpu(
     if tiled:
         return "small tiles" if rounded and wide >= ROUNDED else "large tiles"
     return "pairs" if outputs <= NARROW and math.prod(kernel) > SMALL else "whole"
+
+
+def _tiles_form(wide: int, halves: np.dtype | None) -> Form:
+    """Of a convolution by large tiles, of so many channels in and out."""
+    if halves == np.float16 and wide >= FEW:
+        return "large tiles of halves"
+    return "large tiles of wholes" if halves == np.int16 and wide >= FEW_WHOLES_OF_TILES else "large tiles in panels"
 
 
 def _rows_form(size: list[int], stride: int, widths: tuple[int, ...], outputs: int) -> Form:
@@ -155,12 +166,14 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
             return [(36, size_in_panels(inputs, outputs))]
         case "large tiles of halves":
             return [(36, size_in_panels(inputs, outputs)), (1,)]
+        case "large tiles of wholes":
+            return [(36, size_in_panels(inputs, outputs)), (36,)]
 
 
 def in_form(
-    kernel: Float[np.ndarray, "kh kw I O"], form: Form, widths: tuple[int, ...]
+    kernel: Float[np.ndarray, "kh kw I O"], form: Form, widths: tuple[int, ...], halves: np.dtype | None = None
 ) -> list[Float[np.ndarray, "..."]]:
-    """What a kernel becomes, in its own type.
+    """What a kernel becomes, in its own type; in forms of 16 bits it is made for ``halves``.
 
     The arrays of a form are apart from each other: XLA for CPUs would copy a part of a larger one before every use.
     """
@@ -172,16 +185,16 @@ def in_form(
         case "panels":
             return [in_panels(part[0]) for part in _split(kernel, widths)]
         case "halves in panels":
-            return in_halves([kernel[0]])
+            return in_halves([kernel[0]], halves)
         case "halves apart":
-            return in_halves([part[0] for part in _split(kernel, widths)])
+            return in_halves([part[0] for part in _split(kernel, widths)], halves)
         case "rows in panels":
             rows, *_, outputs = kernel.shape
             return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
         case "rows of halves":
-            return windows_in_halves(_split(kernel, widths))
+            return windows_in_halves(_split(kernel, widths), halves)
         case "two cells of halves":
-            return windows_in_halves(_split(for_two_cells(kernel), widths))
+            return windows_in_halves(_split(for_two_cells(kernel), widths), halves)
         case "rows of channels":
             return [kernel.reshape(len(kernel), -1)]
         case "pairs":
@@ -193,7 +206,9 @@ def in_form(
         case "large tiles in panels":
             return [in_panels(large_tile_kernel(kernel))]
         case "large tiles of halves":
-            return in_halves([large_tile_kernel(kernel)])
+            return in_halves([large_tile_kernel(kernel)], halves)
+        case "large tiles of wholes":
+            return tiles_in_wholes(large_tile_kernel(kernel), halves)
 
 
 def types_in_form(form: Form, count: int, dtype: np.dtype, halves: np.dtype | None) -> list[np.dtype]:

@@ -28,6 +28,60 @@ define internal void @tiles.of.halves(ptr %frame, ptr %finish) {
   ret void
 }
 
+; The same by kernels of whole numbers, with a factor for each of a tile's 36 entries.
+define internal void @tiles.of.wholes(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.tiles.of.wholes, ptr %finish)
+  call void @set.halves(ptr %frame, ptr %work)
+  call void @share.tiles(ptr %frame, ptr %work)
+  ret void
+}
+
+; What @chunk.tiles computes. Each entry is rounded after tiles are transformed: whole numbers have no room for growth.
+define internal void @chunk.tiles.of.wholes(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
+entry:
+  %here = alloca %Map
+  %map = call ptr @map(ptr %work, i64 0)
+  %channels = call i64 @map.numbers(ptr %map)
+  %kernel = call ptr @map.kernel(ptr %map)
+  %factors = call ptr @get.factors(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %pairs = lshr i64 %channels, 1
+  %inputs.each = mul i64 %count, %channels
+  %inputs.size = mul i64 %inputs.each, 36
+  %products.each = mul i64 %count, %outputs
+  %products.size = mul i64 %products.each, 36
+  %kernel.each = mul i64 %pairs, %outputs
+  %halves.size = mul i64 %count, %pairs
+  %products = getelementptr float, ptr %scratch, i64 %inputs.size
+  %scales = getelementptr float, ptr %products, i64 %products.size
+  %halves = getelementptr float, ptr %scales, i64 %count
+  %outside = getelementptr float, ptr %halves, i64 %halves.size
+  call void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
+  br label %multiply
+multiply:
+  %entry.index = phi i64 [ 0, %entry ], [ %entry.next, %multiply ]
+  %input.offset = mul i64 %entry.index, %inputs.each
+  %input = getelementptr float, ptr %scratch, i64 %input.offset
+  %kernel.offset = mul i64 %entry.index, %kernel.each
+  %kernel.one = getelementptr float, ptr %kernel, i64 %kernel.offset
+  %product.offset = mul i64 %entry.index, %products.each
+  %product.one = getelementptr float, ptr %products, i64 %product.offset
+  %factor.at = getelementptr float, ptr %factors, i64 %entry.index
+  %factor = load float, ptr %factor.at
+  call void @set.map(ptr %here, i64 0, ptr %input, i64 %channels, i64 %channels, ptr %kernel.one)
+  call void @rounded.cells(ptr %here, i64 1, i64 %count, float %factor, ptr %halves, i64 %channels, ptr %scales)
+  call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel.one)
+  call void @set.scales(ptr %here, i64 0, ptr %scales)
+  call void @set.window(ptr %here, i64 0, i64 64, i64 0)  ; pairs, of which transforms magnify errors
+  call void @rows.of.halves(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)
+  %entry.next = add i64 %entry.index, 1
+  %is.more = icmp slt i64 %entry.next, 36
+  br i1 %is.more, label %multiply, label %end
+end:
+  call void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %outside)
+  ret void
+}
+
 ; What @chunk.product computes, of maps that are rounded first: next to each other, all scaled alike.
 define internal void @chunk.halves(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
 entry:
@@ -57,8 +111,7 @@ map:
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %multiply
 multiply:
-  %scale = call float @rounded(ptr %here, i64 %maps, i64 %count, float %factor, ptr %halves, i64 %inputs)
-  call void @fill(ptr %scales, i64 %count, float %scale)
+  call void @rounded.cells(ptr %here, i64 %maps, i64 %count, float %factor, ptr %halves, i64 %inputs, ptr %scales)
   %pairs = lshr i64 %inputs, 1
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 0, ptr %scales)

@@ -9,24 +9,29 @@ from functools import partial
 
 from dfine_jax.native.product import added, begun, sums, tile
 from dfine_jax.native.registers import Half, Registers
-from dfine_jax.native.rounding import largest_of_four, rounding
+from dfine_jax.native.rounding import largest_of_four, rounding, scales
 from dfine_jax.native.text import lines
+from dfine_jax.native.wholes import rounding_of_wholes
 
 
 def halves(layout: Registers, half: Half) -> str:
     """``@rows.of.halves`` and ``@rows.of.windows``, which take what ``@rows`` does, and what rounds maps for them."""
     in_bfloat16 = partial(tile, multiplied=partial(_multiplied_in_bfloat16, layout.lanes))
-    products = sums(layout, ".of.halves", _tile_in_float16 if half == "half" else in_bfloat16)
+    in_blocks = partial(_tile_in_blocks, half=half)
+    products = sums(layout, ".of.halves", in_bfloat16 if half == "bfloat" else in_blocks)
     windows = sums(layout, ".of.windows", partial(_window, half=half))
+    rounded = rounding_of_wholes(layout.lanes) if half == "i16" else rounding(layout.lanes, half)
     largest = largest_of_four(2 * layout.lanes, half)
-    return "\n".join([_declared(layout.lanes), products, windows, rounding(layout.lanes, half), largest])
+    return "\n".join([_declared(layout.lanes), products, windows, scales(layout.lanes), rounded, largest])
 
 
 def _declared(lanes: int) -> str:
     floats, halves, bfloats = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{2 * lanes} x bfloat>"
+    wholes = f"<{lanes} x i32>"
     return f"""
 declare {halves} @llvm.fma.v{2 * lanes}f16({halves}, {halves}, {halves})
 declare {floats} @llvm.x86.avx512bf16.dpbf16ps.512({floats}, {bfloats}, {bfloats})
+declare {wholes} @llvm.x86.avx512.vpdpwssd.512({wholes}, {wholes}, {wholes})
 """
 
 
@@ -50,6 +55,18 @@ def _multiplied_in_float16(lanes: int, row: int, part: int) -> Iterator[str]:
     )
 
 
+def _multiplied_in_wholes(lanes: int, row: int, part: int) -> Iterator[str]:
+    """Lines that add products of pairs: the processor sums in 32 bits. It takes a pair as one number."""
+    wholes = f"<{lanes} x i32>"
+    yield (
+        f"%next.{row}.{part} = call {wholes} @llvm.x86.avx512.vpdpwssd.512("
+        f"{wholes} %sum.{row}.{part}, {wholes} %lanes.{row}, {wholes} %kernel.at.{part})"
+    )
+
+
+_MULTIPLIED = {"half": _multiplied_in_float16, "bfloat": _multiplied_in_bfloat16, "i16": _multiplied_in_wholes}
+
+
 def _pairs(lanes: int, half: Half, row: int, part: int) -> Iterator[str]:
     """Lines that see a row's and a kernel's numbers as pairs of halves, before the first product that wants them."""
     vector, pairs = f"<{lanes} x float>", f"<{2 * lanes} x {half}>"
@@ -59,10 +76,11 @@ def _pairs(lanes: int, half: Half, row: int, part: int) -> Iterator[str]:
         yield f"%kernel.pairs.{part} = bitcast {vector} %kernel.at.{part} to {pairs}"
 
 
-def _tile_in_float16(name: str, lanes: int, rows: int, columns: int, panel: int) -> str:
+def _tile_in_blocks(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
     """A function that sums one tile as ``dfine_jax.native.product.tile`` does; ``%step`` is 1.
 
-    So many pairs as ``%run`` says are summed in float16 before their sum is added to others in float32.
+    So many pairs as ``%run`` says are summed in float16, or as whole numbers, before their sum is added to others in
+    float32.
     """
     cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
     return f"""{begun(name, lanes, cells)}
@@ -73,10 +91,10 @@ block:
   %stop = call i64 @llvm.smin.i64(i64 %block.next, i64 %numbers)
   %kernel.offset = mul i64 %first, {panel}
   %kernel.first = getelementptr float, ptr %panel, i64 %kernel.offset
-  {_run(lanes, cells, panel, "half", "block", lambda row, part: "zeroinitializer")}
+  {_run(lanes, cells, panel, half, "block", lambda row, part: "zeroinitializer")}
   %is.first.block = icmp eq i64 %first, 0
   %is.begin = and i1 %is.first.block, %is.first
-  {lines(_written(lanes, cells, "block.end", "%is.begin", _scaled(lanes, cells)))}
+  {lines(_written(lanes, cells, "block.end", "%is.begin", _scaled(lanes, cells, half)))}
   %is.another = icmp slt i64 %block.next, %numbers
   br i1 %is.another, label %block, label %done
 done:
@@ -87,7 +105,7 @@ done:
 
 def _summed(lanes: int, half: Half) -> str:
     """The type of sums as they grow."""
-    return f"<{2 * lanes} x half>" if half == "half" else f"<{lanes} x float>"
+    return {"half": f"<{2 * lanes} x half>", "bfloat": f"<{lanes} x float>", "i16": f"<{lanes} x i32>"}[half]
 
 
 def _run(
@@ -103,7 +121,6 @@ def _run(
     The kernel's begin at ``%kernel.first``; a sum begins with what is ``before``.
     """
     summed = _summed(lanes, half)
-    multiplied = _multiplied_in_float16 if half == "half" else _multiplied_in_bfloat16
     return f"""br label %add
 add:
   %offset = phi i64 [ %first, %{block} ], [ %offset.next, %add ]
@@ -114,7 +131,7 @@ add:
             for row, part in cells
         )
     }
-  {lines(added(lanes, cells, panel, partial(multiplied, lanes)))}
+  {lines(added(lanes, cells, panel, partial(_MULTIPLIED[half], lanes), "i32" if half == "i16" else "float"))}
   %offset.next = add i64 %offset, 1
   %is.more = icmp slt i64 %offset.next, %stop
   br i1 %is.more, label %add, label %{block}.end
@@ -124,14 +141,10 @@ add:
 def _window(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
     """A function that sums one tile as ``dfine_jax.native.product.tile`` does, of numbers ``%run`` by ``%run``.
 
-    From the begin of a run to that of the next there are ``%down``. Sums in float16 are of all numbers.
+    From the begin of a run to that of the next there are ``%down``. Sums in 16 bits are of all numbers.
     """
     cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
     summed = _summed(lanes, half)
-    if half == "half":
-        scaled = _scaled(lanes, cells)
-    else:
-        scaled = (f"%scaled.{row}.{part} = bitcast {summed} %next.{row}.{part} to {summed}" for row, part in cells)
     return f"""{begun(name, lanes, cells)}
   br label %window
 window:
@@ -151,7 +164,7 @@ window:
   %is.run = icmp slt i64 %number.next, %numbers
   br i1 %is.run, label %window, label %done
 done:
-  {lines(_written(lanes, cells, "done", "%is.first", scaled))}
+  {lines(_written(lanes, cells, "done", "%is.first", _scaled(lanes, cells, half)))}
   ret void
 }}
 """
@@ -176,22 +189,39 @@ def _written(
         yield f"store {vector} %written.{at}, ptr %to.{at}, align 4"
 
 
-def _scaled(lanes: int, cells: Sequence[tuple[int, int]]) -> Iterator[str]:
-    """Lines that make one float of both float16 sums of a column, scaled as each row's are."""
-    floats, pairs, bits = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
-    sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
+def _scaled(lanes: int, cells: Sequence[tuple[int, int]], half: Half) -> Iterator[str]:
+    """Lines that make floats of sums, scaled as each row's are; in bfloat16 they are."""
+    floats = f"<{lanes} x float>"
+    if half == "bfloat":
+        yield from (f"%scaled.{row}.{part} = bitcast {floats} %next.{row}.{part} to {floats}" for row, part in cells)
+        return
+    widened = _widened_from_float16 if half == "half" else _widened_from_wholes
     for row, part in cells:
         if not part:
             yield f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}"
             yield f"%scale.one.{row} = load float, ptr %scale.at.{row}"
-            yield f"%scale.{row} = call {floats} @splat(float %scale.one.{row})"
+            yield f"%scale.lane.{row} = insertelement {floats} poison, float %scale.one.{row}, i64 0"
+            yield (
+                f"%scale.{row} = shufflevector {floats} %scale.lane.{row}, {floats} poison, <{lanes} x i32> zeroinitializer"
+            )
         at = f"{row}.{part}"
-        yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
-        yield f"%moved.{at} = lshr {bits} %bits.{at}, {sixteen}"
-        yield f"%second.{at} = bitcast {bits} %moved.{at} to {pairs}"
-        yield f"%both.{at} = fadd {pairs} %next.{at}, %second.{at}"
-        yield f"%both.bits.{at} = bitcast {pairs} %both.{at} to {bits}"
-        yield f"%short.{at} = trunc {bits} %both.bits.{at} to <{lanes} x i16>"
-        yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
-        yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"
+        yield from widened(lanes, at)
         yield f"%scaled.{at} = fmul {floats} %float.{at}, %scale.{row}"
+
+
+def _widened_from_wholes(lanes: int, at: str) -> Iterator[str]:
+    yield f"%float.{at} = sitofp <{lanes} x i32> %next.{at} to <{lanes} x float>"
+
+
+def _widened_from_float16(lanes: int, at: str) -> Iterator[str]:
+    """Lines that make one float of both sums of a column."""
+    floats, pairs, bits = f"<{lanes} x float>", f"<{2 * lanes} x half>", f"<{lanes} x i32>"
+    sixteen = "<" + ", ".join(["i32 16"] * lanes) + ">"
+    yield f"%bits.{at} = bitcast {pairs} %next.{at} to {bits}"
+    yield f"%moved.{at} = lshr {bits} %bits.{at}, {sixteen}"
+    yield f"%second.{at} = bitcast {bits} %moved.{at} to {pairs}"
+    yield f"%both.{at} = fadd {pairs} %next.{at}, %second.{at}"
+    yield f"%both.bits.{at} = bitcast {pairs} %both.{at} to {bits}"
+    yield f"%short.{at} = trunc {bits} %both.bits.{at} to <{lanes} x i16>"
+    yield f"%half.{at} = bitcast <{lanes} x i16> %short.{at} to <{lanes} x half>"
+    yield f"%float.{at} = fpext <{lanes} x half> %half.{at} to {floats}"

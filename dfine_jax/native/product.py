@@ -110,17 +110,24 @@ entry:
 
 
 def added(
-    lanes: int, cells: Sequence[tuple[int, int]], panel: int, multiplied: Callable[[int, int], Iterable[str]]
+    lanes: int,
+    cells: Sequence[tuple[int, int]],
+    panel: int,
+    multiplied: Callable[[int, int], Iterable[str]],
+    number: str = "float",
 ) -> Iterator[str]:
-    """Lines that add one product to each sum: of the number at ``%offset`` in a row and those at ``%kernel.0``."""
-    vector = f"<{lanes} x float>"
+    """Lines that add one product to each sum: of the number at ``%offset`` in a row and those at ``%kernel.0``.
+
+    ``number`` is the type that they are read as, of as many bits as a float.
+    """
+    vector = f"<{lanes} x {number}>"
     for part in (part for row, part in cells if not row):
         yield f"%at.{part} = getelementptr float, ptr %kernel.0, i64 {part * lanes}"
         yield f"%kernel.at.{part} = load {vector}, ptr %at.{part}, align 4"
     for row in (row for row, part in cells if not part):
         yield f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %offset"
-        yield f"%x.{row} = load float, ptr %x.at.{row}, align 4"
-        yield f"%lane.{row} = insertelement {vector} poison, float %x.{row}, i64 0"
+        yield f"%x.{row} = load {number}, ptr %x.at.{row}, align 4"
+        yield f"%lane.{row} = insertelement {vector} poison, {number} %x.{row}, i64 0"
         yield (f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer")
     for cell in cells:
         yield from multiplied(*cell)

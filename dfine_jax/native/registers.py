@@ -31,8 +31,8 @@ def registers() -> Registers | None:
     return Registers(lanes=8, rows=6, columns=16) if features.get("avx2") and features.get("fma") else None
 
 
-Half = Literal["half", "bfloat"]
-"""Types of 16 bits, by LLVM's names: float16 and bfloat16."""
+Half = Literal["half", "bfloat", "i16"]
+"""Types of 16 bits, by LLVM's names: float16, bfloat16 and whole numbers."""
 
 
 @cache
@@ -40,7 +40,8 @@ def half() -> Half | None:
     """The one whose products this processor is faster at than at float32's; None where there is no such code for it.
 
     Processors that sum products of bfloat16 in tiles are left to XLA. AMD's, not Intel's, multiply twice as many in a
-    register as of float32; where there are instructions for float16, it is twice as many, too.
+    register as of float32; where there are instructions for float16, or for sums of products of whole numbers (VNNI),
+    it is twice as many, too.
     """
     layout = registers()
     if layout is None or layout.lanes != WIDEST:
@@ -50,7 +51,9 @@ def half() -> Half | None:
         return None
     if features.get("avx512fp16"):
         return "half"
-    return "bfloat" if features.get("avx512bf16") and "znver" in binding().get_host_cpu_name() else None
+    if features.get("avx512bf16") and "znver" in binding().get_host_cpu_name():
+        return "bfloat"
+    return "i16" if features.get("avx512vnni") else None
 
 
 def binding() -> ModuleType | None:

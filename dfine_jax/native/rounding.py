@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from dfine_jax.native.registers import Half
 from dfine_jax.native.text import first_lanes, lines
 
-BITS: dict[Half, str] = {"half": "f16", "bfloat": "bf16"}
+BITS: dict[Half, str] = {"half": "f16", "bfloat": "bf16", "i16": "i16"}
 """Types as they are called in names of functions."""
 
 LARGEST = 7
@@ -19,13 +19,13 @@ all are scaled again, by their largest."""
 
 def rounding(lanes: int, half: Half) -> str:
     """``@rounded``, which rounds some cells of maps, next to each other, and returns what sums of products with them
-    are multiplied by.
+    are multiplied by; and ``@rounded.cells``, which writes that for each cell.
 
     Numbers in bfloat16 have float32's range: they are multiplied by the kernel's factor themselves, and no sum is.
     """
     vector = f"<{lanes} x float>"
     scaled = _scaled_in_float16(lanes) if half == "half" else _scaled_in_bfloat16(lanes)
-    return f"""{_scales(lanes)}{_magnitudes(lanes)}{_halve(lanes, half)}
+    return f"""{_magnitudes(lanes)}{_halve(lanes, half)}
 define internal {vector} @halve.all(ptr %maps, i64 %count, i64 %cells, float %scale, ptr %to, i64 %to.pitch) {{
 entry:
   br label %map
@@ -48,6 +48,13 @@ done:
 define internal float @rounded(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch) {{
 entry:
 {scaled}}}
+
+define internal void @rounded.cells(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch,
+                                    ptr %scales) {{
+  %scale = call float @rounded(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch)
+  call void @fill(ptr %scales, i64 %cells, float %scale)
+  ret void
+}}
 """
 
 
@@ -87,7 +94,7 @@ def _scaled_in_bfloat16(lanes: int) -> str:
 """
 
 
-def _scales(lanes: int) -> str:
+def scales(lanes: int) -> str:
     """``@most``: the largest of magnitudes, as bits, which are ordered as those are; and ``@scales``: the power of two
     by which numbers become less than 2 to ``%power``, and its inverse.
     """
@@ -240,11 +247,12 @@ def largest_of_four(lanes: int, half: Half) -> str:
     Numbers are read before they are written: behind each row there has to be a cell of zeros, and a row more.
     """
     vector, mask = f"<{lanes} x {half}>", f"<{lanes} x i1>"
+    compared = "icmp sgt" if half == "i16" else "fcmp ogt"
     larger = (
         line
         for before, name, after in (("here", "beside", "row"), ("row", "below", "three"), ("three", "corner", "all"))
         for line in (
-            f"%is.{name} = fcmp ogt {vector} %{name}, %{before}",
+            f"%is.{name} = {compared} {vector} %{name}, %{before}",
             f"%{after} = select {mask} %is.{name}, {vector} %{name}, {vector} %{before}",
         )
     )

@@ -31,6 +31,7 @@ _HALVED = {
     "halves": "product.of.halves",
     "rows_of_halves": "windows.of.halves",
     "tiles_of_halves": "tiles.of.halves",
+    "tiles_of_wholes": "tiles.of.wholes",
 }
 _UNFINISHED = {
     "maximum": "maximum.of.channels",

@@ -32,19 +32,19 @@ from dfine_jax.model.halves import (
     multiply_halves,
 )
 from dfine_jax.model.prepared_kernels import in_form
-from dfine_jax.model.tiles import large_tile_kernel
 from dfine_jax.native.registers import WIDEST, binding, half, registers
 
 TYPE = HALVES[half()] or jnp.dtype("float16")
 native = pytest.mark.skipif(half() is None, reason="no machine code in 16 bits for this processor")
-in_float16 = pytest.mark.skipif(half() != "half", reason="no machine code in float16 for this processor")
+with_tiles = pytest.mark.skipif(half() in (None, "bfloat"), reason="no machine code of tiles in 16 bits here")
+WHOLE = jnp.issubdtype(TYPE, jnp.integer)
 BFLOAT16 = 2.4e-3
 """Mean error, over the mean, of sums of products whose operands are rounded to bfloat16."""
 
 
 def rounded(kernels, dtype=TYPE):
     """Arrays as a fused model has them."""
-    *halved, factors = in_halves([np.asarray(kernel, np.float64) for kernel in kernels])
+    *halved, factors = in_halves([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
     return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
 
 
@@ -82,7 +82,7 @@ def summed(maps, kernels):
 @pytest.mark.parametrize("outputs", [16, 21, 48, 80])
 def test_kernels_are_scaled_and_paired(outputs):
     kernels = [7 * np.random.default_rng(0).standard_normal((2, 32, outputs)), np.full((2, 32, outputs), 1e-9)]
-    first, second, factors = in_halves(kernels)
+    first, second, factors = in_halves(kernels, jnp.dtype("float16"))
     assert factors.shape == (2,)
     assert (np.log2(factors) % 1 == 0).all()
     for halved, kernel, factor in zip((first, second), kernels, factors, strict=True):
@@ -93,7 +93,7 @@ def test_kernels_are_scaled_and_paired(outputs):
 
 
 def test_a_kernel_of_zeros_stays_one():
-    halved, factors = in_halves([np.zeros((1, 32, 16))])
+    halved, factors = in_halves([np.zeros((1, 32, 16))], TYPE)
     assert not halved.any()
     assert factors == [1]
 
@@ -101,7 +101,7 @@ def test_a_kernel_of_zeros_stays_one():
 def test_kernels_apart_are_those_of_each_alone():
     kernels = [np.random.default_rng(0).standard_normal((1, 32, 16)) * scale for scale in (1, 9)]
     for of_several, alone in zip(
-        apart(in_halves(kernels)), map(in_halves, [[kernel] for kernel in kernels]), strict=True
+        apart(in_halves(kernels, TYPE)), [in_halves([kernel], TYPE) for kernel in kernels], strict=True
     ):
         for array, expected in zip(of_several, alone, strict=True):
             np.testing.assert_array_equal(array, expected)
@@ -143,7 +143,7 @@ def test_a_scaled_kernel_gives_scaled_sums_to_the_bit():
     np.testing.assert_array_equal(scaled, sums * 2.0**40)
 
 
-@pytest.mark.parametrize("x", [0.0, 1.0, 1.999, -1.999, 3e38 / 512, 1e-36])
+@pytest.mark.parametrize("x", [0.0, 1.0, 1.999, -1.999, 3e38 / 512, 1e-30 if WHOLE else 1e-36])
 def test_the_largest_sums_are_not_too_large(x):
     """Of numbers that are all as large as the largest, so that no sum of products with a kernel could be larger.
 
@@ -173,7 +173,7 @@ def convolved(x, kernel, stride, padding):
 
 
 def rows_of_halves(kernel, widths, dtype=TYPE, form="rows of halves"):
-    *halved, factors = in_form(np.asarray(kernel, np.float64), form, widths)
+    *halved, factors = in_form(np.asarray(kernel, np.float64), form, widths, dtype)
     return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
 
 
@@ -256,24 +256,30 @@ def test_rows_that_there_is_no_code_for_are_refused(width, columns):
         )
 
 
-@in_float16
+def of_tiles(kernel):
+    form = "large tiles of wholes" if WHOLE else "large tiles of halves"
+    halved, factors = in_form(np.asarray(kernel, np.float64), form, (kernel.shape[2],), TYPE)
+    return jnp.asarray(halved, TYPE), jnp.asarray(factors, jnp.float32)
+
+
+@with_tiles
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 9, 37), (1, 1, 1)])
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (32, 48), (160, 64)])
 def test_tiles(shape, inputs, outputs):
     x, kernel = normal(*shape, inputs), normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
     finish = a_finish(outputs)
-    kernels = rounded([large_tile_kernel(np.asarray(kernel, np.float64))])
+    kernels = of_tiles(kernel)
     result = jax.jit(convolve_tiles_of_halves, static_argnums=2)(x, kernels, (1, 1), finish)
     plain = convolved(x, kernel, 1, (1, 1))
     assert result.shape == plain.shape
-    assert 0 < error(result, plainly(plain, finish)) < 2 * BFLOAT16
+    assert 0 < error(result, plainly(plain, finish)) < (BFLOAT16 if WHOLE else 2 * BFLOAT16)
     unfinished_by = partial(convolve_tiles_of_halves, kernels=kernels, padding=(1, 1), finish=unfinished(outputs))
     np.testing.assert_array_equal(unfinished_by(jnp.ldexp(x, 40)), jnp.ldexp(unfinished_by(x), 40))
 
 
-@in_float16
+@with_tiles
 def test_tiles_of_the_largest_numbers():
-    kernels = rounded([large_tile_kernel(np.sign(np.random.default_rng(0).standard_normal((3, 3, 256, 32))))])
+    kernels = of_tiles(np.sign(np.random.default_rng(0).standard_normal((3, 3, 256, 32))))
     x = jnp.sign(normal(1, 12, 12, 256)) * 1.99
     sums = convolve_tiles_of_halves(x, kernels, (1, 1), unfinished(32))
     assert jnp.isfinite(sums).all()
@@ -337,7 +343,8 @@ def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
         fused = fuse(model)
         forms = {module.form for _, module in nnx.iter_modules(fused) if hasattr(module, "form")}
         assert ("halves in panels" in forms) == (model is halved)
-        assert ("large tiles of halves" in forms) == (model is halved and half() == "half")
+        tiles = {"half": "large tiles of halves", "i16": "large tiles of wholes"}.get(half())
+        assert (tiles in forms) == (model is halved and tiles is not None)
         maps.append(fused.encoder(fused.backbone(pictures)))
     for expected, result in zip(*maps, strict=True):
         assert 0 < error(result, expected) < 0.02

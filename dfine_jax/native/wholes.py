@@ -1,0 +1,178 @@
+"""LLVM's code that scales numbers of maps and rounds them to whole ones of 16 bits, see ``dfine_jax.model.halves``."""
+
+from collections.abc import Callable, Iterable, Iterator
+
+from dfine_jax.native.text import lines
+
+WHOLE = 14
+"""Numbers are scaled to 2 to this power at most. By as much of it as a block's kernel is summed to, magnitudes, sums are
+below 2 to the 31."""
+
+AT_ONCE = 4
+"""Registers of a cell that are taken at a time; those that are left, one by one."""
+
+
+def rounding_of_wholes(lanes: int) -> str:
+    """``@rounded`` and ``@rounded.cells``, see ``dfine_jax.native.rounding``: the latter scales each cell by itself,
+    since what is scaled alike is rounded alike, however small.
+
+    What is not finite makes sums with it no numbers.
+    """
+    floats, bits, halves = f"<{lanes} x float>", f"<{lanes} x i32>", f"<{lanes} x i16>"
+    no_sign = "<" + ", ".join(["i32 2147483647"] * lanes) + ">"
+
+    def looked(at: str, before: str, after: str) -> Iterator[str]:
+        yield f"%seen.{at} = load {bits}, ptr %look.at.{at}, align 4"
+        yield f"%magnitude.{at} = and {bits} %seen.{at}, {no_sign}"
+        yield f"%{after} = call {bits} @llvm.smax.v{lanes}i32({bits} %{before}, {bits} %magnitude.{at})"
+
+    def written(at: str, before: str, after: str) -> Iterator[str]:
+        yield f"%x.{at} = load {floats}, ptr %write.at.{at}, align 4"
+        yield f"%scaled.{at} = fmul {floats} %x.{at}, %scale"
+        yield (
+            f"%whole.{at} = call {bits} @llvm.x86.avx512.mask.cvtps2dq.512({floats} %scaled.{at}, {bits} poison, "
+            "i16 -1, i32 4)"
+        )
+        yield f"%half.{at} = trunc {bits} %whole.{at} to {halves}"
+        yield f"%to.at.{at} = getelementptr i16, ptr %to.cell, i64 %write.channel.{at}"
+        yield f"store {halves} %half.{at}, ptr %to.at.{at}, align 2"
+
+    to_cell = (
+        "%to.row = mul i64 %write.cell.index, %to.pitch",
+        "%to.offset = add i64 %to.row, %write.before",
+        "%to.cell = getelementptr i16, ptr %to, i64 %to.offset",
+    )
+    return f"""
+declare float @llvm.fma.f32(float, float, float)
+declare {bits} @llvm.smax.v{lanes}i32({bits}, {bits})
+declare {bits} @llvm.x86.avx512.mask.cvtps2dq.512({floats}, {bits}, i16, i32)
+
+define internal float @rounded.from(ptr %maps, i64 %count, i64 %first, i64 %cells, float %factor, ptr %to,
+                                    i64 %to.pitch) {{
+entry:
+  br label %look.map
+{_over_maps(lanes, "look", "entry", (), looked, "largest")}
+look.end:
+  %largest = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %largest.cell)
+  %scales = call {{ float, float }} @scales(i32 %largest, i32 {WHOLE})
+  %scale.one = extractvalue {{ float, float }} %scales, 0
+  %inverse = extractvalue {{ float, float }} %scales, 1
+  %scale.lane = insertelement {floats} poison, float %scale.one, i64 0
+  %scale = shufflevector {floats} %scale.lane, {floats} poison, {bits} zeroinitializer
+  br label %write.map
+{_over_maps(lanes, "write", "look.end", to_cell, written)}
+write.end:
+  %number = bitcast i32 %largest to float
+  %nothing = fmul float %number, 0.0
+  %multiplied = call float @llvm.fma.f32(float %inverse, float %factor, float %nothing)
+  ret float %multiplied
+}}
+
+define internal float @rounded(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch) {{
+  %scale = call float @rounded.from(ptr %maps, i64 %count, i64 0, i64 %cells, float %factor, ptr %to, i64 %to.pitch)
+  ret float %scale
+}}
+
+define internal void @rounded.cells(ptr %maps, i64 %count, i64 %cells, float %factor, ptr %to, i64 %to.pitch,
+                                    ptr %scales) {{
+entry:
+  br label %cell
+cell:
+  %index = phi i64 [ 0, %entry ], [ %index.next, %cell ]
+  %to.offset = mul i64 %index, %to.pitch
+  %to.cell = getelementptr i16, ptr %to, i64 %to.offset
+  %scale = call float @rounded.from(ptr %maps, i64 %count, i64 %index, i64 1, float %factor, ptr %to.cell,
+                                    i64 %to.pitch)
+  %scale.at = getelementptr float, ptr %scales, i64 %index
+  store float %scale, ptr %scale.at
+  %index.next = add i64 %index, 1
+  %is.more = icmp slt i64 %index.next, %cells
+  br i1 %is.more, label %cell, label %done
+done:
+  ret void
+}}
+"""
+
+
+def _over_maps(
+    lanes: int,
+    loop: str,
+    come_from: str,
+    cell: Iterable[str],
+    each: Callable[[str, str, str], Iterable[str]],
+    sums: str | None = None,
+) -> str:
+    """Blocks from ``{loop}.map`` on, which go on as ``{loop}.end``: over maps, cells from ``%first`` on, and channels.
+
+    Lines that begin a cell are ``cell``. ``each`` takes a register of channels by its name and, by their names, to what
+    ``sums`` came before it and after: it is zero at first, and ``%{sums}.cell`` in the end. The last channels are taken
+    with some of those before, where they don't fill a register.
+    """
+
+    def carried(name: str, *edges: tuple[str, str]) -> str:
+        values = ", ".join(f"[ {value}, %{block} ]" for value, block in edges)
+        return f"%{sums}.{name} = phi <{lanes} x i32> {values}" if sums else ""
+
+    def many() -> Iterator[str]:
+        for part in range(AT_ONCE):
+            yield f"%{loop}.channel.{part} = add i64 %{loop}.channel, {part * lanes}"
+            yield f"%{loop}.at.{part} = getelementptr float, ptr %{loop}.from, i64 %{loop}.channel.{part}"
+            yield from each(str(part), f"{sums}.{part}", f"{sums}.{part + 1}")
+
+    width = AT_ONCE * lanes
+    return f"""{loop}.map:
+  %{loop}.index = phi i64 [ 0, %{come_from} ], [ %{loop}.index.next, %{loop}.map.end ]
+  %{loop}.before = phi i64 [ 0, %{come_from} ], [ %{loop}.after, %{loop}.map.end ]
+  {carried("of.maps", ("zeroinitializer", come_from), (f"%{sums}.cell", f"{loop}.map.end"))}
+  %{loop}.base.at = getelementptr %Map, ptr %maps, i64 %{loop}.index
+  %{loop}.base = load ptr, ptr %{loop}.base.at
+  %{loop}.numbers.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 1
+  %{loop}.numbers = load i64, ptr %{loop}.numbers.at
+  %{loop}.pitch.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 2
+  %{loop}.pitch = load i64, ptr %{loop}.pitch.at
+  %{loop}.last = sub i64 %{loop}.numbers, {lanes}
+  %{loop}.whole = and i64 %{loop}.numbers, {-width}
+  br label %{loop}.cell
+{loop}.cell:
+  %{loop}.cell.index = phi i64 [ 0, %{loop}.map ], [ %{loop}.cell.next, %{loop}.cell.end ]
+  {carried("of.cells", (f"%{sums}.of.maps", f"{loop}.map"), (f"%{sums}.cell", f"{loop}.cell.end"))}
+  %{loop}.place = add i64 %{loop}.cell.index, %first
+  %{loop}.offset = mul i64 %{loop}.place, %{loop}.pitch
+  %{loop}.from = getelementptr float, ptr %{loop}.base, i64 %{loop}.offset
+  {lines(cell)}
+  %{loop}.is.many = icmp ne i64 %{loop}.whole, 0
+  br i1 %{loop}.is.many, label %{loop}.many, label %{loop}.rest
+{loop}.many:
+  %{loop}.channel = phi i64 [ 0, %{loop}.cell ], [ %{loop}.channel.next, %{loop}.many ]
+  {carried("0", (f"%{sums}.of.cells", f"{loop}.cell"), (f"%{sums}.{AT_ONCE}", f"{loop}.many"))}
+  {lines(many())}
+  %{loop}.channel.next = add i64 %{loop}.channel, {width}
+  %{loop}.is.more = icmp slt i64 %{loop}.channel.next, %{loop}.whole
+  br i1 %{loop}.is.more, label %{loop}.many, label %{loop}.rest
+{loop}.rest:
+  %{loop}.channel.rest = phi i64 [ 0, %{loop}.cell ], [ %{loop}.whole, %{loop}.many ], [ %{loop}.rest.next, %{loop}.one ]
+  {
+        carried(
+            "cell",
+            (f"%{sums}.of.cells", f"{loop}.cell"),
+            (f"%{sums}.{AT_ONCE}", f"{loop}.many"),
+            (f"%{sums}.one", f"{loop}.one"),
+        )
+    }
+  %{loop}.is.rest = icmp slt i64 %{loop}.channel.rest, %{loop}.numbers
+  br i1 %{loop}.is.rest, label %{loop}.one, label %{loop}.cell.end
+{loop}.one:
+  %{loop}.channel.one = call i64 @llvm.smin.i64(i64 %{loop}.channel.rest, i64 %{loop}.last)
+  %{loop}.at.one = getelementptr float, ptr %{loop}.from, i64 %{loop}.channel.one
+  {lines(each("one", f"{sums}.cell", f"{sums}.one"))}
+  %{loop}.rest.next = add i64 %{loop}.channel.rest, {lanes}
+  br label %{loop}.rest
+{loop}.cell.end:
+  %{loop}.cell.next = add i64 %{loop}.cell.index, 1
+  %{loop}.is.cell = icmp slt i64 %{loop}.cell.next, %cells
+  br i1 %{loop}.is.cell, label %{loop}.cell, label %{loop}.map.end
+{loop}.map.end:
+  %{loop}.after = add i64 %{loop}.before, %{loop}.numbers
+  %{loop}.index.next = add i64 %{loop}.index, 1
+  %{loop}.is.map = icmp slt i64 %{loop}.index.next, %count
+  br i1 %{loop}.is.map, label %{loop}.map, label %{loop}.end"""
