@@ -52,7 +52,7 @@ def run(
             one after another. 1 if not given, with --compile-for 1 and 32.
         size: Height and width of the pictures, each divisible by 32; the model's own if not given.
         dtype: Type of the large products; float32 if not given, with --compile-for bfloat16. For bfloat16 CPUs take
-            float16 or float32 where they are faster so.
+            float16, int16 or float32 where they are faster so.
         runs: How often each batch is computed.
         json: Write the numbers to this file, with the versions and the device.
         compile_for: Measure nothing, but compile for such TPU chips; needs jax[tpu], in an environment of its own.

@@ -60,7 +60,7 @@ def run(
         batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; CPUs take
-            float16 or float32 where they are faster so.
+            float16, int16 or float32 where they are faster so.
         classes: Show these classes only, by name or number.
     """
     if not paths:

@@ -8,11 +8,8 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.model import products
-from dfine_jax.native.registers import half
+from dfine_jax.native.registers import HALVES, half
 from dfine_jax.processor import is_faster_in_bfloat16
-
-HALVES = {None: None, "half": jnp.dtype("float16"), "bfloat": jnp.dtype("bfloat16"), "i16": jnp.dtype("int16")}
-"""Types by the names of ``dfine_jax.native.registers.half``."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +22,7 @@ class Compute:
     multiply float32 exactly by default.
 
     ``halves`` is the type that operands of a fused model's products are rounded to by machine code for CPUs, see
-    ``dfine_jax.model.halves``; ``dtype`` is float32 then.
+    ``dfine_jax.model.halves``: float16, bfloat16 or int16. ``dtype`` is float32 then.
 
     ``is_native`` is for programs of one CPU that there is machine code for, in float32: products of cells and kernels,
     dense convolutions, and the gradients of both are computed by it. XLA can't divide such code among devices, and
@@ -56,8 +53,8 @@ class Compute:
         compute = cls.named(name)
         if jax.default_backend() != "cpu" or compute == cls():
             return compute
-        if halves := HALVES[half()]:
-            return cls(halves=halves)
+        if kind := half():
+            return cls(halves=jnp.dtype(HALVES[kind]))
         return compute if is_faster_in_bfloat16() else cls()
 
     @property

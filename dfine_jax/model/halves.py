@@ -6,10 +6,11 @@ at most. With three bits more in each number errors are 0.4 to 0.7 of bfloat16's
 what bfloat16's small tiles have. Its range does not matter, for each kernel, and of maps what a thread takes at a time,
 is scaled by a power of two.
 
-Other processors multiply whole numbers of 16 bits and sum them in 32. Kernels are scaled so far that no sum can be too
-large, maps to 14 bits and a sign: cell by cell in products, in windows what a thread takes at a time. Errors are a fifth
-of bfloat16's, where numbers are not much smaller than the largest that is scaled with them. A NaN becomes one of all
-that is.
+Other processors multiply whole numbers of 16 bits, int16, and sum them in 32. Maps are scaled to 14 bits and a sign, in
+products and transformed tiles cell by cell, in windows what a thread takes at a time; kernels as much as leaves any sum
+of a block in 32 bits. Numbers are rounded alike however small they are: if they are normally distributed, errors of
+products and windows are up to a quarter of bfloat16's, those of large tiles nine tenths. Sums with what is not finite,
+and with all that is scaled like it, are not numbers.
 
 On other backends, and for derivatives, products are in float32, of rounded kernels.
 """
@@ -225,7 +226,7 @@ def _check_windows(
 def convolve_tiles_of_halves(
     x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves``, or ``tiles_in_wholes``, made of a kernel (36, I, O).
+    """``dfine_jax.model.panels.convolve_tiles`` by a kernel (36, I, O) as ``in_halves`` or ``tiles_in_wholes`` made it.
 
     ``ValueError`` where 16 does not divide the channels, in and out.
     """

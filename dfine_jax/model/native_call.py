@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 from dfine_jax.model.finish import Finish
 from dfine_jax.native.attention import scratch_of_head
 from dfine_jax.native.product import whole_columns
-from dfine_jax.native.registers import WIDEST, half, registers
+from dfine_jax.native.registers import HALVES, WIDEST, half, registers
 from dfine_jax.native.sampling import QUERIES, scratch_of_query
 from dfine_jax.native.targets import register, target
 from dfine_jax.native.work import MOST, TAPS
@@ -176,7 +176,8 @@ def native(
 ) -> Callable[..., Array]:
     """``plain``, but on CPUs the native function of this name, where there is one for this processor.
 
-    All is in float32, but for kernels of products of halves, which are as ``dfine_jax.model.halves`` makes them.
+    All is in float32, but for kernels of products of halves, which are as ``dfine_jax.model.halves`` makes them. Those
+    have machine code in one type for a processor, and it is ``plain`` in others.
 
     ``ValueError`` for what there is no code for: too many maps or rows of kernels, padding as wide as a kernel, maps
     smaller than one.
@@ -198,7 +199,7 @@ def native(
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def computed(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        if registers() is None or (in_halves and half() is None):
+        if registers() is None or (in_halves and kernels[0].dtype != HALVES.get(half())):
             return plain(maps, kernels, finish, window)
         _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, plain))

@@ -191,7 +191,7 @@ def _written(
 
 def _scaled(lanes: int, cells: Sequence[tuple[int, int]], half: Half) -> Iterator[str]:
     """Lines that make floats of sums, scaled as each row's are; in bfloat16 they are."""
-    floats = f"<{lanes} x float>"
+    floats, first = f"<{lanes} x float>", f"<{lanes} x i32> zeroinitializer"
     if half == "bfloat":
         yield from (f"%scaled.{row}.{part} = bitcast {floats} %next.{row}.{part} to {floats}" for row, part in cells)
         return
@@ -201,9 +201,7 @@ def _scaled(lanes: int, cells: Sequence[tuple[int, int]], half: Half) -> Iterato
             yield f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}"
             yield f"%scale.one.{row} = load float, ptr %scale.at.{row}"
             yield f"%scale.lane.{row} = insertelement {floats} poison, float %scale.one.{row}, i64 0"
-            yield (
-                f"%scale.{row} = shufflevector {floats} %scale.lane.{row}, {floats} poison, <{lanes} x i32> zeroinitializer"
-            )
+            yield f"%scale.{row} = shufflevector {floats} %scale.lane.{row}, {floats} poison, {first}"
         at = f"{row}.{part}"
         yield from widened(lanes, at)
         yield f"%scaled.{at} = fmul {floats} %float.{at}, %scale.{row}"

@@ -32,7 +32,10 @@ def registers() -> Registers | None:
 
 
 Half = Literal["half", "bfloat", "i16"]
-"""Types of 16 bits, by LLVM's names: float16, bfloat16 and whole numbers."""
+"""Types of 16 bits, by LLVM's names."""
+
+HALVES: dict[Half, str] = {"half": "float16", "bfloat": "bfloat16", "i16": "int16"}
+"""Their names in NumPy and JAX."""
 
 
 @cache

@@ -5,11 +5,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dfine_jax.native.text import lines
 
 WHOLE = 14
-"""Numbers are scaled to 2 to this power at most. By as much of it as a block's kernel is summed to, magnitudes, sums are
-below 2 to the 31."""
-
-AT_ONCE = 4
-"""Registers of a cell that are taken at a time; those that are left, one by one."""
+"""Numbers are scaled to 2 to this power at most. That times the magnitudes of a block's kernel, summed, has to be less
+than 2 to the 31."""
 
 
 def rounding_of_wholes(lanes: int) -> str:
@@ -21,12 +18,12 @@ def rounding_of_wholes(lanes: int) -> str:
     floats, bits, halves = f"<{lanes} x float>", f"<{lanes} x i32>", f"<{lanes} x i16>"
     no_sign = "<" + ", ".join(["i32 2147483647"] * lanes) + ">"
 
-    def looked(at: str, before: str, after: str) -> Iterator[str]:
+    def looked(at: int) -> Iterator[str]:
         yield f"%seen.{at} = load {bits}, ptr %look.at.{at}, align 4"
         yield f"%magnitude.{at} = and {bits} %seen.{at}, {no_sign}"
-        yield f"%{after} = call {bits} @llvm.smax.v{lanes}i32({bits} %{before}, {bits} %magnitude.{at})"
+        yield f"%largest.{at + 1} = call {bits} @llvm.smax.v{lanes}i32({bits} %largest.{at}, {bits} %magnitude.{at})"
 
-    def written(at: str, before: str, after: str) -> Iterator[str]:
+    def written(at: int) -> Iterator[str]:
         yield f"%x.{at} = load {floats}, ptr %write.at.{at}, align 4"
         yield f"%scaled.{at} = fmul {floats} %x.{at}, %scale"
         yield (
@@ -34,7 +31,7 @@ def rounding_of_wholes(lanes: int) -> str:
             "i16 -1, i32 4)"
         )
         yield f"%half.{at} = trunc {bits} %whole.{at} to {halves}"
-        yield f"%to.at.{at} = getelementptr i16, ptr %to.cell, i64 %write.channel.{at}"
+        yield f"%to.at.{at} = getelementptr i16, ptr %to.cell, i64 %write.place.{at}"
         yield f"store {halves} %half.{at}, ptr %to.at.{at}, align 2"
 
     to_cell = (
@@ -53,7 +50,7 @@ entry:
   br label %look.map
 {_over_maps(lanes, "look", "entry", (), looked, "largest")}
 look.end:
-  %largest = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %largest.cell)
+  %largest = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %largest.2)
   %scales = call {{ float, float }} @scales(i32 %largest, i32 {WHOLE})
   %scale.one = extractvalue {{ float, float }} %scales, 0
   %inverse = extractvalue {{ float, float }} %scales, 1
@@ -99,31 +96,31 @@ def _over_maps(
     loop: str,
     come_from: str,
     cell: Iterable[str],
-    each: Callable[[str, str, str], Iterable[str]],
-    sums: str | None = None,
+    each: Callable[[int], Iterable[str]],
+    kept: str | None = None,
 ) -> str:
     """Blocks from ``{loop}.map`` on, which go on as ``{loop}.end``: over maps, cells from ``%first`` on, and channels.
 
-    Lines that begin a cell are ``cell``. ``each`` takes a register of channels by its name and, by their names, to what
-    ``sums`` came before it and after: it is zero at first, and ``%{sums}.cell`` in the end. The last channels are taken
-    with some of those before, where they don't fill a register.
+    Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its place in two: the last channels
+    are taken with some of those before, where they don't fill one. What is ``kept`` is zero at first, ``%{kept}.0``
+    before two registers and ``%{kept}.2`` after them.
     """
 
-    def carried(name: str, *edges: tuple[str, str]) -> str:
-        values = ", ".join(f"[ {value}, %{block} ]" for value, block in edges)
-        return f"%{sums}.{name} = phi <{lanes} x i32> {values}" if sums else ""
+    def carried(name: str, before: str, come_from: str, again: str) -> str:
+        values = f"[ {before}, %{come_from} ], [ %{kept}.2, %{again} ]"
+        return f"%{kept}.{name} = phi <{lanes} x i32> {values}" if kept else ""
 
-    def many() -> Iterator[str]:
-        for part in range(AT_ONCE):
-            yield f"%{loop}.channel.{part} = add i64 %{loop}.channel, {part * lanes}"
-            yield f"%{loop}.at.{part} = getelementptr float, ptr %{loop}.from, i64 %{loop}.channel.{part}"
-            yield from each(str(part), f"{sums}.{part}", f"{sums}.{part + 1}")
+    def two() -> Iterator[str]:
+        for part in range(2):
+            yield f"%{loop}.all.{part} = add i64 %{loop}.channel, {part * lanes}"
+            yield f"%{loop}.place.{part} = call i64 @llvm.smin.i64(i64 %{loop}.all.{part}, i64 %{loop}.last)"
+            yield f"%{loop}.at.{part} = getelementptr float, ptr %{loop}.from, i64 %{loop}.place.{part}"
+            yield from each(part)
 
-    width = AT_ONCE * lanes
     return f"""{loop}.map:
   %{loop}.index = phi i64 [ 0, %{come_from} ], [ %{loop}.index.next, %{loop}.map.end ]
   %{loop}.before = phi i64 [ 0, %{come_from} ], [ %{loop}.after, %{loop}.map.end ]
-  {carried("of.maps", ("zeroinitializer", come_from), (f"%{sums}.cell", f"{loop}.map.end"))}
+  {carried("of.maps", "zeroinitializer", come_from, f"{loop}.map.end")}
   %{loop}.base.at = getelementptr %Map, ptr %maps, i64 %{loop}.index
   %{loop}.base = load ptr, ptr %{loop}.base.at
   %{loop}.numbers.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 1
@@ -131,42 +128,22 @@ def _over_maps(
   %{loop}.pitch.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 2
   %{loop}.pitch = load i64, ptr %{loop}.pitch.at
   %{loop}.last = sub i64 %{loop}.numbers, {lanes}
-  %{loop}.whole = and i64 %{loop}.numbers, {-width}
   br label %{loop}.cell
 {loop}.cell:
   %{loop}.cell.index = phi i64 [ 0, %{loop}.map ], [ %{loop}.cell.next, %{loop}.cell.end ]
-  {carried("of.cells", (f"%{sums}.of.maps", f"{loop}.map"), (f"%{sums}.cell", f"{loop}.cell.end"))}
-  %{loop}.place = add i64 %{loop}.cell.index, %first
-  %{loop}.offset = mul i64 %{loop}.place, %{loop}.pitch
+  {carried("of.cells", f"%{kept}.of.maps", f"{loop}.map", f"{loop}.cell.end")}
+  %{loop}.which = add i64 %{loop}.cell.index, %first
+  %{loop}.offset = mul i64 %{loop}.which, %{loop}.pitch
   %{loop}.from = getelementptr float, ptr %{loop}.base, i64 %{loop}.offset
   {lines(cell)}
-  %{loop}.is.many = icmp ne i64 %{loop}.whole, 0
-  br i1 %{loop}.is.many, label %{loop}.many, label %{loop}.rest
-{loop}.many:
-  %{loop}.channel = phi i64 [ 0, %{loop}.cell ], [ %{loop}.channel.next, %{loop}.many ]
-  {carried("0", (f"%{sums}.of.cells", f"{loop}.cell"), (f"%{sums}.{AT_ONCE}", f"{loop}.many"))}
-  {lines(many())}
-  %{loop}.channel.next = add i64 %{loop}.channel, {width}
-  %{loop}.is.more = icmp slt i64 %{loop}.channel.next, %{loop}.whole
-  br i1 %{loop}.is.more, label %{loop}.many, label %{loop}.rest
-{loop}.rest:
-  %{loop}.channel.rest = phi i64 [ 0, %{loop}.cell ], [ %{loop}.whole, %{loop}.many ], [ %{loop}.rest.next, %{loop}.one ]
-  {
-        carried(
-            "cell",
-            (f"%{sums}.of.cells", f"{loop}.cell"),
-            (f"%{sums}.{AT_ONCE}", f"{loop}.many"),
-            (f"%{sums}.one", f"{loop}.one"),
-        )
-    }
-  %{loop}.is.rest = icmp slt i64 %{loop}.channel.rest, %{loop}.numbers
-  br i1 %{loop}.is.rest, label %{loop}.one, label %{loop}.cell.end
-{loop}.one:
-  %{loop}.channel.one = call i64 @llvm.smin.i64(i64 %{loop}.channel.rest, i64 %{loop}.last)
-  %{loop}.at.one = getelementptr float, ptr %{loop}.from, i64 %{loop}.channel.one
-  {lines(each("one", f"{sums}.cell", f"{sums}.one"))}
-  %{loop}.rest.next = add i64 %{loop}.channel.rest, {lanes}
-  br label %{loop}.rest
+  br label %{loop}.some
+{loop}.some:
+  %{loop}.channel = phi i64 [ 0, %{loop}.cell ], [ %{loop}.channel.next, %{loop}.some ]
+  {carried("0", f"%{kept}.of.cells", f"{loop}.cell", f"{loop}.some")}
+  {lines(two())}
+  %{loop}.channel.next = add i64 %{loop}.channel, {2 * lanes}
+  %{loop}.is.more = icmp slt i64 %{loop}.channel.next, %{loop}.numbers
+  br i1 %{loop}.is.more, label %{loop}.some, label %{loop}.cell.end
 {loop}.cell.end:
   %{loop}.cell.next = add i64 %{loop}.cell.index, 1
   %{loop}.is.cell = icmp slt i64 %{loop}.cell.next, %cells

@@ -126,26 +126,29 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
 
 
 @pytest.mark.parametrize(
-    ("shape", "widths", "float16", "bfloat16"),
+    ("shape", "widths", "float16", "bfloat16", "int16"),
     [
-        ((1, 1, 96, 32), (64, 32), "halves in panels", "halves in panels"),
-        ((1, 1, 96, 24), (64, 32), "panels", "panels"),
-        ((1, 1, 24, 96), (24,), "panels", "panels"),
-        ((1, 1, 88, 64), (80, 8), "panels", "panels"),
-        ((1, 1, 97, 64), (64, 33), "panels", "panels"),
-        ((3, 3, 32, 64), (32,), "large tiles of halves", "large tiles in panels"),
-        ((3, 3, 32, 16), (16, 16), "rows of halves", "rows of halves"),
-        ((3, 3, 3, 16), (3,), "two cells of halves", "two cells of halves"),
-        ((3, 3, 21, 21), (21,), "two cells of halves", "two cells of halves"),
-        ((2, 2, 16, 8), (16,), "two cells of halves", "two cells of halves"),
-        ((2, 2, 8, 16), (8,), "rows of halves", "rows of halves"),
-        ((3, 3, 34, 16), (34,), "rows in panels", "rows in panels"),
+        ((1, 1, 96, 64), (64, 32), "halves in panels", "halves in panels", "halves in panels"),
+        ((1, 1, 96, 32), (64, 32), "halves in panels", "halves in panels", "panels"),
+        ((1, 1, 96, 24), (64, 32), "panels", "panels", "panels"),
+        ((1, 1, 24, 96), (24,), "panels", "panels", "panels"),
+        ((1, 1, 88, 64), (80, 8), "panels", "panels", "panels"),
+        ((1, 1, 97, 64), (64, 33), "panels", "panels", "panels"),
+        ((3, 3, 96, 128), (96,), "large tiles of halves", "large tiles in panels", "large tiles of wholes"),
+        ((3, 3, 32, 64), (32,), "large tiles of halves", "large tiles in panels", "large tiles in panels"),
+        ((3, 3, 32, 16), (16, 16), "rows of halves", "rows of halves", "rows of halves"),
+        ((3, 3, 3, 16), (3,), "two cells of halves", "two cells of halves", "two cells of halves"),
+        ((3, 3, 21, 21), (21,), "two cells of halves", "two cells of halves", "two cells of halves"),
+        ((2, 2, 16, 8), (16,), "two cells of halves", "two cells of halves", "two cells of halves"),
+        ((2, 2, 8, 16), (8,), "rows of halves", "rows of halves", "rows of halves"),
+        ((3, 3, 34, 16), (34,), "rows in panels", "rows in panels", "rows in panels"),
     ],
 )
-def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16):
-    for dtype, form in ((np.dtype("float16"), float16), (jnp.dtype("bfloat16"), bfloat16)):
+def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16, int16):
+    for name, form in dict(float16=float16, bfloat16=bfloat16, int16=int16).items():
+        dtype = jnp.dtype(name)
         assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, halves=dtype) == form
-        arrays = in_form(np.ones(shape), form, widths)
+        arrays = in_form(np.ones(shape), form, widths, dtype)
         assert [array.shape for array in arrays] == shapes_in_form(shape, form, widths)
 
 

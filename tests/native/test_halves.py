@@ -19,7 +19,7 @@ from tiny import normal
 from dfine_jax.config import DFineConfig
 from dfine_jax.model import native_call
 from dfine_jax.model.channelwise import plain_largest_of_four
-from dfine_jax.model.compute import HALVES, Compute
+from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine
 from dfine_jax.model.finish import Finish
 from dfine_jax.model.fuse import fuse
@@ -32,9 +32,9 @@ from dfine_jax.model.halves import (
     multiply_halves,
 )
 from dfine_jax.model.prepared_kernels import in_form
-from dfine_jax.native.registers import WIDEST, binding, half, registers
+from dfine_jax.native.registers import HALVES, WIDEST, binding, half, registers
 
-TYPE = HALVES[half()] or jnp.dtype("float16")
+TYPE = jnp.dtype(HALVES.get(half(), "float16"))
 native = pytest.mark.skipif(half() is None, reason="no machine code in 16 bits for this processor")
 with_tiles = pytest.mark.skipif(half() in (None, "bfloat"), reason="no machine code of tiles in 16 bits here")
 WHOLE = jnp.issubdtype(TYPE, jnp.integer)
@@ -90,6 +90,25 @@ def test_kernels_are_scaled_and_paired(outputs):
         width = min(outputs, 32)
         start = factor * halved[1, : 2 * -(-width // 16) * 16].reshape(-1, 2)[:width]
         np.testing.assert_array_equal(start, kernel[1, :2, :width].T)
+
+
+@pytest.mark.parametrize("inputs", [16, 200, 1024])
+def test_whole_numbers_of_a_kernel_leave_room_for_a_map(inputs):
+    kernel = np.random.default_rng(0).standard_normal((2, inputs, 32)) ** 3
+    halved, (factor,) = in_halves([kernel], jnp.dtype("int16"))
+    assert (halved == np.rint(halved)).all()
+    assert np.abs(halved).max() < 2**15
+    columns = halved.reshape(2, inputs // 2, 32, 2).transpose(0, 1, 3, 2).reshape(kernel.shape)
+    np.testing.assert_allclose(factor * columns, kernel, atol=factor / 2)
+    starts = range(0, inputs, 256)
+    most = max(np.abs(columns[:, start : start + 256]).sum(1).max() for start in starts)
+    assert most * 2**14 < 2**31
+    assert max(2 * most * 2**14 / 2**31, 2 * np.abs(halved).max() / 2**15) > 0.99
+
+
+def test_few_numbers_of_a_kernel_fit_in_16_bits():
+    halved, (factor,) = in_halves([np.diag(np.full(32, 2.0**7))[None]], jnp.dtype("int16"))
+    assert (halved.max(), factor) == (2**14, 2.0**-7)
 
 
 def test_a_kernel_of_zeros_stays_one():
@@ -153,6 +172,16 @@ def test_the_largest_sums_are_not_too_large(x):
     np.testing.assert_allclose(sums, np.float32(512 * np.float32(x)), rtol=129 * 2.0**-12, atol=1e-38)
 
 
+@pytest.mark.parametrize("inputs", [32, 256, 600])
+def test_sums_of_the_largest_magnitude_are_right(inputs):
+    """Each row has the signs of a column of the kernel: no map of such numbers has a larger sum with it."""
+    kernel = normal(1, inputs, 32)
+    x = 1.999 * jnp.sign(kernel[0].T)
+    sums = multiply_halves([x], rounded([kernel]), unfinished(32))
+    assert error(sums, x @ kernel[0]) < BFLOAT16
+    np.testing.assert_allclose(jnp.diag(sums), 1.999 * jnp.abs(kernel[0]).sum(0), rtol=129 * 2.0**-12)
+
+
 def test_one_large_number_leaves_others_what_they_are():
     x, kernel = normal(100, 64), normal(1, 64, 32)
     sums = multiply_halves([x.at[3, 5].set(1e4)], rounded([kernel]), unfinished(32))
@@ -165,6 +194,21 @@ def test_what_is_not_a_number_stays_so_and_alone():
     sums = multiply_halves([x], rounded([normal(1, 64, 32)]), unfinished(32))
     assert jnp.isnan(sums[3]).all()
     assert not jnp.isnan(jnp.delete(sums, 3, axis=0)).any()
+
+
+@native
+def test_infinite_numbers_leave_no_finite_sum():
+    sums = multiply_halves([normal(100, 64).at[3, 5].set(-jnp.inf)], rounded([normal(1, 64, 32)]), unfinished(32))
+    assert not jnp.isfinite(sums[3]).any()
+    assert jnp.isfinite(jnp.delete(sums, 3, axis=0)).all()
+
+
+@native
+def test_what_is_not_a_number_in_a_window_stays_so():
+    x, kernels = normal(1, 40, 40, 16).at[0, 8, 9, 3].set(jnp.nan), rows_of_halves(normal(3, 3, 16, 16), (16,))
+    sums = convolve_rows_of_halves([x], kernels, 1, (1, 1), unfinished(16))
+    assert jnp.isnan(sums[0, 7:10, 8:11]).all()
+    assert not jnp.isnan(sums[0, 20:]).any()
 
 
 def convolved(x, kernel, stride, padding):
@@ -335,7 +379,7 @@ def test_kernels_of_other_windows_are_refused(width, outputs):
 @native
 @pytest.mark.slow
 def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
-    config = DFineConfig.from_size("s")
+    config = DFineConfig.from_size("m")
     exact = DFine(config, rng=np.random.default_rng(0))
     halved = DFine(config, compute=Compute(halves=TYPE), rng=np.random.default_rng(0))
     pictures, maps = normal(1, 128, 128, 3), []
@@ -348,6 +392,23 @@ def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
         maps.append(fused.encoder(fused.backbone(pictures)))
     for expected, result in zip(*maps, strict=True):
         assert 0 < error(result, expected) < 0.02
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    half() == "i16" or registers() is None or not binding().get_host_cpu_features().get("avx512vnni"),
+    reason="no instructions for whole numbers, or they are what is tested here",
+)
+def test_code_in_whole_numbers():
+    """All that is here, on a processor that is given another type."""
+    program = f"""
+import pytest
+from dfine_jax.native import registers
+registers.half = lambda: "i16"
+raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 @pytest.mark.slow
