@@ -199,7 +199,7 @@ def native(
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def computed(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        if registers() is None or (in_halves and kernels[0].dtype != HALVES.get(half())):
+        if registers() is None or (in_halves and kernels[0].dtype.name != HALVES.get(half())):
             return plain(maps, kernels, finish, window)
         _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, plain))

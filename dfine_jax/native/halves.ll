@@ -82,7 +82,7 @@ end:
   ret void
 }
 
-; What @chunk.product computes, of maps that are rounded first: next to each other, all scaled alike.
+; What @chunk.product computes, of maps that are rounded first, next to each other.
 define internal void @chunk.halves(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {
 entry:
   %here = alloca [MOST x %Map]
