@@ -36,6 +36,7 @@ from dfine_jax.model.tiles import convolve_large_tiles
 from dfine_jax.native.product import whole_columns
 from dfine_jax.native.registers import WIDEST
 from dfine_jax.native.wholes import WHOLE
+from dfine_jax.native.work import PAIRS, PAIRS_OF_TILES
 
 FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
@@ -47,10 +48,7 @@ FEW_WHOLES_OF_TILES = 96
 """The same for tiles of them."""
 
 MOST_PAIRS = 144
-"""Pairs of numbers of a window, which are all summed in 16 bits: those of 32 channels and a kernel of 3 by 3."""
-
-BLOCK = 256
-"""Numbers of a product that are summed at a time."""
+"""Pairs of numbers of a window, all summed in float16 or as whole numbers: those of 32 channels and 3 by 3 cells."""
 
 
 def are_halvable(inputs: Sequence[int]) -> bool:
@@ -90,20 +88,20 @@ def windows_in_halves(
     size, *_, outputs = kernels[0].shape
     rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
     filled = [np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))) for each in rows]
-    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled], dtype, 2 * MOST_PAIRS)
+    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled], dtype, MOST_PAIRS)
     return [*(each.reshape(size, -1) for each in halved), factors]
 
 
 def in_halves(
-    kernels: Sequence[Float[np.ndarray, "T I O"]], dtype: np.dtype, block: int = BLOCK
+    kernels: Sequence[Float[np.ndarray, "T I O"]], dtype: np.dtype, pairs: int = PAIRS
 ) -> list[Float[np.ndarray, "..."]]:
     """Each kernel's columns in panels, two numbers of a column next to each other; and last, a factor for each.
 
     Kernels are scaled by powers of two, which factors undo: to numbers from -1 to 1, the largest more than a half; or
-    to whole ones, where ``dtype`` is of those, such that products of ``block`` with a map don't exceed 32 bits.
+    to whole ones, where ``dtype`` is of those, such that sums of so many ``pairs`` don't exceed 32 bits.
     """
     are_whole = np.issubdtype(dtype, np.integer)
-    sizes = [_size_of_wholes(kernel, block) if are_whole else np.abs(kernel).max() for kernel in kernels]
+    sizes = [_size_of_wholes(kernel, 2 * pairs) if are_whole else np.abs(kernel).max() for kernel in kernels]
     factors = [2.0 ** np.ceil(np.log2(each)) if each else 1.0 for each in sizes]
     scaled = [kernel / factor for kernel, factor in zip(kernels, factors, strict=True)]
     return [*map(_in_pairs, map(np.rint, scaled) if are_whole else scaled), np.array(factors)]
@@ -111,7 +109,7 @@ def in_halves(
 
 def tiles_in_wholes(kernel: Float[np.ndarray, "36 I O"], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
     """What ``in_halves`` makes of each entry of a kernel of large tiles: they are of different magnitudes."""
-    *entries, factors = in_halves(np.split(kernel, len(kernel)), dtype, BLOCK // 2)
+    *entries, factors = in_halves(np.split(kernel, len(kernel)), dtype, PAIRS_OF_TILES)
     return [np.concatenate(entries), factors]
 
 
@@ -226,14 +224,20 @@ def _check_windows(
 def convolve_tiles_of_halves(
     x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], finish: Finish
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.model.panels.convolve_tiles`` by a kernel (36, I, O) as ``in_halves`` or ``tiles_in_wholes`` made it.
+    """``dfine_jax.model.panels.convolve_tiles`` by what ``in_halves`` made of a kernel (36, I, O).
 
-    ``ValueError`` where 16 does not divide the channels, in and out.
+    Of one in whole numbers ``tiles_in_wholes`` has to have made it.
+
+    ``ValueError`` where 16 does not divide the channels, in and out, and where whole numbers have fewer factors.
     """
     channels = x.shape[-1], len(finish.bias)
     if any(count % WIDEST for count in channels):
         raise ValueError(f"{channels[0]} channels to {channels[1]}: {WIDEST} has to divide both")
-    tiles = _tiles_of_wholes if jnp.issubdtype(kernels[0].dtype, jnp.integer) else _tiles
+    kernel, factors = kernels
+    are_whole = jnp.issubdtype(kernel.dtype, jnp.integer)
+    if are_whole and factors.shape != kernel.shape[:1]:
+        raise ValueError(f"{len(factors)} factors: whole numbers want one for each of {len(kernel)} entries")
+    tiles = _tiles_of_wholes if are_whole else _tiles
     return tiles([x], kernels, finish, Window(3, 1, padding))
 
 

@@ -173,10 +173,12 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
 def in_form(
     kernel: Float[np.ndarray, "kh kw I O"], form: Form, widths: tuple[int, ...], halves: np.dtype | None = None
 ) -> list[Float[np.ndarray, "..."]]:
-    """What a kernel becomes, in its own type; in forms of 16 bits it is made for ``halves``.
+    """What a kernel becomes, in its own type; ``HALVED`` forms are made for ``halves``, and a ``ValueError`` without.
 
     The arrays of a form are apart from each other: XLA for CPUs would copy a part of a larger one before every use.
     """
+    if form in HALVED and halves is None:
+        raise ValueError(f"a kernel in the form {form!r} is made for one of the types of 16 bits")
     match form:
         case "whole":
             return [kernel]

@@ -236,7 +236,7 @@ multiply:
   %product.one = getelementptr float, ptr %products, i64 %product.offset
   call void @set.map(ptr %here, i64 0, ptr %input, i64 %numbers, i64 %numbers, ptr %kernel.one)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
-  call void @set.window(ptr %here, i64 0, i64 64, i64 0)  ; pairs of halves, of which transforms magnify errors
+  call void @set.window(ptr %here, i64 0, i64 PAIRS.OF.TILES, i64 0)
   call void %product(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)
   %entry.next = add i64 %entry.index, 1
   %is.more = icmp slt i64 %entry.next, 36

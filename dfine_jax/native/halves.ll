@@ -72,7 +72,7 @@ multiply:
   call void @rounded.cells(ptr %here, i64 1, i64 %count, float %factor, ptr %halves, i64 %channels, ptr %scales)
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel.one)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
-  call void @set.window(ptr %here, i64 0, i64 64, i64 0)  ; pairs, of which transforms magnify errors
+  call void @set.window(ptr %here, i64 0, i64 PAIRS.OF.TILES, i64 0)
   call void @rows.of.halves(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)
   %entry.next = add i64 %entry.index, 1
   %is.more = icmp slt i64 %entry.next, 36
@@ -115,7 +115,7 @@ multiply:
   %pairs = lshr i64 %inputs, 1
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
-  call void @set.window(ptr %here, i64 0, i64 128, i64 0)  ; so many pairs are summed at a time
+  call void @set.window(ptr %here, i64 0, i64 PAIRS, i64 0)
   %outputs = call i64 @get.outputs(ptr %work)
   %result.offset = mul i64 %first, %outputs
   %result = call ptr @get.result(ptr %work)

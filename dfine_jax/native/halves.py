@@ -141,7 +141,7 @@ add:
 def _window(name: str, lanes: int, rows: int, columns: int, panel: int, half: Half) -> str:
     """A function that sums one tile as ``dfine_jax.native.product.tile`` does, of numbers ``%run`` by ``%run``.
 
-    From the begin of a run to that of the next there are ``%down``. Sums in 16 bits are of all numbers.
+    From the begin of a run to that of the next there are ``%down``. Sums in float16, or of whole numbers, are of all.
     """
     cells = [(row, part) for row in range(rows) for part in range(columns // lanes)]
     summed = _summed(lanes, half)

@@ -19,7 +19,7 @@ from dfine_jax.native.product import products
 from dfine_jax.native.registers import Half, Registers, binding, half, registers
 from dfine_jax.native.sampling import sampling
 from dfine_jax.native.tiles import tiles, tiles_of_halves
-from dfine_jax.native.work import MOST, TAPS, work
+from dfine_jax.native.work import MOST, PAIRS, PAIRS_OF_TILES, TAPS, work
 
 _FINISHED = {
     "product": "product",
@@ -110,6 +110,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     here = resources.files("dfine_jax.native")
     written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in files)
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
+    written = written.replace("PAIRS.OF.TILES", str(PAIRS_OF_TILES)).replace("PAIRS", str(PAIRS))
     entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
     return "\n".join([work(), written, *computed, *entries])
 

@@ -13,7 +13,7 @@ def rounding_of_wholes(lanes: int) -> str:
     """``@rounded`` and ``@rounded.cells``, see ``dfine_jax.native.rounding``: the latter scales each cell by itself,
     since what is scaled alike is rounded alike, however small.
 
-    What is not finite makes sums with it no numbers.
+    What is not finite makes sums with it no numbers; magnitudes below 1e-28 may become zero.
     """
     floats, bits, halves = f"<{lanes} x float>", f"<{lanes} x i32>", f"<{lanes} x i16>"
     no_sign = "<" + ", ".join(["i32 2147483647"] * lanes) + ">"
@@ -103,7 +103,7 @@ def _over_maps(
 
     Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its place in two: the last channels
     are taken with some of those before, where they don't fill one. What is ``kept`` is zero at first, ``%{kept}.0``
-    before two registers and ``%{kept}.2`` after them.
+    before two registers and ``%{kept}.2`` after them. Nothing is called in between: cells may be of few channels.
     """
 
     def carried(name: str, before: str, come_from: str, again: str) -> str:
@@ -121,11 +121,11 @@ def _over_maps(
   %{loop}.index = phi i64 [ 0, %{come_from} ], [ %{loop}.index.next, %{loop}.map.end ]
   %{loop}.before = phi i64 [ 0, %{come_from} ], [ %{loop}.after, %{loop}.map.end ]
   {carried("of.maps", "zeroinitializer", come_from, f"{loop}.map.end")}
-  %{loop}.base.at = getelementptr %Map, ptr %maps, i64 %{loop}.index
-  %{loop}.base = load ptr, ptr %{loop}.base.at
-  %{loop}.numbers.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 1
+  %{loop}.map.at = getelementptr %Map, ptr %maps, i64 %{loop}.index
+  %{loop}.base = load ptr, ptr %{loop}.map.at
+  %{loop}.numbers.at = getelementptr %Map, ptr %{loop}.map.at, i32 0, i32 1
   %{loop}.numbers = load i64, ptr %{loop}.numbers.at
-  %{loop}.pitch.at = getelementptr %Map, ptr %{loop}.base.at, i32 0, i32 2
+  %{loop}.pitch.at = getelementptr %Map, ptr %{loop}.map.at, i32 0, i32 2
   %{loop}.pitch = load i64, ptr %{loop}.pitch.at
   %{loop}.last = sub i64 %{loop}.numbers, {lanes}
   br label %{loop}.cell

@@ -6,6 +6,12 @@ MOST = 8
 TAPS = 24
 """Rows of kernels, of all maps together, that a convolution row by row takes."""
 
+PAIRS = 128
+"""Of numbers in 16 bits of a product, whose products are summed before the sum is added to others in float32."""
+
+PAIRS_OF_TILES = 64
+"""The same of tiles, whose transforms magnify errors."""
+
 FIELDS = {
     "next": "i64",  # chunk to begin
     "finished": "i64",  # chunks

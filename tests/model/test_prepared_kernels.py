@@ -156,7 +156,7 @@ def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
     shape, widths = (3, 3, 3, 16), (3,)
     form = form_on_cpu(shape, 2, widths, rounded=False, panels=True, halves=np.dtype("float16"))
     assert form == "rows of halves"
-    kernel, factor = in_form(np.ones(shape), form, widths)
+    kernel, factor = in_form(np.ones(shape), form, widths, np.dtype("float16"))
     assert [kernel.shape, factor.shape] == shapes_in_form(shape, form, widths)
     pairs = factor * kernel.reshape(3, 5, 16, 2)
     assert (pairs[:, :4] == 1).all()
@@ -168,8 +168,13 @@ def test_kernels_of_maps_that_come_apart_are_apart():
     options = dict(rounded=False, panels=True, halves=np.dtype("float16"))
     assert form_on_cpu(shape, 1, widths, **options, apart=True) == "halves apart"
     assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True) == "panels"
-    assert len(in_form(np.ones(shape), "halves apart", widths)) == len(widths) + 1
-    assert len(in_form(np.ones(shape), "halves in panels", widths)) == 2
+    assert len(in_form(np.ones(shape), "halves apart", widths, options["halves"])) == len(widths) + 1
+    assert len(in_form(np.ones(shape), "halves in panels", widths, options["halves"])) == 2
+
+
+def test_a_form_of_16_bits_wants_a_type():
+    with pytest.raises(ValueError, match="'halves apart' is made for one of the types of 16 bits"):
+        in_form(np.ones((1, 1, 96, 64)), "halves apart", (64, 32))
 
 
 def test_rows_of_channels():

@@ -30,6 +30,8 @@ from dfine_jax.model.halves import (
     convolve_two_cells_of_halves,
     in_halves,
     multiply_halves,
+    tiles_in_wholes,
+    windows_in_halves,
 )
 from dfine_jax.model.prepared_kernels import in_form
 from dfine_jax.native.registers import HALVES, WIDEST, binding, half, registers
@@ -93,17 +95,20 @@ def test_kernels_are_scaled_and_paired(outputs):
 
 
 @pytest.mark.parametrize("inputs", [16, 200, 1024])
-def test_whole_numbers_of_a_kernel_leave_room_for_a_map(inputs):
-    kernel = np.random.default_rng(0).standard_normal((2, inputs, 32)) ** 3
-    halved, (factor,) = in_halves([kernel], jnp.dtype("int16"))
+@pytest.mark.parametrize(("make", "block"), [(in_halves, 256), (tiles_in_wholes, 128), (windows_in_halves, 288)])
+def test_whole_numbers_of_a_kernel_leave_room_for_a_map(make, block, inputs):
+    inputs = min(inputs, block // 3) if make is windows_in_halves else inputs
+    kernel = np.random.default_rng(0).standard_normal((3, inputs, 32)) ** 3
+    kernels = {in_halves: [kernel], tiles_in_wholes: kernel, windows_in_halves: [kernel[:, None]]}[make]
+    halved, factors = make(kernels, jnp.dtype("int16"))
     assert (halved == np.rint(halved)).all()
     assert np.abs(halved).max() < 2**15
-    columns = halved.reshape(2, inputs // 2, 32, 2).transpose(0, 1, 3, 2).reshape(kernel.shape)
-    np.testing.assert_allclose(factor * columns, kernel, atol=factor / 2)
-    starts = range(0, inputs, 256)
-    most = max(np.abs(columns[:, start : start + 256]).sum(1).max() for start in starts)
-    assert most * 2**14 < 2**31
-    assert max(2 * most * 2**14 / 2**31, 2 * np.abs(halved).max() / 2**15) > 0.99
+    columns = halved.reshape(3, -1, 32, 2).transpose(0, 1, 3, 2).reshape(kernel.shape)
+    np.testing.assert_allclose(factors[:, None, None] * columns, kernel, atol=factors.max() / 2)
+    blocks = columns.reshape(1, -1, 32) if make is windows_in_halves else columns
+    sums = [np.abs(blocks[:, start : start + block]).sum(1).max() for start in range(0, blocks.shape[1], block)]
+    assert max(sums) * 2**14 < 2**31
+    assert max(2 * max(sums) * 2**14 / 2**31, 2 * np.abs(halved).max() / 2**15) > 0.99
 
 
 def test_few_numbers_of_a_kernel_fit_in_16_bits():
@@ -323,10 +328,10 @@ def test_tiles(shape, inputs, outputs):
 
 @with_tiles
 def test_tiles_of_the_largest_numbers():
-    kernels = of_tiles(np.sign(np.random.default_rng(0).standard_normal((3, 3, 256, 32))))
+    kernel = jnp.sign(normal(3, 3, 256, 32))
     x = jnp.sign(normal(1, 12, 12, 256)) * 1.99
-    sums = convolve_tiles_of_halves(x, kernels, (1, 1), unfinished(32))
-    assert jnp.isfinite(sums).all()
+    sums = convolve_tiles_of_halves(x, of_tiles(kernel), (1, 1), unfinished(32))
+    assert error(sums, convolved(x, kernel, 1, (1, 1))) < 2 * BFLOAT16
 
 
 def test_slopes_are_those_of_products_in_float32():
@@ -405,6 +410,8 @@ def test_code_in_whole_numbers():
 import pytest
 from dfine_jax.native import registers
 registers.half = lambda: "i16"
+from dfine_jax.model import native_call
+assert native_call.half() == "i16"
 raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
