@@ -10,7 +10,7 @@ from functools import partial
 from dfine_jax.native.product import added, begun, sums, tile
 from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.rounding import largest_of_four, rounding, scales
-from dfine_jax.native.text import lines
+from dfine_jax.native.text import lines, repeated
 from dfine_jax.native.wholes import rounding_of_wholes
 
 
@@ -191,7 +191,7 @@ def _written(
 
 def _scaled(lanes: int, cells: Sequence[tuple[int, int]], half: Half) -> Iterator[str]:
     """Lines that make floats of sums, scaled as each row's are; in bfloat16 they are."""
-    floats, first = f"<{lanes} x float>", f"<{lanes} x i32> zeroinitializer"
+    floats = f"<{lanes} x float>"
     if half == "bfloat":
         yield from (f"%scaled.{row}.{part} = bitcast {floats} %next.{row}.{part} to {floats}" for row, part in cells)
         return
@@ -200,8 +200,7 @@ def _scaled(lanes: int, cells: Sequence[tuple[int, int]], half: Half) -> Iterato
         if not part:
             yield f"%scale.at.{row} = getelementptr float, ptr %scales, i64 {row}"
             yield f"%scale.one.{row} = load float, ptr %scale.at.{row}"
-            yield f"%scale.lane.{row} = insertelement {floats} poison, float %scale.one.{row}, i64 0"
-            yield f"%scale.{row} = shufflevector {floats} %scale.lane.{row}, {floats} poison, {first}"
+            yield from repeated(lanes, "float", f"scale.one.{row}", f"scale.{row}")
         at = f"{row}.{part}"
         yield from widened(lanes, at)
         yield f"%scaled.{at} = fmul {floats} %float.{at}, %scale.{row}"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 
 from dfine_jax.native.registers import Registers
-from dfine_jax.native.text import lines
+from dfine_jax.native.text import lines, repeated
 
 PANEL = 32
 """Columns of a panel."""
@@ -127,8 +127,7 @@ def added(
     for row in (row for row, part in cells if not part):
         yield f"%x.at.{row} = getelementptr float, ptr %from.{row}, i64 %offset"
         yield f"%x.{row} = load {number}, ptr %x.at.{row}, align 4"
-        yield f"%lane.{row} = insertelement {vector} poison, {number} %x.{row}, i64 0"
-        yield (f"%lanes.{row} = shufflevector {vector} %lane.{row}, {vector} poison, <{lanes} x i32> zeroinitializer")
+        yield from repeated(lanes, number, f"x.{row}", f"lanes.{row}")
     for cell in cells:
         yield from multiplied(*cell)
     yield f"%kernel.next = getelementptr float, ptr %kernel.0, i64 {panel}"

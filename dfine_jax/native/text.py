@@ -1,6 +1,6 @@
 """Pieces of LLVM's language that all code here is written with."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -16,6 +16,13 @@ def splat(lanes: int, value: float) -> str:
     return "<" + ", ".join([f"float 0x{bits:016X}"] * lanes) + ">"
 
 
+def repeated(lanes: int, kind: str, one: str, name: str) -> Iterator[str]:
+    """Lines that set ``%{name}`` to a vector of ``%{one}``, which is of this kind, without a call."""
+    vector = f"<{lanes} x {kind}>"
+    yield f"%{name}.first = insertelement {vector} poison, {kind} %{one}, i64 0"
+    yield f"%{name} = shufflevector {vector} %{name}.first, {vector} poison, <{lanes} x i32> zeroinitializer"
+
+
 def first_lanes(lanes: int, name: str, start: str, stop: str) -> str:
     """Lines that set a mask of the lanes whose place, counted from ``start``, is before ``stop``.
 
@@ -27,8 +34,7 @@ def first_lanes(lanes: int, name: str, start: str, stop: str) -> str:
         [
             f"%{name}.left = sub i64 {stop}, {start}",
             f"%{name}.short = trunc i64 %{name}.left to i32",
-            f"%{name}.one = insertelement {vector} poison, i32 %{name}.short, i64 0",
-            f"%{name}.all = shufflevector {vector} %{name}.one, {vector} poison, {vector} zeroinitializer",
+            *repeated(lanes, "i32", f"{name}.short", f"{name}.all"),
             f"%{name} = icmp sgt {vector} %{name}.all, {places}",
         ]
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dfine_jax.native.text import lines
+from dfine_jax.native.text import lines, repeated
 
 WHOLE = 14
 """Numbers are scaled to 2 to this power at most. That times the magnitudes of a block's kernel, summed, has to be less
@@ -54,8 +54,7 @@ look.end:
   %scales = call {{ float, float }} @scales(i32 %largest, i32 {WHOLE})
   %scale.one = extractvalue {{ float, float }} %scales, 0
   %inverse = extractvalue {{ float, float }} %scales, 1
-  %scale.lane = insertelement {floats} poison, float %scale.one, i64 0
-  %scale = shufflevector {floats} %scale.lane, {floats} poison, {bits} zeroinitializer
+  {lines(repeated(lanes, "float", "scale.one", "scale"))}
   br label %write.map
 {_over_maps(lanes, "write", "look.end", to_cell, written)}
 write.end:
