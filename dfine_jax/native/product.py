@@ -100,8 +100,8 @@ end:
 def begun(name: str, lanes: int, cells: Sequence[tuple[int, int]]) -> str:
     """How a tile's function begins: where each row of the map is, and each register of the result, in ``cells``.
 
-    Rows are frozen: LLVM would else find each from the one before in the innermost loop, in a third more instructions
-    than keeping all places takes.
+    Rows are frozen: in the innermost loop LLVM would else find each from the one before, which takes 27 instructions
+    where keeping all places takes 17 (of 16 columns; of 32 it is 52 and 42).
     """
     rows_after_first = [(row, row - 1) for row, part in cells if row and not part]
     return f"""
