@@ -113,11 +113,10 @@ def _tiles_form(inputs: int, outputs: int, halves: np.dtype | None) -> Form:
     wide = min(inputs, outputs)
     if halves == np.float16 and wide >= FEW:
         return "large tiles of halves"
-    if halves == np.int16:
-        if wide >= FEW_WHOLES_OF_TILES:
-            return "large tiles of wholes"
-        if outputs >= FEW and windows_are_halvable(3, 3, 1, inputs):
-            return "rows of halves"
+    if halves == np.int16 and wide >= FEW_WHOLES_OF_TILES:
+        return "large tiles of wholes"
+    if halves == np.int16 and windows_are_halvable(3, 3, 1, inputs):
+        return "rows of halves"
     return "large tiles in panels"
 
 
