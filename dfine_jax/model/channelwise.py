@@ -86,6 +86,6 @@ def _plain_norm(maps: list[Array], kernels: list[Array], finish: Finish, window:
     return plain_normalise_cells(*maps, kernels[0][0], finish.bias, finish.affine[0])
 
 
-_depthwise = native("depthwise", _plain_depthwise, rows_at_a_time)
+_depthwise = native("depthwise", _plain_depthwise, rows_at_a_time, takes_narrow=True)
 _maximum = native("maximum", _plain_maximum, rows_at_a_time)
 _norm = native("norm", _plain_norm, cells_at_a_time)

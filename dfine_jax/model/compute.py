@@ -62,6 +62,11 @@ class Compute:
         """The type of the large products' operands in a fused model."""
         return self.halves or self.dtype
 
+    @property
+    def narrowest_map(self) -> str:
+        """The type of maps between convolutions by machine code in a fused model: float16 beside whole numbers."""
+        return "float16" if self.halves == jnp.int16 else "float32"
+
     def instead_of(self, asked: str) -> str | None:
         """What to tell somebody who asked for products in another type; None if nobody did."""
         if self.narrowest == asked:

@@ -8,12 +8,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.native.finish import LARGEST
 
 
 @partial(
     jax.tree_util.register_dataclass,
     data_fields=("bias", "affine", "coarse", "shortcut"),
-    meta_fields=("activation",),
+    meta_fields=("activation", "dtype"),
 )
 @dataclass(frozen=True)
 class Finish:
@@ -27,6 +28,9 @@ class Finish:
     """A map half as high and wide, of which every cell is added to four before the activation."""
     shortcut: Float[Array, "*B O"] | None = None
     """A map that is added last."""
+    dtype: str = "float32"
+    """Of the result, to which it is rounded: float32 or float16. What is beyond the latter's range becomes its largest
+    number."""
 
     def __call__(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
         x = x + self.bias
@@ -35,7 +39,11 @@ class Finish:
         x = ACTIVATIONS[self.activation](x)
         if self.affine is not None:
             x = x * self.affine[0] + self.affine[1]
-        return x if self.shortcut is None else x + self.shortcut
+        return self.rounded(x if self.shortcut is None else x + self.shortcut.astype(x.dtype))
+
+    def rounded(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
+        """In the type of the result."""
+        return x if self.dtype == "float32" else jnp.clip(x, -LARGEST, LARGEST).astype(self.dtype)
 
 
 def enlarged(x: Float[Array, "B h w C"]) -> Float[Array, "B 2*h 2*w C"]:

@@ -15,7 +15,7 @@ from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hgnetv2 import Stem
 from dfine_jax.model.hybrid_encoder import RepVGG
 from dfine_jax.model.layers import ConvNorm, LayerNorm, Linear
-from dfine_jax.model.prepared_kernels import HALVED, Form, form_on_cpu, in_float32_on_cpu, shapes_in_form, types_in_form
+from dfine_jax.model.prepared_kernels import HALVED, NATIVE, Form, form_on_cpu, in_float32_on_cpu, shapes_in_form, types_in_form
 from dfine_jax.native.finish import FINISHES
 from dfine_jax.native.registers import WIDEST, registers
 from dfine_jax.native.targets import Purpose
@@ -137,6 +137,8 @@ def _folded(
     if for_cpu:
         panels = panels and conv.activation in FINISHES
         conv.form = form_on_cpu(shape, conv.stride, conv.widths, rounded, panels, conv.compute.halves, conv.apart)
+        if conv.form in NATIVE and not names[id(conv)].startswith("decoder."):
+            conv.result = conv.compute.narrowest_map
     if quick and conv.form != "parts":  # products of tiles are many more programs
         conv.form = "whole"
     conv.bias = nnx.Param(jax.ShapeDtypeStruct(shape[-1:], "float32"))

@@ -196,10 +196,11 @@ def convolve_two_cells_of_halves(
         raise ValueError("a coarser map can't be added to two cells at once")
     window = Window(len(kernels[0]), 1, padding, twice=True)
     _check_windows(maps, kernels, window, 2 * len(finish.bias))
-    both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine)
+    dtype = finish.dtype if finish.shortcut is None else "float32"
+    both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine, dtype=dtype)
     pairs = _rows(maps, kernels, both, window)
     cells = pairs.reshape(*pairs.shape[:2], -1, len(finish.bias))[:, :, : window.over(maps[0].shape[2])]
-    return cells if finish.shortcut is None else cells + finish.shortcut
+    return cells if finish.shortcut is None else finish.rounded(cells + finish.shortcut.astype(dtype))
 
 
 def _check_windows(
@@ -262,7 +263,7 @@ def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window
     return finish(convolve_large_tiles(*maps, whole, window.padding))
 
 
-_product = native("halves", _plain_product, halves_at_a_time, in_halves=True)
-_rows = native("rows_of_halves", _plain_rows, rows_of_halves_at_a_time, in_halves=True)
+_product = native("halves", _plain_product, halves_at_a_time, in_halves=True, takes_narrow=True)
+_rows = native("rows_of_halves", _plain_rows, rows_of_halves_at_a_time, in_halves=True, takes_narrow=True)
 _tiles = native("tiles_of_halves", _plain_tiles, tiles_of_halves_at_a_time, in_halves=True)
-_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, tiles_of_wholes_at_a_time, in_halves=True)
+_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, tiles_of_wholes_at_a_time, in_halves=True, takes_narrow=True)

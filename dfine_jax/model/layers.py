@@ -136,7 +136,7 @@ class ConvNorm(nnx.Module):
     ``apart``, ``joined``. ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd
     kernels.
     After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``form`` says what became of
-    ``kernel``.
+    ``kernel``, and ``result`` in which type machine code writes the map.
     """
 
     def __init__(
@@ -167,6 +167,7 @@ class ConvNorm(nnx.Module):
         self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
         self.affine = Affine(rng) if affine else None
         self.form: Form = "whole"
+        self.result = "float32"
         self.apart = apart
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
@@ -248,7 +249,7 @@ class ConvNorm(nnx.Module):
     def _finish(self, **added: Float[Array, "..."] | None) -> Finish:
         """What follows once the norm is folded."""
         affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])
-        return Finish(self.bias[...], self.activation, affine, **added)
+        return Finish(self.bias[...], self.activation, affine, dtype=self.result, **added)
 
     def _finished(
         self, x: Float[Array, "B H W O"], train: bool, shortcut: Float[Array, "B H W O"] | None = None

@@ -3,6 +3,7 @@
 import math
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -122,7 +123,7 @@ def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
     size = even(high * wide, CELLS)
-    return Plan(size, pictures * -(-high * wide // size), (36 * (inputs + outputs) + 1) * size + max(inputs, outputs))
+    return Plan(size, pictures * -(-high * wide // size), (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs))
 
 
 def tiles_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
@@ -162,29 +163,41 @@ def threads() -> int:
 
 
 def call(
-    name: str, arrays: list[Array], shape: tuple[int, ...], chunks: int, scratch: int, **numbers: int
+    name: str,
+    arrays: list[Array],
+    shape: tuple[int, ...],
+    chunks: int,
+    scratch: int,
+    dtype: str = "float32",
+    **numbers: int,
 ) -> Float[Array, "..."]:
     """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own."""
-    result = jax.ShapeDtypeStruct(shape, jnp.float32)
+    result = jax.ShapeDtypeStruct(shape, dtype)
     memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
     function = jax.ffi.ffi_call(name, [result, memory], vmap_method="sequential")
     return function(*arrays, **{key: np.int64(number) for key, number in numbers.items()})[0]
 
 
 def native(
-    name: str, plain: Callable[..., Array], plan: Callable[..., Plan], in_halves: bool = False
+    name: str,
+    plain: Callable[..., Array],
+    plan: Callable[..., Plan],
+    in_halves: bool = False,
+    takes_narrow: bool = False,
 ) -> Callable[..., Array]:
     """``plain``, but on CPUs the native function of this name, where there is one for this processor.
 
     All is in float32, but for kernels of products of halves, which are as ``dfine_jax.model.halves`` makes them. Those
-    have machine code in one type for a processor, and it is ``plain`` in others.
+    have machine code in one type for a processor, and it is ``plain`` in others. Where that is int16, functions that
+    take narrow maps, in float16, don't have XLA widen them.
 
     ``ValueError`` for what there is no code for: too many maps or rows of kernels, padding as wide as a kernel, maps
     smaller than one.
     """
 
     def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        register("halves" if in_halves else "inference")
+        are_narrow = any(x.dtype == jnp.float16 for x in maps)
+        register("halves" if in_halves or are_narrow else "inference")
         batch, *sides, _ = maps[0].shape
         results = [*map(window.over, sides[:1]), *map(window.wide, sides[1:])]
         size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
@@ -195,28 +208,38 @@ def native(
         numbers = dict(
             low=window.padding[0], size=size, stride=window.stride, tops=window.tops, twice=int(window.twice)
         )
-        return call(target(name, finish.activation), arrays, shape, chunks, scratch, **numbers)
+        function = f"narrow_{name}" if are_narrow and not in_halves else name
+        return call(target(function, finish.activation), arrays, shape, chunks, scratch, finish.dtype, **numbers)
+
+    def widened_and_plain(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+        return plain(_widened(maps), kernels, finish, window)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def computed(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        if registers() is None or (in_halves and kernels[0].dtype.name != HALVES.get(half())):
-            return plain(maps, kernels, finish, window)
+        is_other_type = in_halves and kernels[0].dtype.name != HALVES.get(half())
+        if registers() is None or is_other_type or (finish.dtype != "float32" and half() != "i16"):
+            return widened_and_plain(maps, kernels, finish, window)
         _check(maps, window)
-        cpu, default = (partial(form, window=window) for form in (on_cpu, plain))
+        cpu, default = (partial(form, window=window) for form in (on_cpu, widened_and_plain))
         return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
 
     @computed.defjvp
     def slopes(window: Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-        return computed(*primals, window), jax.jvp(partial(plain, window=window), primals, tangents)[1]
+        return computed(*primals, window), jax.jvp(partial(widened_and_plain, window=window), primals, tangents)[1]
 
     def function(maps: Sequence[Array], kernels: Sequence[Array], finish: Finish, window: Window) -> Array:
-        def widened(arrays: Any) -> Any:
-            return jax.tree.map(lambda x: x.astype(jnp.float32), arrays)
-
-        kernels = list(kernels)
-        return computed(widened(list(maps)), kernels if in_halves else widened(kernels), widened(finish), window)
+        maps, kernels = list(maps), list(kernels)
+        if not (takes_narrow and half() == "i16"):
+            maps = _widened(maps)
+        whole = replace(_widened(replace(finish, shortcut=None)), shortcut=finish.shortcut)
+        return computed(maps, kernels if in_halves else _widened(kernels), whole, window)
 
     return function
+
+
+def _widened(arrays: Any) -> Any:
+    """Arrays of a tree in float32."""
+    return jax.tree.map(lambda x: x.astype(jnp.float32), arrays)
 
 
 def _check(maps: list[Array], window: Window) -> None:

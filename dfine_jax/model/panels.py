@@ -117,4 +117,4 @@ def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window
 
 _product = native("product", _plain_product, cells_at_a_time)
 _rows = native("rows", _plain_rows, rows_at_a_time)
-_tiles = native("tiles", _plain_tiles, tiles_at_a_time)
+_tiles = native("tiles", _plain_tiles, tiles_at_a_time, takes_narrow=True)

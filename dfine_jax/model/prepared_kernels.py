@@ -60,6 +60,9 @@ HALVED: tuple[Form, ...] = (
 )
 """Forms whose kernels are in 16 bits, see ``dfine_jax.model.halves``."""
 
+NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "rows of channels", "large tiles in panels", *HALVED)
+"""Forms that machine code takes."""
+
 WIDE = 24
 """Channels in and out from which large tiles beat the other forms on CPUs."""
 

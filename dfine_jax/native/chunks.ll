@@ -4,12 +4,16 @@
 declare ptr @memcpy(ptr, ptr, i64)
 declare ptr @memset(ptr, i32, i64)
 
-; Where sums go before they are finished: to the result itself, unless its rows are shorter than those of panels.
+; Where sums go before they are finished: to the result itself, unless its rows are shorter than those of panels or it
+; is narrow.
 define internal ptr @sums(ptr %work, ptr %result, ptr %scratch) {
   %outputs = call i64 @get.outputs(ptr %work)
   %columns = call i64 @get.columns(ptr %work)
   %is.whole = icmp eq i64 %outputs, %columns
-  %sums = select i1 %is.whole, ptr %result, ptr %scratch
+  %narrow = call i64 @get.narrow(ptr %work)
+  %is.wide = icmp eq i64 %narrow, 0
+  %is.place = and i1 %is.whole, %is.wide
+  %sums = select i1 %is.place, ptr %result, ptr %scratch
   ret ptr %sums
 }
 
@@ -46,20 +50,23 @@ multiply:
   %outputs = call i64 @get.outputs(ptr %work)
   %to = mul i64 %first, %outputs
   %result = call ptr @get.result(ptr %work)
-  %begin = getelementptr float, ptr %result, i64 %to
+  %narrow = call i64 @get.narrow(ptr %work)
+  %begin = call ptr @place(ptr %result, i64 %narrow, i64 %to)
   call void @cells(ptr %work, ptr %here, i64 %maps, i64 %count, ptr %begin, ptr %scratch)
   ret void
 }
 
 ; So many columns of a row of a map, from one on, of which some may lie beyond its edges: zeros are there.
-define internal void @padded(ptr %row, i64 %width, i64 %channels, i64 %first, i64 %columns, ptr %to) {
+define internal void @padded(ptr %row, i64 %narrow, i64 %width, i64 %channels, i64 %first, i64 %columns,
+                             ptr %to) {
 entry:
   %stop = add i64 %first, %columns
   %from.left = call i64 @llvm.smax.i64(i64 %first, i64 0)
   %from = call i64 @llvm.smin.i64(i64 %from.left, i64 %stop)
   %until.right = call i64 @llvm.smin.i64(i64 %stop, i64 %width)
   %until = call i64 @llvm.smax.i64(i64 %until.right, i64 %from)
-  %bytes.each = mul i64 %channels, 4
+  %power = sub i64 2, %narrow
+  %bytes.each = shl i64 %channels, %power
   %left = sub i64 %from, %first
   %left.bytes = mul i64 %left, %bytes.each
   %taken = sub i64 %until, %from
@@ -69,7 +76,7 @@ entry:
   call ptr @memset(ptr %to, i32 0, i64 %left.bytes)
   %middle = getelementptr i8, ptr %to, i64 %left.bytes
   %from.offset = mul i64 %from, %channels
-  %source = getelementptr float, ptr %row, i64 %from.offset
+  %source = call ptr @place(ptr %row, i64 %narrow, i64 %from.offset)
   call ptr @memcpy(ptr %middle, ptr %source, i64 %taken.bytes)
   %end = getelementptr i8, ptr %middle, i64 %taken.bytes
   call ptr @memset(ptr %end, i32 0, i64 %right.bytes)
@@ -109,23 +116,24 @@ tap:
   %base = call ptr @map.base(ptr %source)
   %channels = call i64 @map.numbers(ptr %source)
   %kernel = call ptr @map.kernel(ptr %source)
+  %narrow = call i64 @map.narrow(ptr %source)
   %row = add i64 %top, %tap.index
   %is.there = icmp ult i64 %row, %height
   %row.all = add i64 %picture.row, %row
   %row.size = mul i64 %width, %channels
   %row.offset = mul i64 %row.all, %row.size
-  %row.from = getelementptr float, ptr %base, i64 %row.offset
+  %row.from = call ptr @place(ptr %base, i64 %narrow, i64 %row.offset)
   %size = mul i64 %columns, %channels
   br i1 %is.there, label %there, label %outside
 there:
   br i1 %is.padded, label %edge, label %inside
 edge:
-  call void @padded(ptr %row.from, i64 %width, i64 %channels, i64 %first, i64 %columns, ptr %memory)
+  call void @padded(ptr %row.from, i64 %narrow, i64 %width, i64 %channels, i64 %first, i64 %columns, ptr %memory)
   %memory.used = getelementptr float, ptr %memory, i64 %size
   br label %tap.end
 inside:
   %first.offset = mul i64 %first, %channels
-  %direct = getelementptr float, ptr %row.from, i64 %first.offset
+  %direct = call ptr @place(ptr %row.from, i64 %narrow, i64 %first.offset)
   br label %tap.end
 outside:
   br label %tap.end
@@ -143,7 +151,8 @@ tap.end:
   br i1 %is.tap, label %tap, label %multiply
 multiply:
   %to.offset = mul i64 %from, %outputs
-  %to.first = getelementptr float, ptr %to, i64 %to.offset
+  %result.narrow = call i64 @get.narrow(ptr %work)
+  %to.first = call ptr @place(ptr %to, i64 %result.narrow, i64 %to.offset)
   call void @cells(ptr %work, ptr %here, i64 %products, i64 %cells, ptr %to.first, ptr %scratch)
   br label %done
 done:
@@ -182,7 +191,8 @@ entry:
   %row.size = mul i64 %wide, %outputs
   %result.offset = mul i64 %result.row, %row.size
   %result = call ptr @get.result(ptr %work)
-  %result.begin = getelementptr float, ptr %result, i64 %result.offset
+  %narrow = call i64 @get.narrow(ptr %work)
+  %result.begin = call ptr @place(ptr %result, i64 %narrow, i64 %result.offset)
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row ]
@@ -190,7 +200,7 @@ row:
   %which.strided = mul i64 %which, %stride
   %top = sub i64 %which.strided, %low
   %to.offset = mul i64 %index, %row.size
-  %to = getelementptr float, ptr %result.begin, i64 %to.offset
+  %to = call ptr @place(ptr %result.begin, i64 %narrow, i64 %to.offset)
   call void @strip(ptr %work, i64 %picture, i64 %top, i64 0, i64 %left, i1 true, ptr %zeros, ptr %edges, ptr %to,
                    ptr %scratch)
   call void @strip(ptr %work, i64 %picture, i64 %top, i64 %left, i64 %right, i1 false, ptr %zeros, ptr %edges, ptr %to,

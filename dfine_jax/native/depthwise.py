@@ -2,10 +2,11 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from itertools import chain
 
 from dfine_jax.native.registers import Registers
-from dfine_jax.native.text import lines, splat
+from dfine_jax.native.text import lines, loaded, splat
 
 CELLS = (8, 4, 1)
 """So many are summed at a time, in registers."""
@@ -15,21 +16,35 @@ def depthwise(layout: Registers) -> str:
     """``@depthwise`` and ``@maximum``, which take what ``@rows`` does, and what they call."""
     lanes, vector = layout.lanes, f"<{layout.lanes} x float>"
 
-    def product(x: str, factor: str, so_far: str) -> str:
-        return f"call {vector} @llvm.fma.v{lanes}f32({vector} {x}, {vector} {factor}, {vector} {so_far})"
-
     def larger(x: str, _: str, so_far: str) -> str:
         return f"call {vector} @llvm.maximum.v{lanes}f32({vector} {x}, {vector} {so_far})"
 
     declared = f"declare {vector} @llvm.maximum.v{lanes}f32({vector}, {vector})"
-    functions = [("depthwise", 0, product), ("maximum", -math.inf, larger)]
-    code = [[*(_some(lanes, count, *function) for count in CELLS), _all(lanes, function[0])] for function in functions]
-    return "\n".join([declared, *chain(*code)])
+    maximum = _function(lanes, "maximum", -math.inf, larger)
+    return "\n".join([declared, _function(lanes, "depthwise", 0, partial(_added, lanes)), maximum])
 
 
-def _some(lanes: int, count: int, name: str, start: float, step: Callable[[str, str, str], str]) -> str:
+def depthwise_of_halves(layout: Registers) -> str:
+    """``@depthwise.of.halves``, which does what ``@depthwise`` does with maps in float16."""
+    return _function(layout.lanes, "depthwise.of.halves", 0, partial(_added, layout.lanes), is_narrow=True)
+
+
+def _added(lanes: int, x: str, factor: str, so_far: str) -> str:
+    vector = f"<{lanes} x float>"
+    return f"call {vector} @llvm.fma.v{lanes}f32({vector} {x}, {vector} {factor}, {vector} {so_far})"
+
+
+def _function(lanes: int, name: str, start: float, step: Callable[[str, str, str], str], is_narrow: bool = False) -> str:
+    """The function of this name, for maps in float16 if they are narrow, and what it calls."""
+    some = [_some(lanes, count, name, start, step, is_narrow) for count in CELLS]
+    return "\n".join([*some, _all(lanes, name)])
+
+
+def _some(
+    lanes: int, count: int, name: str, start: float, step: Callable[[str, str, str], str], is_narrow: bool
+) -> str:
     """A function that takes some cells' channels, as many as a register has lanes, over all rows of the window."""
-    vector, cells = f"<{lanes} x float>", range(count)
+    vector, cells, number = f"<{lanes} x float>", range(count), "half" if is_narrow else "float"
     return f"""
 define internal void @{name}.{count}(ptr %maps, i64 %count, i64 %cell, i64 %channel, ptr %result, i64 %width) {{
 entry:
@@ -46,16 +61,16 @@ row:
   %kernel.at = getelementptr %Map, ptr %map, i32 0, i32 3
   %kernel = load ptr, ptr %kernel.at
   %offset = mul i64 %cell, %pitch
-  %from.0 = getelementptr float, ptr %base, i64 %offset
-  {lines(f"%from.{i} = getelementptr float, ptr %from.{i - 1}, i64 %pitch" for i in cells[1:])}
+  %from.0 = getelementptr {number}, ptr %base, i64 %offset
+  {lines(f"%from.{i} = getelementptr {number}, ptr %from.{i - 1}, i64 %pitch" for i in cells[1:])}
   br label %tap
 tap:
   %number = phi i64 [ %channel, %row ], [ %number.next, %tap ]
   {lines(f"%sum.{i} = phi {vector} [ %so.far.{i}, %row ], [ %next.{i}, %tap ]" for i in cells)}
   %factor.at = getelementptr float, ptr %kernel, i64 %number
   %factor = load {vector}, ptr %factor.at, align 4
-  {lines(f"%at.{i} = getelementptr float, ptr %from.{i}, i64 %number" for i in cells)}
-  {lines(f"%x.{i} = load {vector}, ptr %at.{i}, align 4" for i in cells)}
+  {lines(f"%at.{i} = getelementptr {number}, ptr %from.{i}, i64 %number" for i in cells)}
+  {lines(chain(*(loaded(lanes, f"x.{i}", f"at.{i}", is_narrow) for i in cells)))}
   {lines(f"%next.{i} = {step(f'%x.{i}', '%factor', f'%sum.{i}')}" for i in cells)}
   %number.next = add i64 %number, %width
   %is.tap = icmp slt i64 %number.next, %numbers

@@ -1,6 +1,7 @@
 """What follows a product, of sums that were just written: bias, activation, scale and shift, and maps that are added.
 
-One is added before the activation, every cell to the four that it stands for; one, the shortcut, comes last.
+One is added before the activation, every cell to the four that it stands for; one, the shortcut, comes last. Where
+registers are the widest, result and shortcut may be in float16; what is beyond its range becomes its largest number.
 """
 
 import math
@@ -8,7 +9,10 @@ from collections.abc import Iterator
 
 from dfine_jax.native.exponential import error_function, exponential
 from dfine_jax.native.registers import WIDEST, Registers
-from dfine_jax.native.text import first_lanes, lines, splat
+from dfine_jax.native.text import first_lanes, lines, splat, widened
+
+LARGEST = 65504
+"""Of numbers in float16."""
 
 FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu"}
 """Activations by their names in configurations, and in names of functions."""
@@ -23,6 +27,8 @@ declare {vector} @llvm.maxnum.{suffix}({vector}, {vector})
 declare {vector} @llvm.minnum.{suffix}({vector}, {vector})
 declare {vector} @llvm.masked.load.{suffix}.p0(ptr, i32, {mask}, {vector})
 declare void @llvm.masked.store.{suffix}.p0({vector}, ptr, i32, {mask})
+declare <{layout.lanes} x i16> @llvm.masked.load.v{layout.lanes}i16.p0(ptr, i32, {mask}, <{layout.lanes} x i16>)
+declare void @llvm.masked.store.v{layout.lanes}i16.p0(<{layout.lanes} x i16>, ptr, i32, {mask})
 declare <16 x float> @llvm.x86.avx512.rcp14.ps.512(<16 x float>, <16 x float>, i16)
 
 define internal {vector} @splat(float %one) {{
@@ -108,6 +114,8 @@ _ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU, "gelu": _GELU}
 def _finish(lanes: int, name: str, activation: str) -> str:
     vector, mask, suffix = _types(lanes)
 
+    has_narrow = lanes == WIDEST
+
     def loaded(name: str, row: str) -> Iterator[str]:
         yield f"%{name}.at = getelementptr float, ptr %{row}, i64 %column"
         yield (
@@ -135,16 +143,21 @@ entry:
   %first.address = ptrtoint ptr %first to i64
   %address = ptrtoint ptr %result to i64
   %bytes = sub i64 %address, %first.address
-  %begin = ashr i64 %bytes, 2
+  %narrow = call i64 @get.narrow(ptr %work)
+  %power = sub i64 2, %narrow
+  %begin = ashr i64 %bytes, %power
+  %is.narrow = icmp ne i64 %narrow, 0
+  %shortcut.narrow = call i64 @get.narrow.shortcut(ptr %work)
+  %is.shortcut.narrow = icmp ne i64 %shortcut.narrow, 0
   br label %row
 row:
   %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
   %from.offset = mul i64 %index, %columns
   %from = getelementptr float, ptr %sums, i64 %from.offset
   %to.offset = mul i64 %index, %outputs
-  %to = getelementptr float, ptr %result, i64 %to.offset
+  %to = call ptr @place(ptr %result, i64 %narrow, i64 %to.offset)
   %place = add i64 %begin, %to.offset
-  %shortcut.row = getelementptr float, ptr %shortcut, i64 %place
+  %shortcut.row = call ptr @place(ptr %shortcut, i64 %shortcut.narrow, i64 %place)
   br i1 %has.coarse, label %find, label %found
 find:
   %coarse.there = call ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs)
@@ -167,15 +180,30 @@ active:
   %biased = phi {vector} [ %sum, %some ], [ %sum.other, %with.coarse ]
 {activation}
   %scaled = call {vector} @llvm.fma.{suffix}({vector} %y, {vector} %scale, {vector} %shift)
-  br i1 %has.shortcut, label %with.shortcut, label %some.end
+  br i1 %has.shortcut, label %with.shortcut, label %store
 with.shortcut:
-  {lines(loaded("short", "shortcut.row"))}
+  br i1 %is.shortcut.narrow, label %narrow.shortcut, label %wide.shortcut
+wide.shortcut:
+  {lines(loaded("wide", "shortcut.row"))}
+  br label %short.read
+narrow.shortcut:
+  {lines(_loaded_narrow(lanes) if has_narrow else ["unreachable"])}
+  {"br label %short.read" if has_narrow else ""}
+short.read:
+  %short = phi {vector} [ %wide, %wide.shortcut ]{", [ %narrow.x, %narrow.shortcut ]" if has_narrow else ""}
   %longer = fadd {vector} %scaled, %short
-  br label %some.end
-some.end:
-  %finished = phi {vector} [ %scaled, %active ], [ %longer, %with.shortcut ]
+  br label %store
+store:
+  %finished = phi {vector} [ %scaled, %active ], [ %longer, %short.read ]
+  br i1 %is.narrow, label %to.narrow, label %to.wide
+to.narrow:
+  {lines(_stored_narrow(lanes) if has_narrow else ["unreachable"])}
+  {"br label %some.end" if has_narrow else ""}
+to.wide:
   %to.at = getelementptr float, ptr %to, i64 %column
   call void @llvm.masked.store.{suffix}.p0({vector} %finished, ptr %to.at, i32 4, {mask} %are.real)
+  br label %some.end
+some.end:
   %column.next = add i64 %column, {lanes}
   %is.more = icmp slt i64 %column.next, %outputs
   br i1 %is.more, label %some, label %row.end
@@ -187,3 +215,28 @@ done:
   ret void
 }}
 """
+
+
+def _loaded_narrow(lanes: int) -> Iterator[str]:
+    """Lines that set ``%narrow.x`` to the shortcut's numbers, read from float16."""
+    bits, mask = f"<{lanes} x i16>", f"<{lanes} x i1>"
+    yield "%narrow.at = getelementptr half, ptr %shortcut.row, i64 %column"
+    yield (
+        f"%narrow.bits = call {bits} @llvm.masked.load.v{lanes}i16.p0(ptr %narrow.at, i32 2, {mask} %are.real, "
+        f"{bits} zeroinitializer)"
+    )
+    yield from widened(lanes, "narrow.bits", "narrow.x")
+
+
+def _stored_narrow(lanes: int) -> Iterator[str]:
+    """Lines that write ``%finished`` in float16; what is not a number stays so."""
+    floats, bits, mask = f"<{lanes} x float>", f"<{lanes} x i16>", f"<{lanes} x i1>"
+    most, least = splat(lanes, LARGEST), splat(lanes, -LARGEST)
+    yield f"%is.above = fcmp ogt {floats} %finished, {most}"
+    yield f"%bounded = select {mask} %is.above, {floats} {most}, {floats} %finished"
+    yield f"%is.under = fcmp olt {floats} %bounded, {least}"
+    yield f"%in.range = select {mask} %is.under, {floats} {least}, {floats} %bounded"
+    yield f"%shorter = fptrunc {floats} %in.range to <{lanes} x half>"
+    yield f"%shorter.bits = bitcast <{lanes} x half> %shorter to {bits}"
+    yield "%narrow.to = getelementptr half, ptr %to, i64 %column"
+    yield f"call void @llvm.masked.store.v{lanes}i16.p0({bits} %shorter.bits, ptr %narrow.to, i32 2, {mask} %are.real)"

@@ -27,7 +27,8 @@ map:
   %kernel.inputs = sdiv i64 %kernel.size, %columns
   %inputs = call i64 @llvm.smin.i64(i64 %kernel.inputs, i64 %channels)
   %left.out = sub i64 %channels, %inputs
-  %from = getelementptr float, ptr %base, i64 %left.out
+  %narrow = call i64 @map.narrow(ptr %map.at)
+  %from = call ptr @place(ptr %base, i64 %narrow, i64 %left.out)
   call void @set.map(ptr %map.at, i64 0, ptr %from, i64 %inputs, i64 %channels, ptr %kernel)
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps

@@ -31,8 +31,25 @@ define internal void @tiles.of.halves(ptr %frame, ptr %finish) {
 ; The same by kernels of whole numbers, with a factor for each of a tile's 36 entries.
 define internal void @tiles.of.wholes(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.tiles.of.wholes, ptr %finish)
+  %narrow = call i64 @narrow(ptr %frame, i32 0, i64 0)
+  %is.narrow = icmp ne i64 %narrow, 0
+  %spread = select i1 %is.narrow, ptr @spread.narrow, ptr @spread
+  call void @set.spread(ptr %work, ptr %spread)
   call void @set.halves(ptr %frame, ptr %work)
   call void @share.tiles(ptr %frame, ptr %work)
+  ret void
+}
+
+; What @tiles.of.maps and @rows.of.channels compute, of maps in float16, in float32.
+define internal void @tiles.of.narrow.maps(ptr %frame, ptr %finish) {
+  %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.tiles, ptr %finish)
+  call void @set.spread(ptr %work, ptr @spread.narrow)
+  call void @share.tiles(ptr %frame, ptr %work)
+  ret void
+}
+
+define internal void @rows.of.narrow.channels(ptr %frame, ptr %finish) {
+  call void @channel.by.channel(ptr %frame, ptr %finish, ptr @depthwise.of.halves)
   ret void
 }
 
@@ -56,7 +73,8 @@ entry:
   %scales = getelementptr float, ptr %products, i64 %products.size
   %halves = getelementptr float, ptr %scales, i64 %count
   %outside = getelementptr float, ptr %halves, i64 %halves.size
-  call void @spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
+  %spread = call ptr @get.spread(ptr %work)
+  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
   br label %multiply
 multiply:
   %entry.index = phi i64 [ 0, %entry ], [ %entry.next, %multiply ]
@@ -69,6 +87,7 @@ multiply:
   %factor.at = getelementptr float, ptr %factors, i64 %entry.index
   %factor = load float, ptr %factor.at
   call void @set.map(ptr %here, i64 0, ptr %input, i64 %channels, i64 %channels, ptr %kernel.one)
+  call void @set.narrow.map(ptr %here, i64 0, i64 0)
   call void @rounded.cells(ptr %here, i64 1, i64 %count, float %factor, ptr %halves, i64 %channels, ptr %scales)
   call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel.one)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
@@ -104,8 +123,10 @@ map:
   %numbers = call i64 @map.numbers(ptr %map.at)
   %pitch = call i64 @map.pitch(ptr %map.at)
   %offset = mul i64 %first, %pitch
-  %from = getelementptr float, ptr %base, i64 %offset
+  %narrow = call i64 @map.narrow(ptr %map.at)
+  %from = call ptr @place(ptr %base, i64 %narrow, i64 %offset)
   call void @set.map(ptr %here, i64 %index, ptr %from, i64 %numbers, i64 %pitch, ptr %kernel)
+  call void @set.narrow.map(ptr %here, i64 %index, i64 %narrow)
   %inputs = add i64 %so.far, %numbers
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
@@ -119,7 +140,8 @@ multiply:
   %outputs = call i64 @get.outputs(ptr %work)
   %result.offset = mul i64 %first, %outputs
   %result = call ptr @get.result(ptr %work)
-  %begin = getelementptr float, ptr %result, i64 %result.offset
+  %result.narrow = call i64 @get.narrow(ptr %work)
+  %begin = call ptr @place(ptr %result, i64 %result.narrow, i64 %result.offset)
   call void @cells(ptr %work, ptr %here, i64 1, i64 %count, ptr %begin, ptr %scratch)
   ret void
 }
@@ -193,7 +215,8 @@ map:
   %inside = sub i64 %until, %from
   %row.size = mul i64 %width, %channels
   %offset = mul i64 %from.row, %row.size
-  %source = getelementptr float, ptr %base, i64 %offset
+  %narrow = call i64 @map.narrow(ptr %map.at)
+  %source = call ptr @place(ptr %base, i64 %narrow, i64 %offset)
   %tap = mul i64 %span, %channels
   %is.odd = and i64 %tap, 1
   %run.halves = add i64 %tap, %is.odd
@@ -212,6 +235,7 @@ map:
   %inside.at = getelementptr half, ptr %halves, i64 %inside.begin
   %here.at = getelementptr %Map, ptr %here, i64 %index
   call void @set.map(ptr %here, i64 %index, ptr %source, i64 %row.size, i64 %row.size, ptr %kernel)
+  call void @set.narrow.map(ptr %here, i64 %index, i64 %narrow)
   %scale = call float @rounded(ptr %here.at, i64 1, i64 %inside, float %factor, ptr %inside.at, i64 %down.halves)
   call void @fill(ptr %scales, i64 %wide, float %scale)
   call void @pad(ptr %halves, i64 %all.rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
@@ -240,14 +264,15 @@ result:
   %result.size = mul i64 %wide, %outputs
   %result.offset = mul i64 %result.row, %result.size
   %result.first = call ptr @get.result(ptr %work)
-  %begin = getelementptr float, ptr %result.first, i64 %result.offset
+  %result.narrow = call i64 @get.narrow(ptr %work)
+  %begin = call ptr @place(ptr %result.first, i64 %result.narrow, i64 %result.offset)
   br label %row
 row:
   %row.index = phi i64 [ 0, %result ], [ %row.next, %row ]
   %to = phi ptr [ %begin, %result ], [ %to.next, %row ]
   call void @cells(ptr %work, ptr %here, i64 %maps, i64 %wide, ptr %to, ptr %scratch)
   call void @move.down(ptr %here, i64 %maps, i64 %stride)
-  %to.next = getelementptr float, ptr %to, i64 %result.size
+  %to.next = call ptr @place(ptr %to, i64 %result.narrow, i64 %result.size)
   %row.next = add i64 %row.index, 1
   %is.row = icmp slt i64 %row.next, %count
   br i1 %is.row, label %row, label %done

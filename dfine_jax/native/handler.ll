@@ -9,7 +9,7 @@
 %Buffers = type { i64, ptr, i64, ptr, ptr }             ; XLA_FFI_Args and XLA_FFI_Rets: 2 size, 4 buffers
 %Attributes = type { i64, ptr, i64, ptr, ptr, ptr }     ; XLA_FFI_Attrs: 5 attributes, in the order of their names
 %Frame = type { i64, ptr, ptr, ptr, i32, %Buffers, %Buffers, %Attributes }  ; XLA_FFI_CallFrame: 1 extension, 2 api, 3 context
-%Buffer = type { i64, ptr, i32, ptr, i64, ptr }         ; XLA_FFI_Buffer: 3 data, 5 dims
+%Buffer = type { i64, ptr, i32, ptr, i64, ptr }         ; XLA_FFI_Buffer: 2 dtype, 3 data, 5 dims
 %Scalar = type { i32, ptr }                             ; XLA_FFI_Scalar: 1 value
 %Question = type { i64, ptr, ptr, ptr, ptr }            ; XLA_FFI_ThreadPool_{NumThreads,Schedule}_Args: 2 context
 %Complaint = type { i64, ptr, ptr }                     ; XLA_FFI_Error_Destroy_Args: 2 error
@@ -225,6 +225,16 @@ define internal ptr @data(ptr %frame, i32 %kind, i64 %index) {
   ret ptr %data
 }
 
+; Whether its numbers are in float16: 1 or 0.
+define internal i64 @narrow(ptr %frame, i32 %kind, i64 %index) {
+  %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
+  %type.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 2
+  %type = load i32, ptr %type.at
+  %is.narrow = icmp eq i32 %type, 10  ; XLA_FFI_DataType_F16
+  %narrow = zext i1 %is.narrow to i64
+  ret i64 %narrow
+}
+
 define internal i64 @dimension(ptr %frame, i32 %kind, i64 %index, i64 %axis) {
   %buffer = call ptr @buffer(ptr %frame, i32 %kind, i64 %index)
   %dims.at = getelementptr %Buffer, ptr %buffer, i32 0, i32 5
@@ -329,6 +339,10 @@ entry:
   call void @set.bias(ptr %work, ptr %bias)
   call void @set.coarse(ptr %work, ptr %coarse)
   call void @set.shortcut(ptr %work, ptr %shortcut)
+  %shortcut.narrow = call i64 @narrow(ptr %frame, i32 0, i64 %shortcut.index)
+  call void @set.narrow.shortcut(ptr %work, i64 %shortcut.narrow)
+  %narrow = call i64 @narrow(ptr %frame, i32 1, i64 0)
+  call void @set.narrow(ptr %work, i64 %narrow)
   call void @set.columns(ptr %work, i64 %columns)
   call void @set.size(ptr %work, i64 %size)
   call void @set.maps(ptr %work, i64 %maps)
@@ -340,7 +354,9 @@ map:
   %channels = call i64 @from.last(ptr %frame, i32 0, i64 %index, i64 1)
   %kernel.index = add i64 %maps, %index
   %kernel = call ptr @data(ptr %frame, i32 0, i64 %kernel.index)
+  %map.narrow = call i64 @narrow(ptr %frame, i32 0, i64 %index)
   call void @set.map(ptr %first.map, i64 %index, ptr %base, i64 %channels, i64 %channels, ptr %kernel)
+  call void @set.narrow.map(ptr %first.map, i64 %index, i64 %map.narrow)
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %done

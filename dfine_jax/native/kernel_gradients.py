@@ -44,7 +44,7 @@ there:
   %from.row = add i64 %above, %which
   %from.offset = mul i64 %from.row, %row.size
   %from = getelementptr float, ptr %base, i64 %from.offset
-  call void @padded(ptr %from, i64 %width, i64 %channels, i64 %first, i64 %cells, ptr %begin)
+  call void @padded(ptr %from, i64 0, i64 %width, i64 %channels, i64 %first, i64 %cells, ptr %begin)
   br label %next
 next:
   %index.next = add i64 %index, 1

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from dfine_jax.native.attention import attention
-from dfine_jax.native.depthwise import depthwise
+from dfine_jax.native.depthwise import depthwise, depthwise_of_halves
 from dfine_jax.native.finish import FINISHES, finishes
 from dfine_jax.native.halves import halves
 from dfine_jax.native.kernel_gradients import kernel_gradients
@@ -18,7 +18,7 @@ from dfine_jax.native.packing import packing
 from dfine_jax.native.product import products
 from dfine_jax.native.registers import Half, Registers, binding, half, registers
 from dfine_jax.native.sampling import sampling
-from dfine_jax.native.tiles import tiles, tiles_of_halves
+from dfine_jax.native.tiles import tiles, tiles_of_halves, tiles_of_narrow
 from dfine_jax.native.work import MOST, PAIRS, PAIRS_OF_TILES, TAPS, work
 
 _FINISHED = {
@@ -32,6 +32,8 @@ _HALVED = {
     "rows_of_halves": "windows.of.halves",
     "tiles_of_halves": "tiles.of.halves",
     "tiles_of_wholes": "tiles.of.wholes",
+    "narrow_tiles": "tiles.of.narrow.maps",
+    "narrow_depthwise": "rows.of.narrow.channels",
 }
 _UNFINISHED = {
     "maximum": "maximum.of.channels",
@@ -105,7 +107,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     if purpose == "training":
         computed += [matrices(layout), kernel_gradients()]
     if purpose == "halves":
-        computed += [halves(layout, kind), tiles_of_halves(layout)]
+        computed += [halves(layout, kind), tiles_of_halves(layout), tiles_of_narrow(layout), depthwise_of_halves(layout)]
         files.append("halves")
     here = resources.files("dfine_jax.native")
     written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in files)

@@ -23,6 +23,21 @@ def repeated(lanes: int, kind: str, one: str, name: str) -> Iterator[str]:
     yield f"%{name} = shufflevector {vector} %{name}.first, {vector} poison, <{lanes} x i32> zeroinitializer"
 
 
+def widened(lanes: int, bits: str, name: str) -> Iterator[str]:
+    """Lines that set ``%{name}`` to the floats of ``%{bits}``, numbers in float16 as whole ones of 16 bits."""
+    yield f"%{name}.half = bitcast <{lanes} x i16> %{bits} to <{lanes} x half>"
+    yield f"%{name} = fpext <{lanes} x half> %{name}.half to <{lanes} x float>"
+
+
+def loaded(lanes: int, name: str, at: str, is_narrow: bool) -> Iterator[str]:
+    """Lines that set ``%{name}`` to the floats at ``%{at}``, which are in float16 if they are narrow."""
+    if is_narrow:
+        yield f"%{name}.bits = load <{lanes} x i16>, ptr %{at}, align 2"
+        yield from widened(lanes, f"{name}.bits", name)
+    else:
+        yield f"%{name} = load <{lanes} x float>, ptr %{at}, align 4"
+
+
 def first_lanes(lanes: int, name: str, start: str, stop: str) -> str:
     """Lines that set a mask of the lanes whose place, counted from ``start``, is before ``stop``.
 

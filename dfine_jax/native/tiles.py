@@ -7,7 +7,7 @@ import numpy as np
 
 from dfine_jax.native.registers import Half, Registers
 from dfine_jax.native.rounding import LARGEST, larger, rounded, scale
-from dfine_jax.native.text import lines, splat
+from dfine_jax.native.text import lines, loaded, splat
 from dfine_jax.native.transforms import LARGE
 
 GROWTH = math.ceil(2 * math.log2(np.abs(LARGE.inputs).sum(1).max()))
@@ -16,16 +16,22 @@ GROWTH = math.ceil(2 * math.log2(np.abs(LARGE.inputs).sum(1).max()))
 
 def tiles(layout: Registers) -> str:
     """``@spread``, from a map's tiles to the inputs of products, and ``@gather``, from those to the result."""
-    return _spread(layout.lanes, "spread", None) + _gather(layout.lanes)
+    return _spread(layout.lanes, "spread") + _gather(layout.lanes)
 
 
 def tiles_of_halves(layout: Registers) -> str:
     """``@spread.of.halves``, which does what ``@spread`` does and rounds the inputs of products to float16."""
-    return _spread(layout.lanes, "spread.of.halves", "half")
+    return _spread(layout.lanes, "spread.of.halves", half="half")
 
 
-def _spread(lanes: int, name: str, half: Half | None) -> str:
+def tiles_of_narrow(layout: Registers) -> str:
+    """``@spread.narrow``, which does what ``@spread`` does with a map in float16."""
+    return _spread(layout.lanes, "spread.narrow", is_narrow=True)
+
+
+def _spread(lanes: int, name: str, half: Half | None = None, is_narrow: bool = False) -> str:
     kind, before = (half, "looked") if half else ("float", "tile")
+    number = "half" if is_narrow else "float"
     return f"""
 define internal void @{
         name
@@ -45,7 +51,7 @@ entry:
   %row.size = mul i64 %width, %channels
   %picture.size = mul i64 %row.size, %height
   %picture.offset = mul i64 %picture, %picture.size
-  %picture.at = getelementptr float, ptr %base, i64 %picture.offset
+  %picture.at = getelementptr {number}, ptr %base, i64 %picture.offset
   %each = mul i64 %count, %channels
   br label %tile
 {_TILE}
@@ -55,13 +61,13 @@ entry:
   %column.0 = sub i64 %column.four, %low
   {lines(_bounded("row", "height", 6))}
   {lines(_bounded("column", "width", 6))}
-  {lines(_places("from", "row.size", "channels", 6))}
+  {lines(_places("from", "row.size", "channels", number))}
   %to.offset = mul i64 %index, %channels
   %to.0 = getelementptr {kind}, ptr %inputs, i64 %to.offset
   {lines(f"%to.{e} = getelementptr {kind}, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
   br label %{"look" if half else "some"}
 {_look(lanes) if half else ""}{
-        _some(lanes, LARGE.inputs, "from.{0}.{1}", "to.{2}", "channels", before, "tile.end", half)
+        _some(lanes, LARGE.inputs, "from.{0}.{1}", "to.{2}", "channels", before, "tile.end", half, is_narrow)
     }
 {_NEXT}
 """
@@ -98,7 +104,7 @@ looked:
 
 def _gather(lanes: int) -> str:
     return f"""
-define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %outside) {{
+define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %sums) {{
 entry:
   %result = call ptr @get.result(ptr %work)
   %outputs = call i64 @get.outputs(ptr %work)
@@ -110,20 +116,23 @@ entry:
   %row.size = mul i64 %width, %outputs
   %picture.size = mul i64 %row.size, %height
   %picture.offset = mul i64 %picture, %picture.size
-  %picture.at = getelementptr float, ptr %result, i64 %picture.offset
+  %narrow = call i64 @get.narrow(ptr %work)
+  %picture.at = call ptr @place(ptr %result, i64 %narrow, i64 %picture.offset)
   %each = mul i64 %count, %outputs
   br label %tile
 {_TILE}
   %row.0 = mul i64 %row, 4
   %column.0 = mul i64 %column, 4
   {lines(_bounded("row", "height", 4))}
-  {lines(_bounded("column", "width", 4))}
-  {lines(_places("to", "row.size", "outputs", 4))}
+  %column.offset = mul i64 %column.0, %outputs
+  {lines(_rows())}
+  {lines(f"%to.offset.{cell} = mul i64 %outputs, {cell}" for cell in range(16))}
+  {lines(f"%to.{cell} = getelementptr float, ptr %sums, i64 %to.offset.{cell}" for cell in range(16))}
   %from.offset = mul i64 %index, %outputs
   %from.0 = getelementptr float, ptr %products, i64 %from.offset
   {lines(f"%from.{e} = getelementptr float, ptr %from.{e - 1}, i64 %each" for e in range(1, 36))}
   br label %some
-{_some(lanes, LARGE.outputs, "from.{2}", "to.{0}.{1}", "outputs", "tile", "tile.made", None)}
+{_some(lanes, LARGE.outputs, "from.{2}", "to.{3}", "outputs", "tile", "tile.made")}
 tile.made:
   %columns.left = sub i64 %width, %column.0
   %columns.here = call i64 @llvm.smin.i64(i64 4, i64 %columns.left)
@@ -148,17 +157,30 @@ done:
 
 
 def _some(
-    lanes: int, matrix: np.ndarray, source: str, result: str, width: str, before: str, after: str, half: Half | None
+    lanes: int,
+    matrix: np.ndarray,
+    source: str,
+    result: str,
+    width: str,
+    before: str,
+    after: str,
+    half: Half | None = None,
+    is_narrow: bool = False,
 ) -> str:
     """The loop that transforms a tile, some of its channels at a time, and rounds it where it is to be halves.
 
-    ``source`` and ``result`` say how pointers are named, by an entry's row, its column, and its place among 36.
+    ``source`` and ``result`` say how pointers are named, by an entry's row, its column, and its place among 36 and 16.
     """
     vector = f"<{lanes} x float>"
     results, sources = ([(i, j) for i in range(side) for j in range(side)] for side in matrix.shape)
 
+    def read(i: int, j: int) -> Iterator[str]:
+        number, at = "half" if is_narrow else "float", source.format(i, j, 6 * i + j)
+        yield f"%at.{i}.{j} = getelementptr {number}, ptr %{at}, i64 %channel"
+        yield from loaded(lanes, f"x.{i}.{j}", f"at.{i}.{j}", is_narrow)
+
     def written(i: int, j: int) -> Iterator[str]:
-        to = result.format(i, j, 6 * i + j)
+        to = result.format(i, j, 6 * i + j, 4 * i + j)
         yield f"%to.at.{i}.{j} = getelementptr {half or 'float'}, ptr %{to}, i64 %channel"
         if half is None:
             yield f"store {vector} %y.{i}.{j}, ptr %to.at.{i}.{j}, align 4"
@@ -167,8 +189,7 @@ def _some(
 
     return f"""some:
   %channel = phi i64 [ 0, %{before} ], [ %channel.next, %some ]
-  {lines(f"%at.{i}.{j} = getelementptr float, ptr %{source.format(i, j, 6 * i + j)}, i64 %channel" for i, j in sources)}
-  {lines(f"%x.{i}.{j} = load {vector}, ptr %at.{i}.{j}, align 4" for i, j in sources)}
+  {lines(line for cell in sources for line in read(*cell))}
   {lines(_along_both(lanes, matrix))}
   {lines(line for cell in results for line in written(*cell))}
   %channel.next = add i64 %channel, {lanes}
@@ -184,15 +205,23 @@ def _bounded(axis: str, end: str, count: int) -> Iterator[str]:
         yield f"%{axis}.{i}.is.there = icmp ult i64 %{axis}.{i}, %{end}"
 
 
-def _places(name: str, row_size: str, cell_size: str, count: int) -> Iterator[str]:
+def _rows() -> Iterator[str]:
+    """Where each row of a tile of the result begins."""
+    for i in range(4):
+        yield f"%result.row.{i} = mul i64 %row.{i}, %row.size"
+        yield f"%result.offset.{i} = add i64 %result.row.{i}, %column.offset"
+        yield f"%result.{i} = call ptr @place(ptr %picture.at, i64 %narrow, i64 %result.offset.{i})"
+
+
+def _places(name: str, row_size: str, cell_size: str, number: str) -> Iterator[str]:
     """Where each cell of a tile lies: on the picture or, what isn't there, outside."""
-    for i in range(count):
+    for i in range(6):
         yield f"%{name}.row.{i} = mul i64 %row.{i}, %{row_size}"
-        for j in range(count):
+        for j in range(6):
             place = f"{name}.{i}.{j}"
             yield f"%{place}.column = mul i64 %column.{j}, %{cell_size}"
             yield f"%{place}.offset = add i64 %{name}.row.{i}, %{place}.column"
-            yield f"%{place}.at = getelementptr float, ptr %picture.at, i64 %{place}.offset"
+            yield f"%{place}.at = getelementptr {number}, ptr %picture.at, i64 %{place}.offset"
             yield f"%{place}.is.there = and i1 %row.{i}.is.there, %column.{j}.is.there"
             yield f"%{place} = select i1 %{place}.is.there, ptr %{place}.at, ptr %outside"
 
@@ -203,7 +232,7 @@ def _finished(row: int) -> str:
     return f"""finish.row.{row}:
   br i1 %row.{row}.is.there, label %finished.{row}, label %{after}
 finished.{row}:
-  call void %finish(ptr %work, ptr %to.{row}.0, ptr %to.{row}.0, i64 %columns.here)
+  call void %finish(ptr %work, ptr %to.{4 * row}, ptr %result.{row}, i64 %columns.here)
   br label %{after}
 """
 

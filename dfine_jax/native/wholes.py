@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
-from dfine_jax.native.text import lines, repeated
+from dfine_jax.native.text import lines, loaded, repeated
 
 WHOLE = 14
 """Numbers are scaled to 2 to this power at most. That times the magnitudes of a block's kernel, summed, has to be less
@@ -11,27 +11,27 @@ than 2 to the 31."""
 
 def rounding_of_wholes(lanes: int) -> str:
     """``@rounded`` and ``@rounded.cells``, see ``dfine_jax.native.rounding``: the latter scales each cell by itself,
-    since what is scaled alike is rounded alike, however small.
+    since what is scaled alike is rounded alike, however small. Maps may be in float16.
 
     What is not finite makes sums with it no numbers; magnitudes below 1e-28 may become zero.
     """
     floats, bits, halves = f"<{lanes} x float>", f"<{lanes} x i32>", f"<{lanes} x i16>"
     no_sign = "<" + ", ".join(["i32 2147483647"] * lanes) + ">"
 
-    def looked(at: int) -> Iterator[str]:
-        yield f"%seen.{at} = load {bits}, ptr %look.at.{at}, align 4"
+    def looked(x: str, at: str) -> Iterator[str]:
+        before, after = f"%largest.{at}", f"%largest.{_after(at)}"
+        yield f"%seen.{at} = bitcast {floats} %{x} to {bits}"
         yield f"%magnitude.{at} = and {bits} %seen.{at}, {no_sign}"
-        yield f"%largest.{at + 1} = call {bits} @llvm.smax.v{lanes}i32({bits} %largest.{at}, {bits} %magnitude.{at})"
+        yield f"{after} = call {bits} @llvm.smax.v{lanes}i32({bits} {before}, {bits} %magnitude.{at})"
 
-    def written(at: int) -> Iterator[str]:
-        yield f"%x.{at} = load {floats}, ptr %write.at.{at}, align 4"
-        yield f"%scaled.{at} = fmul {floats} %x.{at}, %scale"
+    def written(x: str, at: str) -> Iterator[str]:
+        yield f"%scaled.{at} = fmul {floats} %{x}, %scale"
         yield (
             f"%whole.{at} = call {bits} @llvm.x86.avx512.mask.cvtps2dq.512({floats} %scaled.{at}, {bits} poison, "
             "i16 -1, i32 4)"
         )
         yield f"%half.{at} = trunc {bits} %whole.{at} to {halves}"
-        yield f"%to.at.{at} = getelementptr i16, ptr %to.cell, i64 %write.place.{at}"
+        yield f"%to.at.{at} = getelementptr i16, ptr %to.cell, i64 %place.{at}"
         yield f"store {halves} %half.{at}, ptr %to.at.{at}, align 2"
 
     to_cell = (
@@ -50,15 +50,15 @@ entry:
   br label %look.map
 {_over_maps(lanes, "look", "entry", (), looked, "largest")}
 look.end:
-  %largest = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %largest.2)
-  %scales = call {{ float, float }} @scales(i32 %largest, i32 {WHOLE})
+  %most = call i32 @llvm.vector.reduce.smax.v{lanes}i32({bits} %largest)
+  %scales = call {{ float, float }} @scales(i32 %most, i32 {WHOLE})
   %scale.one = extractvalue {{ float, float }} %scales, 0
   %inverse = extractvalue {{ float, float }} %scales, 1
   {lines(repeated(lanes, "float", "scale.one", "scale"))}
   br label %write.map
 {_over_maps(lanes, "write", "look.end", to_cell, written)}
 write.end:
-  %number = bitcast i32 %largest to float
+  %number = bitcast i32 %most to float
   %nothing = fmul float %number, 0.0
   %multiplied = call float @llvm.fma.f32(float %inverse, float %factor, float %nothing)
   ret float %multiplied
@@ -90,60 +90,59 @@ done:
 """
 
 
+def _after(at: str) -> str:
+    """The next of the numbers that end names."""
+    *before, last = at.split(".")
+    return ".".join([*before, str(int(last) + 1)])
+
+
 def _over_maps(
     lanes: int,
     loop: str,
     come_from: str,
     cell: Iterable[str],
-    each: Callable[[int], Iterable[str]],
+    each: Callable[[str, str], Iterable[str]],
     kept: str | None = None,
 ) -> str:
     """Blocks from ``{loop}.map`` on, which go on as ``{loop}.end``: over maps, cells from ``%first`` on, and channels.
 
-    Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its place in two: the last channels
-    are taken with some of those before, where they don't fill one. What is ``kept`` is zero at first, ``%{kept}.0``
-    before two registers and ``%{kept}.2`` after them. Nothing is called in between: cells may be of few channels.
+    Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its name and by its place in two: the
+    last channels are taken with some of those before, where they don't fill one. What is ``kept`` is zero at first,
+    ``%{kept}.{place}`` before a register, with a place one higher after it, and ``%{kept}`` in the end. Nothing is
+    called in between: cells may be of few channels.
     """
+    bits = f"<{lanes} x i32>"
 
-    def carried(name: str, before: str, come_from: str, again: str) -> str:
-        values = f"[ {before}, %{come_from} ], [ %{kept}.2, %{again} ]"
-        return f"%{kept}.{name} = phi <{lanes} x i32> {values}" if kept else ""
-
-    def two() -> Iterator[str]:
-        for part in range(2):
-            yield f"%{loop}.all.{part} = add i64 %{loop}.channel, {part * lanes}"
-            yield f"%{loop}.place.{part} = call i64 @llvm.smin.i64(i64 %{loop}.all.{part}, i64 %{loop}.last)"
-            yield f"%{loop}.at.{part} = getelementptr float, ptr %{loop}.from, i64 %{loop}.place.{part}"
-            yield from each(part)
+    def carried(name: str, *values: tuple[str, str]) -> str:
+        pairs = ", ".join(f"[ {value}, %{block} ]" for value, block in values)
+        return f"%{kept}{name} = phi {bits} {pairs}" if kept else ""
 
     return f"""{loop}.map:
   %{loop}.index = phi i64 [ 0, %{come_from} ], [ %{loop}.index.next, %{loop}.map.end ]
   %{loop}.before = phi i64 [ 0, %{come_from} ], [ %{loop}.after, %{loop}.map.end ]
-  {carried("of.maps", "zeroinitializer", come_from, f"{loop}.map.end")}
+  {carried(".of.maps", ("zeroinitializer", come_from), (f"%{kept}", f"{loop}.map.end"))}
   %{loop}.map.at = getelementptr %Map, ptr %maps, i64 %{loop}.index
   %{loop}.base = load ptr, ptr %{loop}.map.at
   %{loop}.numbers.at = getelementptr %Map, ptr %{loop}.map.at, i32 0, i32 1
   %{loop}.numbers = load i64, ptr %{loop}.numbers.at
   %{loop}.pitch.at = getelementptr %Map, ptr %{loop}.map.at, i32 0, i32 2
   %{loop}.pitch = load i64, ptr %{loop}.pitch.at
+  %{loop}.narrow.at = getelementptr %Map, ptr %{loop}.map.at, i32 0, i32 7
+  %{loop}.narrow = load i64, ptr %{loop}.narrow.at
+  %{loop}.is.narrow = icmp ne i64 %{loop}.narrow, 0
   %{loop}.last = sub i64 %{loop}.numbers, {lanes}
   br label %{loop}.cell
 {loop}.cell:
   %{loop}.cell.index = phi i64 [ 0, %{loop}.map ], [ %{loop}.cell.next, %{loop}.cell.end ]
-  {carried("of.cells", f"%{kept}.of.maps", f"{loop}.map", f"{loop}.cell.end")}
+  {carried(".of.cells", (f"%{kept}.of.maps", f"{loop}.map"), (f"%{kept}", f"{loop}.cell.end"))}
   %{loop}.which = add i64 %{loop}.cell.index, %first
   %{loop}.offset = mul i64 %{loop}.which, %{loop}.pitch
-  %{loop}.from = getelementptr float, ptr %{loop}.base, i64 %{loop}.offset
   {lines(cell)}
-  br label %{loop}.some
-{loop}.some:
-  %{loop}.channel = phi i64 [ 0, %{loop}.cell ], [ %{loop}.channel.next, %{loop}.some ]
-  {carried("0", f"%{kept}.of.cells", f"{loop}.cell", f"{loop}.some")}
-  {lines(two())}
-  %{loop}.channel.next = add i64 %{loop}.channel, {2 * lanes}
-  %{loop}.is.more = icmp slt i64 %{loop}.channel.next, %{loop}.numbers
-  br i1 %{loop}.is.more, label %{loop}.some, label %{loop}.cell.end
+  br i1 %{loop}.is.narrow, label %{loop}.narrow.some, label %{loop}.some
+{_over_channels(lanes, loop, f"{loop}.some", each, kept, is_narrow=False)}
+{_over_channels(lanes, loop, f"{loop}.narrow.some", each, kept, is_narrow=True)}
 {loop}.cell.end:
+  {carried("", (f"%{kept}.{loop}.some.2", f"{loop}.some"), (f"%{kept}.{loop}.narrow.some.2", f"{loop}.narrow.some"))}
   %{loop}.cell.next = add i64 %{loop}.cell.index, 1
   %{loop}.is.cell = icmp slt i64 %{loop}.cell.next, %cells
   br i1 %{loop}.is.cell, label %{loop}.cell, label %{loop}.map.end
@@ -152,3 +151,29 @@ def _over_maps(
   %{loop}.index.next = add i64 %{loop}.index, 1
   %{loop}.is.map = icmp slt i64 %{loop}.index.next, %count
   br i1 %{loop}.is.map, label %{loop}.map, label %{loop}.end"""
+
+
+def _over_channels(
+    lanes: int, loop: str, block: str, each: Callable[[str, str], Iterable[str]], kept: str | None, is_narrow: bool
+) -> str:
+    """The block of ``_over_maps`` that takes the channels of one cell."""
+    number = "half" if is_narrow else "float"
+
+    def two() -> Iterator[str]:
+        for part in range(2):
+            at = f"{block}.{part}"
+            yield f"%all.{at} = add i64 %{block}.channel, {part * lanes}"
+            yield f"%place.{at} = call i64 @llvm.smin.i64(i64 %all.{at}, i64 %{loop}.last)"
+            yield f"%number.{at} = add i64 %{loop}.offset, %place.{at}"
+            yield f"%at.{at} = getelementptr {number}, ptr %{loop}.base, i64 %number.{at}"
+            yield from loaded(lanes, f"x.{at}", f"at.{at}", is_narrow)
+            yield from each(f"x.{at}", at)
+
+    values = f"[ %{kept}.of.cells, %{loop}.cell ], [ %{kept}.{block}.2, %{block} ]"
+    return f"""{block}:
+  %{block}.channel = phi i64 [ 0, %{loop}.cell ], [ %{block}.channel.next, %{block} ]
+  {f"%{kept}.{block}.0 = phi <{lanes} x i32> {values}" if kept else ""}
+  {lines(two())}
+  %{block}.channel.next = add i64 %{block}.channel, {2 * lanes}
+  %{block}.is.more = icmp slt i64 %{block}.channel.next, %{loop}.numbers
+  br i1 %{block}.is.more, label %{block}, label %{loop}.cell.end"""

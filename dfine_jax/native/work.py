@@ -49,6 +49,8 @@ FIELDS = {
     "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
     "share": "i64",
     "tops": "i64",  # maps, the first ones, of which the largest of each four cells count
+    "narrow": "i64",  # 1 where the result is in float16, else 0
+    "narrow.shortcut": "i64",  # the same of the shortcut
     "twice": "i64",  # 1 where a window, of one column more, is of two cells of the result, else 0
     "step": "i64",  # from a number of a map to the next
     "down": "i64",  # from a number of a column of the kernel to the next
@@ -64,11 +66,11 @@ def work() -> str:
     return f"""
 ; A map's numbers, how many of them, from row to row, and what they are multiplied by. Where they are halves, also what
 ; each row's sums are multiplied by, how many are summed at a time, and in windows from where these begin to where the
-; next do.
-%Map = type {{ ptr, i64, i64, ptr, ptr, i64, i64 }}
+; next do. And 1 where a map that XLA gave is in float16, else 0.
+%Map = type {{ ptr, i64, i64, ptr, ptr, i64, i64, i64 }}
 %Work = type {{ {types}, [{MOST} x %Map] }}
 
-{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales", "run", "down")))}
+{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales", "run", "down", "narrow")))}
 define internal ptr @map(ptr %work, i64 %index) {{
   %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
   ret ptr %map
@@ -100,6 +102,21 @@ define internal void @set.window(ptr %maps, i64 %index, i64 %run, i64 %down) {{
   %down.at = getelementptr %Map, ptr %map, i32 0, i32 6
   store i64 %down, ptr %down.at
   ret void
+}}
+
+define internal void @set.narrow.map(ptr %maps, i64 %index, i64 %narrow) {{
+  %map = getelementptr %Map, ptr %maps, i64 %index
+  %narrow.at = getelementptr %Map, ptr %map, i32 0, i32 7
+  store i64 %narrow, ptr %narrow.at
+  ret void
+}}
+
+; Where a number of an array in float32 lies, or of a narrow one, in float16.
+define internal ptr @place(ptr %array, i64 %narrow, i64 %number) {{
+  %power = sub i64 2, %narrow
+  %bytes = shl i64 %number, %power
+  %place = getelementptr i8, ptr %array, i64 %bytes
+  ret ptr %place
 }}
 {"".join(fields)}"""
 
