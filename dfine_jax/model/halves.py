@@ -41,7 +41,7 @@ from dfine_jax.native.work import PAIRS, PAIRS_OF_TILES
 FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
-FEW_WHOLES = 64
+FEW_WHOLES = 16
 """The same for whole numbers."""
 
 FEW_WHOLES_OF_TILES = 96
