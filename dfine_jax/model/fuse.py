@@ -15,7 +15,15 @@ from dfine_jax.model.folding import FoldedConv, Folding, fold
 from dfine_jax.model.hgnetv2 import Stem
 from dfine_jax.model.hybrid_encoder import RepVGG
 from dfine_jax.model.layers import ConvNorm, LayerNorm, Linear
-from dfine_jax.model.prepared_kernels import HALVED, NATIVE, Form, form_on_cpu, in_float32_on_cpu, shapes_in_form, types_in_form
+from dfine_jax.model.prepared_kernels import (
+    HALVED,
+    NATIVE,
+    Form,
+    form_on_cpu,
+    in_float32_on_cpu,
+    shapes_in_form,
+    types_in_form,
+)
 from dfine_jax.native.finish import FINISHES
 from dfine_jax.native.registers import WIDEST, registers
 from dfine_jax.native.targets import Purpose

@@ -12,6 +12,9 @@ of a block in 32 bits. Numbers are rounded alike however small they are: if they
 products and windows are up to a quarter of bfloat16's, those of large tiles nine tenths. Sums with what is not finite,
 and with all that is scaled like it, are not numbers.
 
+Beside whole numbers a fused model's maps between convolutions are float16, since these processors wait for memory: they
+are rounded once they are finished, and what is beyond the range becomes the largest number.
+
 On other backends, and for derivatives, products are in float32, of rounded kernels.
 """
 
@@ -42,7 +45,7 @@ FEW = 32
 """Channels in all, in and out, below which rounding takes longer than is won."""
 
 FEW_WHOLES = 16
-"""The same for whole numbers."""
+"""The same for whole numbers: as few as a map in float16, which products in float32 would want widened, may have."""
 
 FEW_WHOLES_OF_TILES = 96
 """The same for tiles of them."""

@@ -123,7 +123,8 @@ def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
     size = even(high * wide, CELLS)
-    return Plan(size, pictures * -(-high * wide // size), (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs))
+    scratch = (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs)
+    return Plan(size, pictures * -(-high * wide // size), scratch)
 
 
 def tiles_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:

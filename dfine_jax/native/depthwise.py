@@ -34,15 +34,16 @@ def _added(lanes: int, x: str, factor: str, so_far: str) -> str:
     return f"call {vector} @llvm.fma.v{lanes}f32({vector} {x}, {vector} {factor}, {vector} {so_far})"
 
 
-def _function(lanes: int, name: str, start: float, step: Callable[[str, str, str], str], is_narrow: bool = False) -> str:
+Step = Callable[[str, str, str], str]
+
+
+def _function(lanes: int, name: str, start: float, step: Step, is_narrow: bool = False) -> str:
     """The function of this name, for maps in float16 if they are narrow, and what it calls."""
     some = [_some(lanes, count, name, start, step, is_narrow) for count in CELLS]
     return "\n".join([*some, _all(lanes, name)])
 
 
-def _some(
-    lanes: int, count: int, name: str, start: float, step: Callable[[str, str, str], str], is_narrow: bool
-) -> str:
+def _some(lanes: int, count: int, name: str, start: float, step: Step, is_narrow: bool) -> str:
     """A function that takes some cells' channels, as many as a register has lanes, over all rows of the window."""
     vector, cells, number = f"<{lanes} x float>", range(count), "half" if is_narrow else "float"
     return f"""

@@ -31,6 +31,8 @@ _HALVED = {
     "halves": "product.of.halves",
     "rows_of_halves": "windows.of.halves",
     "tiles_of_halves": "tiles.of.halves",
+}
+_BESIDE_WHOLES = {
     "tiles_of_wholes": "tiles.of.wholes",
     "narrow_tiles": "tiles.of.narrow.maps",
     "narrow_depthwise": "rows.of.narrow.channels",
@@ -56,14 +58,19 @@ def _finished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
     }
 
 
-_TARGETS = {
-    "inference": _finished(_FINISHED) | _unfinished(_UNFINISHED),
-    "halves": _finished(_HALVED),
-    "training": _unfinished(_OF_TRAINING),
-}
-"""By what they are compiled for: a detector shall not wait for the code of training, nor for products in 16 bits."""
-
 Purpose = Literal["inference", "halves", "training"]
+
+
+def _targets(purpose: Purpose, kind: Half | None) -> dict[str, tuple[str, str]]:
+    """What is compiled for this: a detector shall not wait for the code of training, nor for products in 16 bits."""
+    match purpose:
+        case "inference":
+            return _finished(_FINISHED) | _unfinished(_UNFINISHED)
+        case "halves":
+            return _finished(_HALVED | _BESIDE_WHOLES if kind == "i16" else _HALVED)
+        case "training":
+            return _unfinished(_OF_TRAINING)
+
 
 _LOCK = Lock()
 _ENGINES: dict[Purpose, Any] = {}
@@ -94,7 +101,7 @@ def _compiled(purpose: Purpose) -> Any:
     module.verify()
     engine = llvm.create_mcjit_compiler(module, machine)
     engine.finalize_object()
-    for name in _TARGETS[purpose]:
+    for name in _targets(purpose, half()):
         handler = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p)(engine.get_function_address(name))
         jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(handler), platform="cpu")
     return engine
@@ -107,13 +114,16 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     if purpose == "training":
         computed += [matrices(layout), kernel_gradients()]
     if purpose == "halves":
-        computed += [halves(layout, kind), tiles_of_halves(layout), tiles_of_narrow(layout), depthwise_of_halves(layout)]
+        computed += [halves(layout, kind), tiles_of_halves(layout)]
         files.append("halves")
+    if purpose == "halves" and kind == "i16":
+        computed += [tiles_of_narrow(layout), depthwise_of_halves(layout)]
+        files.append("wholes")
     here = resources.files("dfine_jax.native")
     written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in files)
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     written = written.replace("PAIRS.OF.TILES", str(PAIRS_OF_TILES)).replace("PAIRS", str(PAIRS))
-    entries = [_entry(name, *parts) for name, parts in _TARGETS[purpose].items()]
+    entries = [_entry(name, *parts) for name, parts in _targets(purpose, kind).items()]
     return "\n".join([work(), written, *computed, *entries])
 
 

@@ -61,7 +61,7 @@ entry:
   %column.0 = sub i64 %column.four, %low
   {lines(_bounded("row", "height", 6))}
   {lines(_bounded("column", "width", 6))}
-  {lines(_places("from", "row.size", "channels", number))}
+  {lines(_places(number))}
   %to.offset = mul i64 %index, %channels
   %to.0 = getelementptr {kind}, ptr %inputs, i64 %to.offset
   {lines(f"%to.{e} = getelementptr {kind}, ptr %to.{e - 1}, i64 %each" for e in range(1, 36))}
@@ -213,14 +213,14 @@ def _rows() -> Iterator[str]:
         yield f"%result.{i} = call ptr @place(ptr %picture.at, i64 %narrow, i64 %result.offset.{i})"
 
 
-def _places(name: str, row_size: str, cell_size: str, number: str) -> Iterator[str]:
-    """Where each cell of a tile lies: on the picture or, what isn't there, outside."""
+def _places(number: str) -> Iterator[str]:
+    """Where each cell of a tile of the map lies: on the picture or, what isn't there, outside."""
     for i in range(6):
-        yield f"%{name}.row.{i} = mul i64 %row.{i}, %{row_size}"
+        yield f"%from.row.{i} = mul i64 %row.{i}, %row.size"
         for j in range(6):
-            place = f"{name}.{i}.{j}"
-            yield f"%{place}.column = mul i64 %column.{j}, %{cell_size}"
-            yield f"%{place}.offset = add i64 %{name}.row.{i}, %{place}.column"
+            place = f"from.{i}.{j}"
+            yield f"%{place}.column = mul i64 %column.{j}, %channels"
+            yield f"%{place}.offset = add i64 %from.row.{i}, %{place}.column"
             yield f"%{place}.at = getelementptr {number}, ptr %picture.at, i64 %{place}.offset"
             yield f"%{place}.is.there = and i1 %row.{i}.is.there, %column.{j}.is.there"
             yield f"%{place} = select i1 %{place}.is.there, ptr %{place}.at, ptr %outside"

@@ -106,10 +106,10 @@ def _over_maps(
 ) -> str:
     """Blocks from ``{loop}.map`` on, which go on as ``{loop}.end``: over maps, cells from ``%first`` on, and channels.
 
-    Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its name and by its place in two: the
-    last channels are taken with some of those before, where they don't fill one. What is ``kept`` is zero at first,
-    ``%{kept}.{place}`` before a register, with a place one higher after it, and ``%{kept}`` in the end. Nothing is
-    called in between: cells may be of few channels.
+    Lines that begin a cell are ``cell``. ``each`` takes a register of channels, by its name and by a place that ends in
+    0 or 1: the last channels are taken with some of those before, where they don't fill one. What is ``kept`` is zero
+    at first, ``%{kept}.{place}`` before a register, the same of a place one higher after it, and ``%{kept}`` in the
+    end. Nothing is called in between: cells may be of few channels.
     """
     bits = f"<{lanes} x i32>"
 

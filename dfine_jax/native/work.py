@@ -12,6 +12,9 @@ PAIRS = 128
 PAIRS_OF_TILES = 64
 """The same of tiles, whose transforms magnify errors."""
 
+MAP = ("base", "numbers", "pitch", "kernel", "scales", "run", "down", "narrow")
+"""What is known of a map."""
+
 FIELDS = {
     "next": "i64",  # chunk to begin
     "finished": "i64",  # chunks
@@ -70,7 +73,7 @@ def work() -> str:
 %Map = type {{ ptr, i64, i64, ptr, ptr, i64, i64, i64 }}
 %Work = type {{ {types}, [{MOST} x %Map] }}
 
-{"".join(_of_map(*field) for field in enumerate(("base", "numbers", "pitch", "kernel", "scales", "run", "down", "narrow")))}
+{"".join(_of_map(*field) for field in enumerate(MAP))}
 define internal ptr @map(ptr %work, i64 %index) {{
   %map = getelementptr %Work, ptr %work, i32 0, i32 {len(FIELDS)}, i64 %index
   ret ptr %map
