@@ -229,17 +229,20 @@ def native(
         return computed(*primals, window), jax.jvp(partial(widened_and_plain, window=window), primals, tangents)[1]
 
     def function(maps: Sequence[Array], kernels: Sequence[Array], finish: Finish, window: Window) -> Array:
-        maps, kernels = list(maps), list(kernels)
-        if not (takes_narrow and half() == "i16"):
-            maps = _widened(maps)
-        whole = replace(_widened(replace(finish, shortcut=None)), shortcut=finish.shortcut)
-        return computed(maps, kernels if in_halves else _widened(kernels), whole, window)
+        def as_taken(x: Array) -> Array:
+            stays = half() == "i16" and x.dtype == jnp.float16
+            return x if stays else x.astype(jnp.float32)
+
+        maps = list(map(as_taken, maps) if takes_narrow else _widened(maps))
+        shortcut = None if finish.shortcut is None else as_taken(finish.shortcut)
+        finish = replace(_widened(replace(finish, shortcut=None)), shortcut=shortcut)
+        return computed(maps, list(kernels) if in_halves else _widened(list(kernels)), finish, window)
 
     return function
 
 
 def _widened(arrays: Any) -> Any:
-    """Arrays of a tree in float32."""
+    """A tree of arrays, in float32."""
     return jax.tree.map(lambda x: x.astype(jnp.float32), arrays)
 
 
