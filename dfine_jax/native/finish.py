@@ -113,7 +113,6 @@ _ACTIVATIONS = {"none": _NONE, "relu": _RELU, "silu": _SILU, "gelu": _GELU}
 
 def _finish(lanes: int, name: str, activation: str) -> str:
     vector, mask, suffix = _types(lanes)
-
     has_narrow = lanes == WIDEST
 
     def loaded(name: str, row: str) -> Iterator[str]:
@@ -148,6 +147,7 @@ entry:
   %begin = ashr i64 %bytes, %power
   %is.narrow = icmp ne i64 %narrow, 0
   %shortcut.narrow = call i64 @get.narrow.shortcut(ptr %work)
+  %shortcut.power = sub i64 2, %shortcut.narrow
   %is.shortcut.narrow = icmp ne i64 %shortcut.narrow, 0
   br label %row
 row:
@@ -155,9 +155,11 @@ row:
   %from.offset = mul i64 %index, %columns
   %from = getelementptr float, ptr %sums, i64 %from.offset
   %to.offset = mul i64 %index, %outputs
-  %to = call ptr @place(ptr %result, i64 %narrow, i64 %to.offset)
+  %to.bytes = shl i64 %to.offset, %power  ; nothing is called in between: cells may be of few channels
+  %to = getelementptr i8, ptr %result, i64 %to.bytes
   %place = add i64 %begin, %to.offset
-  %shortcut.row = call ptr @place(ptr %shortcut, i64 %shortcut.narrow, i64 %place)
+  %shortcut.bytes = shl i64 %place, %shortcut.power
+  %shortcut.row = getelementptr i8, ptr %shortcut, i64 %shortcut.bytes
   br i1 %has.coarse, label %find, label %found
 find:
   %coarse.there = call ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs)
