@@ -24,9 +24,9 @@ def depthwise(layout: Registers) -> str:
     return "\n".join([declared, _function(lanes, "depthwise", 0, partial(_added, lanes)), maximum])
 
 
-def depthwise_of_halves(layout: Registers) -> str:
-    """``@depthwise.of.halves``, which does what ``@depthwise`` does with maps in float16."""
-    return _function(layout.lanes, "depthwise.of.halves", 0, partial(_added, layout.lanes), is_narrow=True)
+def depthwise_of_narrow(layout: Registers) -> str:
+    """``@depthwise.narrow``, which does what ``@depthwise`` does with maps in float16."""
+    return _function(layout.lanes, "depthwise.narrow", 0, partial(_added, layout.lanes), is_narrow=True)
 
 
 def _added(lanes: int, x: str, factor: str, so_far: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import jax
 
 from dfine_jax.native.attention import attention
-from dfine_jax.native.depthwise import depthwise, depthwise_of_halves
+from dfine_jax.native.depthwise import depthwise, depthwise_of_narrow
 from dfine_jax.native.finish import FINISHES, finishes
 from dfine_jax.native.halves import halves
 from dfine_jax.native.kernel_gradients import kernel_gradients
@@ -117,7 +117,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
         computed += [halves(layout, kind), tiles_of_halves(layout)]
         files.append("halves")
     if purpose == "halves" and kind == "i16":
-        computed += [tiles_of_narrow(layout), depthwise_of_halves(layout)]
+        computed += [tiles_of_narrow(layout), depthwise_of_narrow(layout)]
         files.append("wholes")
     here = resources.files("dfine_jax.native")
     written = "\n".join(here.joinpath(f"{name}.ll").read_text("utf-8") for name in files)

@@ -21,7 +21,7 @@ define internal void @tiles.of.narrow.maps(ptr %frame, ptr %finish) {
 }
 
 define internal void @rows.of.narrow.channels(ptr %frame, ptr %finish) {
-  call void @channel.by.channel(ptr %frame, ptr %finish, ptr @depthwise.of.halves)
+  call void @channel.by.channel(ptr %frame, ptr %finish, ptr @depthwise.narrow)
   ret void
 }
 
