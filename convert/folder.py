@@ -47,8 +47,16 @@ def model_shapes(config: DFineConfig) -> tuple[Mapping[str, Shape], Mapping[str,
         params, batch_stats = variables(DFine(config))
         return tuple({name: value.shape for name, value in kind.items()} for kind in (params, batch_stats))
 
-    params, batch_stats = kept("shapes", config, shapes)
+    params, batch_stats = kept("shapes", config, shapes, dump=_as_json, load=_from_json)
     return MappingProxyType(params), MappingProxyType(batch_stats)
+
+
+def _as_json(shapes: tuple[dict[str, Shape], ...]) -> bytes:
+    return json.dumps(shapes).encode()
+
+
+def _from_json(text: bytes) -> tuple[dict[str, Shape], ...]:
+    return tuple({name: tuple(shape) for name, shape in kind.items()} for kind in json.loads(text))
 
 
 def save_folder(

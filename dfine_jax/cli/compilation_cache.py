@@ -4,11 +4,12 @@ import contextlib
 import hashlib
 import os
 import platform
+import sys
 from pathlib import Path
 
 import jax
 
-from dfine_jax.kept import keep_in
+from dfine_jax.kept import UntrustedFolderError, keep_in, require_own
 from dfine_jax.processor import name_and_instructions
 
 LARGEST = 2 * 1024**3
@@ -29,7 +30,13 @@ def keep_compiled(*, by_jax: bool = True) -> None:
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "dfine_jax" / "compiled" / _processor()
     with contextlib.suppress(OSError):  # a home that can't be written to is no reason to fail
-        keep_in(folder / "programs")
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            require_own(folder)  # JAX runs what it finds there, and so do we
+            keep_in(folder / "programs")
+        except UntrustedFolderError as error:
+            print(f"dfine: {error}", file=sys.stderr)
+            return
         if not by_jax:
             return
         jax.config.update("jax_compilation_cache_dir", str(folder))

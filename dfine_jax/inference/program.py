@@ -1,6 +1,7 @@
 """A pretrained model's program, compiled; or as an earlier process kept it, which needs neither Flax nor tracing."""
 
 import os
+import pickle
 from typing import NamedTuple
 
 import jax
@@ -50,12 +51,13 @@ def _compiled(config: DFineConfig, compute: Compute, settings: Preprocessing, ba
     return Program(compiled, folding, frozenset(batch_stats))
 
 
-def _dump(program: Program) -> tuple:
-    return serialize_executable.serialize(program.compiled), program.folding, program.batch_stats
+def _dump(program: Program) -> bytes:
+    """Pickled, as what JAX makes of a program is already; see ``kept`` for who can have written it."""
+    return pickle.dumps((serialize_executable.serialize(program.compiled), program.folding, program.batch_stats))
 
 
-def _load(dumped: tuple) -> Program:
-    serialized, folding, batch_stats = dumped
+def _load(dumped: bytes) -> Program:
+    serialized, folding, batch_stats = pickle.loads(dumped)
     for purpose in folding.native:
         from dfine_jax.native.targets import register
 
@@ -70,6 +72,6 @@ def _surroundings() -> tuple:
     device = jax.devices()[0]
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     flags = {name: os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")}
-    options = {name: value for name, value in jax.config.values.items() if "cache" not in name}
+    options = {name: repr(value) for name, value in jax.config.values.items() if "cache" not in name}
     kind = (device.platform, device.device_kind, device.client.platform_version, jax.device_count())
-    return kind, cores, flags, sorted(options.items())
+    return kind, cores, flags, options
