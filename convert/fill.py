@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from convert.rules import Dialect, Match, is_ignored, to_jax, to_torch
+from dfine_jax.errors import InputError
 
 Shape = tuple[int, ...]
 
@@ -20,7 +21,7 @@ class Source(Protocol):
         """The tensor of that name."""
 
 
-class CheckpointError(ValueError):
+class CheckpointError(InputError):
     """A checkpoint that can't be read or does not fit; the message says all that is wrong with it."""
 
 

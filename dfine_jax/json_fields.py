@@ -4,8 +4,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from dfine_jax.errors import InputError
 
-class FieldError(ValueError):
+
+class FieldError(InputError):
     """A field whose value isn't supported; the message names the field, its value and the rule."""
 
 

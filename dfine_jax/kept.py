@@ -56,7 +56,7 @@ def require_own(folder: Path) -> None:
     status = os.stat(folder)
     if not _is_own(status):
         raise UntrustedFolderError(
-            f"{folder} belongs to another user, or others can write to it: nothing is kept there; chmod go-w or remove it"
+            f"{folder} belongs to another user, or others can write to it: nothing is kept there; remove it"
         )
 
 

@@ -15,13 +15,15 @@ import numpy as np
 from jaxtyping import Float32, Int32, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dfine_jax.errors import InputError
+
 Split = Literal["train", "val", "test"]
 SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """What each split is called in the wild."""
 PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
-class DataError(ValueError):
+class DataError(InputError):
     """A data set that can't be used; the message is one line: what is wrong, where, and what to do."""
 
 

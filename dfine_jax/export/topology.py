@@ -21,6 +21,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import NamedSharding, SingleDeviceSharding
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.export.hlo import count
 from dfine_jax.inference.compiled import lower_detection
 from dfine_jax.inference.preprocess import Preprocessing
@@ -55,7 +56,7 @@ STEPS = 1000
 """Of the training whose update is compiled; only the schedule's constants depend on it."""
 
 
-class TooLargeError(ValueError):
+class TooLargeError(InputError):
     """A program does not fit in a chip's memory. The message says how much it wanted."""
 
 

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dfine_jax.errors import InputError
+
 TIMEOUT = 20.0
 """Seconds that a server may stay silent."""
 DOWNLOAD_TIMEOUT = 120.0
@@ -32,7 +34,7 @@ SUFFIXES = frozenset({
 # fmt: on
 
 
-class PictureError(ValueError):
+class PictureError(InputError):
     """A picture that can't be found or read. One line: which, what is wrong with it, what to do."""
 
 

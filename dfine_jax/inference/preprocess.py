@@ -17,6 +17,8 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 from PIL import Image
 
+from dfine_jax.errors import InputError
+
 # Whatever their backend, processors of this name are told apart by their settings only.
 _PROCESSORS = ("RTDetrImageProcessor", "RTDetrImageProcessorFast", "RTDetrImageProcessorPil")
 # Switches of a processor's settings that are honoured here, or that only concern annotations.
@@ -27,7 +29,7 @@ _IMAGENET_MEAN = (0.485, 0.456, 0.406)
 _IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-class PreprocessingError(ValueError):
+class PreprocessingError(InputError):
     """Preprocessing settings that aren't supported. One line: the field, its value, what is."""
 
 

@@ -7,10 +7,11 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
+from dfine_jax.errors import InputError
 from dfine_jax.training.step import TrainState
 
 
-class TrainingError(ValueError):
+class TrainingError(InputError):
     """A training that can't start or go on; one line that says why and what to do."""
 
 
