@@ -26,7 +26,7 @@ INSTEAD = {
     "https://example.org/street.jpg": "file://{folder}/street.jpg",
 }
 """Words of README's commands that need the network, and what stands for them."""
-FEW_STEPS = shlex.split("--image-size 128 --batch-size 4 --epochs 2 --queries 60 --checkpoint-every 2 --workers 1")
+FEW_STEPS = shlex.split("--image-size 128 --batch-size 4 --epochs 2 --checkpoint-every 2 --workers 1")
 NOT_TYPED = {
     "--verify": "compares with transformers, which the package doesn't bring (tests/convert does)",
     "--processes": "is for several machines (tests/training has several processes)",
