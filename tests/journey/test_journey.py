@@ -29,8 +29,6 @@ INSTEAD = {
 FEW_STEPS = shlex.split("--image-size 128 --batch-size 4 --epochs 2 --checkpoint-every 2 --workers 1")
 NOT_TYPED = {
     "--verify": "compares with transformers, which the package doesn't bring (tests/convert does)",
-    "--processes": "is for several machines (tests/training has several processes)",
-    "bccd": "needs photographs that are not part of the repository",
 }
 """What commands are not part of the journey, by a word that is in them, and why."""
 SHAPES = ["circle", "cross", "heart", "ring", "square", "triangle"]
