@@ -185,7 +185,7 @@ def _header_or_reason(picture: StatedPicture) -> Header | Found:
     except FileNotFoundError:
         message = f"{picture.path} does not exist; left out"
         if picture.rivals:
-            message = f"{picture.path.name} could be any of {some(picture.rivals, 3)}; left out"
+            message = f"{picture.path.name} could be any of {some(picture.rivals, 3, 120)}; left out"
         return ProblemKind.MISSING_PICTURE, picture.file, picture.line, message
     except Exception as error:  # damaged headers make decoders raise nearly anything
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__

@@ -12,7 +12,7 @@ from dfine_jax.data.json_lines import LIST, Entry, read_entries, sniff
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.references import PictureIndex, Reference, remark_on_names
 from dfine_jax.data.samples import DataError, Findings, ProblemKind
-from dfine_jax.data.values import shown, some
+from dfine_jax.data.values import shortened, shown, some
 
 NAME_KEYS = ("file_name", "filename", "fileName", "path", "name", "coco_url", "url")
 NO_GROUP = ("", "none", "null")
@@ -236,8 +236,10 @@ def _is_a_list(file: Path, first: Any) -> str:
 def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex) -> Path:
     """The folder to which the names of pictures are relative: where most of some are found, beside the file or near it.
 
+    What lies outside of the data set's folder counts only if nothing in it does.
+
     Raises:
-        DataError: none of them is anywhere in the data set.
+        DataError: none of them is anywhere near.
     """
     name = annotations.stem.removeprefix("instances_").removeprefix("_annotations.coco")
     near = [annotations.parent, annotations.parent.parent]
@@ -245,11 +247,17 @@ def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex) ->
     folders = list(dict.fromkeys(parent / child for parent in near for child in below))
     folders += [child for parent in near for child in folders_in(parent) if child not in folders]
     some_names = names[:: max(1, len(names) // 20)]
-    counts = [sum(index.holds(folder, name) for name in some_names) for folder in folders]
-    best = folders[counts.index(max(counts))]
-    if max(counts) == 0:
-        located = index.locate([Reference((name,), annotations.parent) for name in names])
-        if not any(place.by_name or place.rivals for place in located):
-            looked = some([folder for folder in folders if folder.is_dir()], 6)
-            raise DataError(f"no picture of {annotations} found (such as {names[0][:80]}); looked in {looked}")
-    return best
+
+    def best(places: Sequence[Path]) -> Path | None:
+        counts = [sum(index.holds(folder, name) for name in some_names) for folder in places]
+        return places[counts.index(max(counts))] if max(counts, default=0) else None
+
+    if (found := best([folder for folder in folders if folder.is_relative_to(index.root)])) is not None:
+        return found
+    located = index.locate([Reference((name,), annotations.parent) for name in names])
+    if any(place.by_name or place.rivals for place in located):
+        return annotations.parent
+    if (found := best(folders)) is not None:
+        return found
+    looked = some([folder for folder in folders if folder.is_dir()], 3, 120)
+    raise DataError(f"no picture of {annotations} found (such as {shortened(names[0], 80)}); looked in {looked}")

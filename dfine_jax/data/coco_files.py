@@ -55,13 +55,13 @@ def find_json(folder: Path) -> JsonFiles | None:
             near = [*(files_in(inside, [".json"]) if inside is not None else ()), *files_in(apart[split], [".json"])]
             named = _labels_among(near)
             if len(named) > 1:
-                raise DataError(f"{folder} has several JSON files for {split}: {some(named, 3)}; give one of them")
+                raise DataError(f"{folder} has several JSON files for {split}: {some(named, 3, 120)}; give one of them")
         if named:
             found[split] = named[-1]
     if not found and together:
         candidates = _labels_among(together)
         if len(candidates) > 1:
-            raise DataError(f"{folder} has several JSON files: {some(candidates, 3)}; give one of them")
+            raise DataError(f"{folder} has several JSON files: {some(candidates, 3, 120)}; give one of them")
         found = {None: candidates[0]} if candidates else {}
     if not found:
         return None

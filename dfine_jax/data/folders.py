@@ -41,7 +41,7 @@ def child(folder: Path, *names: str) -> Path | None:
 
 def descend(folder: Path, parts: Sequence[str]) -> Path | None:
     """What is at some path in a folder, whatever the case of its names; None if nothing is there."""
-    if (folder.joinpath(*parts)).exists():
+    if os.path.exists(folder.joinpath(*parts)):
         return folder.joinpath(*parts)
     for part in parts:
         named = [entry for entry in _entries(folder) if entry.name.lower() == part.lower()]

@@ -59,7 +59,7 @@ def recognise(path: str | Path) -> Source:
     """
     name = os.fspath(path)
     path = Path(name)
-    if "\0" in name or not path.exists():
+    if not os.path.exists(path):
         if name.split(":")[0] == SHAPES:
             return Source(name, "shapes", tuple(SPLITS), parse_shapes(name))
         raise DataError(f"{name} does not exist")
@@ -131,7 +131,9 @@ def _below(folder: Path) -> Source | None:
         if source is not None:
             found.append(source)
     if len(found) > 1:
-        raise DataError(f"{folder} holds several data sets: {some((one.path for one in found), 4)}; give one of them")
+        raise DataError(
+            f"{folder} holds several data sets: {some((one.path for one in found), 3, 120)}; give one of them"
+        )
     if not found:
         return None
     source = found[0]

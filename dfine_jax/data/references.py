@@ -152,9 +152,13 @@ class PictureIndex:
                 if len(free) == 1:
                     return Located(free[0], by_name=True)
                 if free:
-                    return Located(free[0].parent / parts[-1], rivals=tuple(free))
-        name = next((name for name in reference.names if "\0" not in name), "?")
-        return Located(reference.folder / name)
+                    return Located(self._nowhere(reference), rivals=tuple(free))
+        return Located(self._nowhere(reference))
+
+    def _nowhere(self, reference: Reference) -> Path:
+        """Where a picture should be that isn't there, for messages; what isn't allowed to be reached isn't named."""
+        name = reference.names[0].replace("\0", "")
+        return reference.folder.joinpath(*parts_of(name)) if ".." in Path(name).parts else reference.folder / name
 
     def _candidates(self, name: str) -> Iterator[list[Path]]:
         """Files that could be meant, those that are most alike first."""

@@ -11,7 +11,7 @@ from pathlib import Path
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([A-Za-z0-9._:-]{1,40})["']""")
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
 """What writes these names in fact writes the larger one."""
-_NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf-7", "undefined", "mbcs", "oem"})
+_NO_TEXT = frozenset({"idna", "punycode", "unicode_escape", "raw_unicode_escape", "utf_7", "undefined", "mbcs", "oem"})
 """Codecs that Python has besides those of texts."""
 _CHUNK = 2**20
 _LONGEST_ROW = 4 * _CHUNK
@@ -98,7 +98,8 @@ def decode_xml(content: bytes) -> str:
     stated = declared[1].decode("ascii")
     try:
         codec = codecs.lookup(stated).name
-        usable = codec not in _NO_TEXT and not codec.startswith(("utf-16", "utf-32", "utf-8", "utf_8", "ascii"))
+        # Without the zero bytes of UTF-16, it isn't that, whatever is declared.
+        usable = codec.replace("-", "_") not in _NO_TEXT and not codec.startswith(("utf", "ascii"))
         return content.decode(_SUPERSETS.get(codec, codec) if usable else "utf-8")
     except (LookupError, UnicodeDecodeError):
         try:

@@ -22,18 +22,24 @@ _CORNER_KEYS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("le
 _SIDE_KEYS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
 
 _short = reprlib.Repr()
+_short.maxlevel = 3
 _short.maxstring = _short.maxother = _short.maxlong = 60
 
 
 def shown(value: Any) -> str:
     """A value in a message, however long or deep it is."""
-    return _short.repr(value)
+    return shortened(_short.repr(value), 120)
 
 
-def some(names: Iterable[object], most: int = 8) -> str:
-    """The first few of some names, each cut to a readable length: ``a, b, c and 5 more``."""
+def shortened(text: str, most: int) -> str:
+    """Text less what is in the middle, if there is too much of it."""
+    return text if len(text) <= most else f"{text[: most // 2 - 2]}...{text[-(most // 2 - 2) :]}"
+
+
+def some(names: Iterable[object], most: int = 8, width: int = 60) -> str:
+    """The first few of some names, each cut to a readable width: ``a, b, c and 5 more``."""
     names = [str(name) for name in names]
-    cut = [name if len(name) <= 60 else f"{name[:28]}...{name[-28:]}" for name in names[:most]]
+    cut = [shortened(name, width) for name in names[:most]]
     return ", ".join(cut) + (f" and {len(names) - most:,} more" if len(names) > most else "")
 
 
@@ -64,7 +70,10 @@ def size(width: Any, height: Any) -> tuple[int, int] | None:
 
 
 def identity(value: Any, what: str = "") -> int | str:
-    """An id (of `what`, for the message) by which things refer to each other: 1, "1", 1.0 and " 1 " are the same one. Any text is an id."""
+    """An id by which things refer to each other: 1, "1", 1.0 and " 1 " are the same one. Any text is an id.
+
+    `what` it is the id of begins the message of the error.
+    """
     if type(value) is int:
         return value
     if isinstance(value, float) and value.is_integer():

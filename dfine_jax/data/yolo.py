@@ -1,5 +1,6 @@
 """YOLO data sets: pictures, and for each a text file of labels."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,6 +10,7 @@ from dfine_jax.data.folders import descend, pictures_below
 from dfine_jax.data.references import Located, PictureIndex, Reference, parts_of, remark_on_names
 from dfine_jax.data.samples import DataError, Findings, ProblemKind, Split
 from dfine_jax.data.texts import read_paths
+from dfine_jax.data.values import shortened
 from dfine_jax.data.yolo_labels import LabelFiles
 from dfine_jax.data.yolo_rows import read_labels
 from dfine_jax.data.yolo_sets import YoloSet
@@ -90,11 +92,14 @@ def _find(part: str, described: YoloSet) -> Path:
     slashed = part.strip().replace("\\", "/")
     # Some tools write `../train/images` into a file that lies beside `train`.
     choices = [described.root / slashed, described.root / slashed.removeprefix("../")]
-    if (found := next((choice for choice in choices if choice.exists()), None)) is not None:
+    if (found := next((choice for choice in choices if os.path.exists(choice)), None)) is not None:
         return found
     parts = [name for name in parts_of(part) if "*" not in name]
     for first in range(len(parts)):
         for base in (described.root, described.description.parent):
             if (found := descend(base, parts[first:])) is not None:
                 return found
-    raise DataError(f"{described.description} refers to {part[:200]}, which is not at {choices[0]}; correct the path")
+    place = shortened(str(choices[0]), 200)
+    raise DataError(
+        f"{described.description} refers to {shortened(part, 100)}, which is not at {place}; correct the path"
+    )

@@ -89,8 +89,8 @@ class LabelFiles:
                 findings.add(ProblemKind.STRAY_LABELS, path, None, message)
         if pictures and not used:
             others = {path.parent: None for path in self._free if is_label_file(path)}
-            elsewhere = f"; there are label files in {some(others, 3)}" if others else ""
-            findings.remark(f"no picture has a label file: looked in {some(looked, 3)}{elsewhere}")
+            elsewhere = f"; there are label files in {some(others, 2, 200)}" if others else ""
+            findings.remark(f"no picture has a label file: looked in {some(looked, 2, 200)}{elsewhere}")
 
 
 def label_folders(pictures: Path) -> list[Path]:

@@ -1,6 +1,7 @@
 """How YOLO data sets are described: by a `data.yaml`, by Darknet's `obj.data`, by a list of classes, or not at all."""
 
 import itertools
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -128,7 +129,7 @@ def _names(content: Mapping[str, Any], path: Path, remarks: list[str]) -> dict[i
     number = int(count) if isinstance(count, str) and re.fullmatch(r"\d{1,6}", count.strip()) else None
     if isinstance(stated, str) and _stated(stated):
         file = path.parent.joinpath(*parts_of(stated))
-        stated = read_names(file) if file.is_file() else [part.strip() for part in stated.split(",")]
+        stated = read_names(file) if os.path.isfile(file) else [part.strip() for part in stated.split(",")]
     if not _stated(stated) or not stated:
         if (file := find_names(path.parent)) is not None:
             return read_names(file)
@@ -185,9 +186,9 @@ def _root(description: Path, content: Mapping[str, Any]) -> Path:
     stated = content.get("path")
     if isinstance(stated, str) and _stated(stated):
         for root in (Path(stated), description.parent / stated.replace("\\", "/")):
-            if root.is_absolute() and root.is_dir():
+            if root.is_absolute() and os.path.isdir(root):
                 return root
-            if not root.is_absolute() and (description.parent / root).is_dir():
+            if not root.is_absolute() and os.path.isdir(description.parent / root):
                 return description.parent / root
     return description.parent
 
@@ -206,7 +207,7 @@ def find_darknet(folder: Path) -> YoloSet | None:
         names = content.get("names")
         if parts:
             name_file = folder / parts_of(names)[-1] if names and parts_of(names) else None
-            name_file = name_file if name_file is not None and name_file.is_file() else find_names(folder)
+            name_file = name_file if name_file is not None and os.path.isfile(name_file) else find_names(folder)
             return YoloSet(folder, file, parts, None if name_file is None else read_names(name_file))
     return None
 
