@@ -92,7 +92,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
             for number, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2):
                 yield number, row
             return
-        if (sniffed := sniff(file)) is not None and sniffed.is_list:
+        if file.suffix.lower() == ".json" and (sniffed := sniff(file)) is not None and sniffed.is_list:
             yield from ((entry.line, entry.value) for entry in read_entries(file))
             return
         for line, row in rows(file):

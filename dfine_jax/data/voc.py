@@ -19,7 +19,7 @@ from dfine_jax.data.values import Corners, enclosing, number
 LINE = "line"
 """The attribute under which each parsed element carries its line."""
 MOST_BYTES = 64 * 2**20
-MOST_ELEMENTS = 500_000
+MOST_ELEMENTS = 200_000
 DEEPEST = 100
 
 
