@@ -182,7 +182,7 @@ Found = tuple[ProblemKind, Path, int | None, str]
 def _header_or_reason(picture: StatedPicture) -> Header | Found:
     try:
         return read_header(picture.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):  # the last: no file can have that name
         message = f"{picture.path} does not exist; left out"
         if picture.rivals:
             message = f"{picture.path.name} could be any of {some(picture.rivals, 3, 120)}; left out"

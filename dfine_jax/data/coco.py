@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dfine_jax.data import values
-from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
+from dfine_jax.data.checks import MOST_BOXES, Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.coco_files import folder_around
 from dfine_jax.data.folders import folders_in
 from dfine_jax.data.json_lines import LIST, Entry, read_entries, sniff
@@ -165,7 +165,9 @@ class _Reader:
             area=self._area(entry),
             crowd=values.truth(value.get("iscrowd")),
         )
-        self.boxes.setdefault(image, []).append(box)
+        boxes = self.boxes.setdefault(image, [])
+        if len(boxes) <= MOST_BOXES:  # what comes next is said by `checks`
+            boxes.append(box)
 
     def _area(self, entry: Entry) -> float | None:
         area = entry.value.get("area")

@@ -30,7 +30,7 @@ def files_in(folder: Path, endings: Iterable[str]) -> list[Path]:
 
 def folders_in(folder: Path) -> list[Path]:
     """The folders in a folder, sorted."""
-    return sorted(Path(entry.path) for entry in _entries(folder) if entry.is_dir())
+    return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
 
 
 def child(folder: Path, *names: str) -> Path | None:
@@ -68,7 +68,7 @@ def below(folder: Path, *, depth: int = 32) -> Iterator[os.DirEntry]:
             left -= 1
             if left < 0:
                 return
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 yield entry
             elif level < depth:
                 waiting.append((Path(entry.path), level + 1))
@@ -101,3 +101,10 @@ def _entries(folder: Path) -> list[os.DirEntry]:
             return [entry for entry in entries if shows(entry.name)]
     except OSError:
         return []
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False

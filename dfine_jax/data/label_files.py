@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from dfine_jax.data.folders import below, child, files_in, folders_in, is_picture, split_folders, split_named
-from dfine_jax.data.references import Reference, fold, parts_of, stem_of
-from dfine_jax.data.samples import SPLITS, DataError, Split
+from dfine_jax.data.references import Located, Reference, fold, parts_of, stem_of
+from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_paths
 from dfine_jax.data.yolo_labels import PICTURE_FOLDERS
+from dfine_jax.inference.pictures import SUFFIXES
 
 FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels", "json", "jsons", "label")
 """What folders of label files are called, in small letters."""
@@ -168,3 +169,14 @@ def reference(piece: Piece, labels: Path, stated: str, pictures: Mapping[str, st
     own = labels.name.removesuffix(labels.suffix)
     names = [name for name in (stated, pictures.get(own), own) if name]
     return Reference(tuple(dict.fromkeys(names)), piece.pictures)
+
+
+def remark_on_unlabelled(findings: Findings, pieces: Sequence[Piece], located: Sequence[Located]) -> None:
+    """Says how many pictures have no label file, where no list says which count: they are no part of the data set."""
+    taken = {place.path for place in located}
+    folders = {piece.pictures for piece in pieces if piece.listed is None} | {
+        path.parent for path in taken if any(piece.listed is None for piece in pieces)
+    }
+    others = [path for folder in sorted(folders) for path in files_in(folder, SUFFIXES) if path not in taken]
+    if others:
+        findings.remark(f"{len(others):,} pictures have no label file and are left out, such as {others[0]}")

@@ -10,7 +10,15 @@ from typing import Any
 from dfine_jax.data import values
 from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.json_lines import lenient_number, sniff
-from dfine_jax.data.label_files import Layout, find_layout, label_files, listed_files, picture_names, reference
+from dfine_jax.data.label_files import (
+    Layout,
+    find_layout,
+    label_files,
+    listed_files,
+    picture_names,
+    reference,
+    remark_on_unlabelled,
+)
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.references import PictureIndex, remark_on_names
 from dfine_jax.data.samples import Findings, ProblemKind, Split
@@ -54,6 +62,7 @@ def read_labelme(layout: Layout, split: Split | None) -> Stated:
         ]
     )
     remark_on_names(findings, located)
+    remark_on_unlabelled(findings, layout.parts[split], located)
     for count, ((_, place, content, boxes), at) in enumerate(zip(places, located, strict=True), start=1):
         size = values.size(content.get("imageWidth"), content.get("imageHeight"))
         pictures.append(StatedPicture(at.path, count, place.file, place.line, boxes, size=size, rivals=at.rivals))

@@ -144,8 +144,8 @@ class PictureIndex:
             parts = parts_of(name)
             if not parts:
                 continue
-            wanted = [*reference.folder.parts, *parts]
-            for found in self._candidates(parts[-1]):
+            for found in filter(None, self._candidates(parts[-1])):
+                wanted = [*reference.folder.parts, *parts]
                 free = nearest([path for path in found if path not in taken], wanted)
                 inside = [path for path in free if path.is_relative_to(reference.folder)]
                 free = inside if len(inside) == 1 else free
@@ -162,13 +162,13 @@ class PictureIndex:
 
     def _candidates(self, name: str) -> Iterator[list[Path]]:
         """Files that could be meant, those that are most alike first."""
-        same_ending = self._by_name.get(fold(name), [])
-        yield [path for path in same_ending if path.name == name]
-        yield same_ending
-        yield self._by_stem.get(fold(name), [])
-        yield self._by_stem.get(fold(stem_of(name)), [])
-        yield self._by_stem.get(without_prefix(fold(stem_of(name))), [])
-        yield self._by_bare_stem.get(fold(stem_of(name)), [])
+        folded, stem = fold(name), fold(stem_of(name))
+        same = self._by_name.get(folded, [])
+        yield [path for path in same if path.name == name]
+        yield same
+        for key in (folded, stem, without_prefix(stem)):
+            yield self._by_stem.get(key, [])
+        yield self._by_bare_stem.get(stem, [])
 
     @cached_property
     def pictures(self) -> list[Path]:

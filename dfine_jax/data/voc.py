@@ -1,6 +1,7 @@
 """Pascal VOC: one XML file a picture, and lists of the pictures of each split."""
 
 import math
+import re
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -10,17 +11,29 @@ from xml.parsers import expat
 
 from dfine_jax.data import values
 from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
-from dfine_jax.data.label_files import Layout, find_layout, label_files, listed_files, picture_names, reference
+from dfine_jax.data.label_files import (
+    Layout,
+    find_layout,
+    label_files,
+    listed_files,
+    picture_names,
+    reference,
+    remark_on_unlabelled,
+)
 from dfine_jax.data.references import PictureIndex, remark_on_names
 from dfine_jax.data.samples import Findings, ProblemKind, Split
 from dfine_jax.data.texts import TextError, decode_xml, read_bytes, start_of
-from dfine_jax.data.values import Corners, enclosing, number
+from dfine_jax.data.values import Corners, enclosing, number, some
 
 LINE = "line"
 """The attribute under which each parsed element carries its line."""
 MOST_BYTES = 64 * 2**20
 MOST_ELEMENTS = 200_000
 DEEPEST = 100
+PLACES = {tag: order for order, tag in enumerate(("bndbox", "polygon", "robndbox", "points"))}
+"""The elements that say where an object is, the best first."""
+ABOUT = ("name", "difficult", "pose", "truncated", "occluded", "part", "attributes", "actions", "id", "deleted")
+"""Elements that say something else of it."""
 
 
 def parse_xml(content: bytes) -> ElementTree.Element:
@@ -66,7 +79,7 @@ def _is_voc(path: Path) -> bool:
         start = start_of(path, 4096).replace(b"\0", b"")
     except OSError:
         return False
-    return b"<annotation>" in start or b"<annotation " in start
+    return re.search(rb"<annotation[\s/>]", start) is not None
 
 
 class _Read(NamedTuple):
@@ -113,6 +126,7 @@ def read_voc(layout: Layout, split: Split | None) -> Stated:
         [reference(piece, place.labels, found.filename, pictures_in(piece.pictures)) for piece, place, found in there]
     )
     remark_on_names(findings, located)
+    remark_on_unlabelled(findings, layout.parts[split], located)
     if swapped:
         findings.remark(
             f"{len(swapped):,} boxes have left and right or top and bottom swapped, such as in {swapped[0]}"
@@ -165,11 +179,18 @@ def _read(path: Path, findings: Findings, swapped: list[Path]) -> _Read | None:
 
 def _corners(item: ElementTree.Element) -> Corners:
     """The box of an object: its `bndbox`, or the box around what there is instead."""
-    for tag, corners in (("bndbox", _plain), ("polygon", _outline), ("robndbox", _rotated), ("points", _outline)):
-        if (place := item.find(tag)) is not None:
-            return corners(place)
-    others = ", ".join(sorted({part.tag for part in item} - {"name", "difficult", "pose", "truncated", "occluded"}))
-    raise ValueError(f"no bndbox, but {others}" if others else "no bndbox")
+    places = sorted(
+        (part for part in item if part.tag not in ABOUT), key=lambda part: PLACES.get(part.tag, len(PLACES))
+    )
+    for place in places:
+        inside = {part.tag.lower() for part in place}
+        if "cx" in inside:
+            return _rotated(place)
+        if place.tag == "bndbox" or "xmin" in inside:
+            return _plain(place)
+        if place.tag in PLACES or not {"x1", "pt", "point"}.isdisjoint(inside):
+            return _outline(place)
+    raise ValueError(f"no bndbox, but {some(place.tag for place in places)}" if places else "no bndbox")
 
 
 def _texts(place: ElementTree.Element) -> Mapping[str, str | None]:
@@ -194,7 +215,8 @@ def _outline(place: ElementTree.Element) -> Corners:
         numbered = [name[1:] for name in texts if name.startswith("x")]
         points = [(number(texts[f"x{one}"]), number(texts.get(f"y{one}"))) for one in numbered]
     if not points:
-        sides = [number(one) for one in (place.text or "").replace(",", " ").replace(";", " ").split()]
+        text = " ".join(place.itertext()).replace(",", " ").replace(";", " ")
+        sides = [number(one) for one in text.split()]
         points = list(zip(sides[0::2], sides[1::2], strict=False))
     return enclosing(points)
 

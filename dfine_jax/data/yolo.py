@@ -1,16 +1,14 @@
 """YOLO data sets: pictures, and for each a text file of labels."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from dfine_jax.data.checks import Category, Stated, StatedPicture
-from dfine_jax.data.folders import descend, pictures_below
-from dfine_jax.data.references import Located, PictureIndex, Reference, parts_of, remark_on_names
+from dfine_jax.data.folders import pictures_below
+from dfine_jax.data.references import Located, PictureIndex, Reference, remark_on_names
 from dfine_jax.data.samples import DataError, Findings, ProblemKind, Split
 from dfine_jax.data.texts import read_paths
-from dfine_jax.data.values import shortened
 from dfine_jax.data.yolo_labels import LabelFiles
 from dfine_jax.data.yolo_rows import read_labels
 from dfine_jax.data.yolo_sets import YoloSet
@@ -70,7 +68,7 @@ def _pictures(described: YoloSet, split: Split | None, findings: Findings) -> li
 
 def _listed(part: str, described: YoloSet, index: PictureIndex) -> Iterator[_Place]:
     """The pictures of one entry of a part, with where each is listed."""
-    found = _find(part, described)
+    found = described.place(part)
     if found.is_dir():
         for path in pictures_below(found):
             yield _Place(Located(path), path, None)
@@ -85,21 +83,3 @@ def _listed(part: str, described: YoloSet, index: PictureIndex) -> Iterator[_Pla
     ]
     for (line, _), located in zip(rows, index.locate(references), strict=True):
         yield _Place(located, found, line)
-
-
-def _find(part: str, described: YoloSet) -> Path:
-    """The folder or list that a description names; where the path is another machine's, its end is looked for here."""
-    slashed = part.strip().replace("\\", "/")
-    # Some tools write `../train/images` into a file that lies beside `train`.
-    choices = [described.root / slashed, described.root / slashed.removeprefix("../")]
-    if (found := next((choice for choice in choices if os.path.exists(choice)), None)) is not None:
-        return found
-    parts = [name for name in parts_of(part) if "*" not in name]
-    for first in range(len(parts)):
-        for base in (described.root, described.description.parent):
-            if (found := descend(base, parts[first:])) is not None:
-                return found
-    place = shortened(str(choices[0]), 200)
-    raise DataError(
-        f"{described.description} refers to {shortened(part, 100)}, which is not at {place}; correct the path"
-    )

@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from dfine_jax.data import values
 from dfine_jax.data.folders import (
     child,
+    descend,
     files_in,
     folders_in,
     has_pictures,
@@ -24,7 +25,7 @@ from dfine_jax.data.folders import (
 from dfine_jax.data.references import PictureIndex, parts_of
 from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_paths, read_text
-from dfine_jax.data.values import shown, some
+from dfine_jax.data.values import shortened, shown, some
 from dfine_jax.data.yolo_labels import LABEL_FOLDERS, PICTURE_FOLDERS, LabelFiles, is_label_file
 from dfine_jax.data.yolo_rows import Points
 
@@ -55,6 +56,25 @@ class YoloSet:
     def splits(self) -> tuple[Split, ...]:
         """Which of train, val and test there are; none if all is in one piece."""
         return tuple(split for split in SPLITS if split in self.parts)
+
+    def place(self, part: str) -> Path:
+        """The folder or list that one of the parts names; of another machine's path, the end is looked for here.
+
+        Raises:
+            DataError: it isn't there.
+        """
+        slashed = part.strip().replace("\\", "/")
+        # Some tools write `../train/images` into a file that lies beside `train`.
+        choices = [self.root / slashed, self.root / slashed.removeprefix("../")]
+        if (found := next((choice for choice in choices if os.path.exists(choice)), None)) is not None:
+            return found
+        names = [name for name in parts_of(part) if "*" not in name]
+        for first in range(len(names)):
+            for base in (self.root, self.description.parent):
+                if (found := descend(base, names[first:])) is not None:
+                    return found
+        where, named = shortened(str(choices[0]), 200), shortened(part, 100)
+        raise DataError(f"{self.description} refers to {named}, which is not at {where}; correct the path")
 
 
 def find_description(folder: Path) -> Path | None:
@@ -208,7 +228,12 @@ def find_darknet(folder: Path) -> YoloSet | None:
         if parts:
             name_file = folder / parts_of(names)[-1] if names and parts_of(names) else None
             name_file = name_file if name_file is not None and os.path.isfile(name_file) else find_names(folder)
-            return YoloSet(folder, file, parts, None if name_file is None else read_names(name_file))
+            described = YoloSet(folder, file, parts, None if name_file is None else read_names(name_file))
+            try:
+                described.place(next(iter(parts.values()))[0])
+            except DataError:  # pictures may be there without the list
+                return replace(described, parts=find_parts(folder) or parts)
+            return described
     return None
 
 
