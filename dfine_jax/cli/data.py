@@ -6,14 +6,15 @@ from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from dfine_jax.data.contact_sheet import contact_sheet
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.report import Report, Spread, report, same_pictures
-from dfine_jax.data.samples import Dataset, Problem, Split, summarise
+from dfine_jax.data.samples import DataError, Dataset, Problem, Split, summarise
 from dfine_jax.data.shapes import DrawnRecords
+from dfine_jax.data.sources import Source
+from dfine_jax.display import printable, verbatim
 
 DRAWN = 500
 """Of a drawn data set only so many pictures of each part are looked at: there is no end to them, nor anything wrong."""
@@ -29,9 +30,10 @@ def run(
 ) -> int:
     """Inspect a data set: counts, sizes, every problem with file and line, and a page of pictures with their boxes.
 
-    The format is recognised: COCO's JSON, YOLO folders with a data.yaml, Pascal VOC, or `shapes`, the data set that is
-    drawn and needs no files. Every picture is decoded; nothing is changed. Training leaves out what can't be used, as
-    each problem says, and goes on.
+    The format is recognised: COCO's JSON; YOLO, with a data.yaml, Darknet's obj.data, a classes.txt or none of these;
+    Pascal VOC; image folders with a metadata.jsonl or .csv; CreateML's JSON and other lists; labelme's JSON beside the
+    pictures; or `shapes`, the data set that is drawn and needs no files. Every picture is decoded; nothing is changed.
+    Training leaves out what can't be used, as each problem says, and goes on.
 
     Examples:
 
@@ -51,7 +53,7 @@ def run(
     console = Console()
     source = recognise(path)
     parts: list[Split | None] = [split] if split else [*source.splits] or [None]
-    datasets = {part: source.open(part) for part in parts}
+    datasets = _opened(console, source, parts)
     for part, dataset in datasets.items():
         title = f"{source.path} ({source.format})" if part is None else f"{source.path} ({source.format}), {part}"
         if isinstance(dataset.records, DrawnRecords) and len(dataset) > DRAWN:
@@ -63,18 +65,33 @@ def run(
     if len(datasets) > 1:
         print_shared(console, datasets, problems)
     if pictures > 0:
+        shown = next(iter(datasets.values()))
         sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(datasets[parts[0]], pictures).save(sheet)
-        console.print(
-            f"\n{min(pictures, len(datasets[parts[0]]))} pictures with their boxes: {escape(str(sheet))}",
-            soft_wrap=True,
-        )
+        contact_sheet(shown, pictures).save(sheet)
+        console.print()
+        _print(console, f"{min(pictures, len(shown))} pictures with their boxes: {sheet}")
     return 0
+
+
+def _opened(console: Console, source: Source, parts: list[Split | None]) -> dict[Split | None, Dataset]:
+    """The parts that can be read; of the others it is said why, unless there is none that can be."""
+    datasets: dict[Split | None, Dataset] = {}
+    failed: list[DataError] = []
+    for part in parts:
+        try:
+            datasets[part] = source.open(part)
+        except DataError as error:
+            failed.append(error)
+            if len(parts) == len(failed):
+                raise failed[0] from None
+            _print(console, f"{part} is left out: {error}", "yellow")
+    return datasets
 
 
 def print_report(console: Console, found: Report, title: str, most_problems: int) -> None:
     """One part: a table of counts, one of classes, the problems."""
-    console.print(f"\n[bold]{escape(title)}[/bold]", soft_wrap=True)
+    console.print()
+    _print(console, title, "bold")
     counts = Table(show_header=False, box=None, pad_edge=False)
     counts.add_column(style="dim")
     counts.add_column()
@@ -90,9 +107,11 @@ def print_report(console: Console, found: Report, title: str, most_problems: int
     classes.add_column("class")
     for heading in ("id", "boxes", "pictures"):
         classes.add_column(heading, justify="right")
-    for name, category_id, boxes, pictures in found.classes:
-        classes.add_row(escape(name), str(category_id), f"{boxes:,}", f"{pictures:,}")
+    for label, (name, category_id, boxes, pictures) in enumerate(found.classes):
+        classes.add_row(verbatim(name), _shown_id(category_id, label), f"{boxes:,}", f"{pictures:,}")
     console.print(classes)
+    for remark in found.remarks:
+        _print(console, remark, "yellow")
     _print_problems(console, found.problems, most_problems)
 
 
@@ -107,9 +126,18 @@ def print_shared(console: Console, datasets: dict[Split | None, Dataset], most_p
 def _print_problems(console: Console, problems: tuple[Problem, ...] | list[Problem], most: int) -> None:
     shown = problems[:most] if most > 0 else problems
     for problem in shown:
-        console.print(escape(str(problem)), style="yellow", soft_wrap=True, highlight=False)
+        _print(console, str(problem), "yellow")
     if len(shown) < len(problems):
         console.print(f"... and {len(problems) - len(shown):,} more; --problems 0 lists all", style="yellow")
+
+
+def _print(console: Console, text: str, style: str = "") -> None:
+    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def _shown_id(category_id: int | str, label: int) -> str:
+    """A number for every class: its id, or where that is no number its place in the table."""
+    return str(category_id) if isinstance(category_id, int) else str(label)
 
 
 def _spread(spread: Spread) -> str:

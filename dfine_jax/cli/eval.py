@@ -13,6 +13,7 @@ from rich.table import Table
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
+from dfine_jax.display import printable
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import write_report
@@ -23,6 +24,8 @@ from dfine_jax.inference.pictures import PictureError
 
 MOST_SHOWN = 30
 """Classes in the table; of more the best and the worst are shown."""
+MOST_REMARKS = 3
+"""Of those on a data set; dfine data shows all."""
 
 
 def run(
@@ -66,6 +69,8 @@ def run(
     source = recognise(data)
     split = split or ("val" if source.splits else None)
     dataset = source.open(split)
+    for remark in dataset.remarks[:MOST_REMARKS]:
+        _note(notes, remark)
     if dataset.problems:
         _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
     keep_freed_memory()
@@ -87,7 +92,7 @@ def run(
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def _unknown_classes(detector: Detector, dataset: Dataset) -> list[str]:

@@ -16,6 +16,7 @@ from convert.sources import read_backbone
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, summarise
+from dfine_jax.display import printable
 from dfine_jax.hub_config import from_hub
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.pretrained import open_pretrained
@@ -32,6 +33,8 @@ from dfine_jax.training.start import Start, fine_tune, fresh
 from dfine_jax.training.trainer import Evaluated, Trained, TrainingError, train
 
 MODEL_FOLDER = "model"
+MOST_REMARKS = 3
+"""Of those on a data set; dfine data shows all."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +132,10 @@ def open_datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]
     """What to train on, and what to evaluate on where the data has a part for it."""
     source = recognise(data)
     dataset = source.open("train" if source.splits else None)
+    dataset.check_boxes(data)
     held_out = next((source.open(split) for split in ("val", "test") if split in source.splits), None)
+    for remark in dataset.remarks[:MOST_REMARKS]:
+        console.print(printable(remark), style="yellow", markup=False, highlight=False)
     if dataset.problems:
         console.print(
             f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them", style="yellow"

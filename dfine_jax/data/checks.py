@@ -1,10 +1,10 @@
 """From labels as a file states them to what can be used, with every doubt written down.
 
-The readers of each format only parse; all of them hand their findings to `usable`, so one set of rules holds for all.
+The readers of each format only parse; all of them hand what they found to `usable`, so one set of rules holds for all.
 """
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +13,19 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from dfine_jax.data.samples import DataError, Dataset, Problem, ProblemKind, Record
+from dfine_jax.data.samples import Dataset, EmptyPartError, Findings, ProblemKind, Record
+from dfine_jax.data.texts import check_regular
+from dfine_jax.data.values import Corners, plain_name, shown, some
+from dfine_jax.inference.pictures import open_image
 
 TOLERANCE = 1.0
 """Pixels a box may reach out of its picture without remark: rounding in the file. Training clips it all the same."""
+MOST_BOXES = 50_000
+"""Boxes in one picture; the labels that follow are no picture's."""
 SWAPS_SIDES = (5, 6, 7, 8)
 """EXIF orientations that turn a picture by a quarter."""
+ORIENTATION = 0x0112
+TELLS_ORIENTATION = ("exif", "xmp", "XML:com.adobe.xmp", "Raw profile type exif", "Raw profile type APP1")
 HEADER_THREADS = 8
 
 
@@ -27,11 +34,8 @@ class Category(NamedTuple):
 
     key: Hashable
     """What a label refers to it by: an id (COCO, YOLO) or the name itself (VOC)."""
-    category_id: int
+    category_id: int | str
     name: str
-
-
-Corners = tuple[float, float, float, float]
 
 
 class StatedBox(NamedTuple):
@@ -40,7 +44,7 @@ class StatedBox(NamedTuple):
     xyxy: Corners
     """Pixels, or fractions of the picture where `fractions` is set on the picture."""
     category: Hashable
-    line: int
+    line: int | None
     file: Path
     area: float | None = None
     crowd: bool = False
@@ -58,6 +62,17 @@ class StatedPicture:
     size: tuple[int, int] | None = None
     """Width and height the labels were made for, if stated."""
     fractions: bool = False
+    rivals: tuple[Path, ...] = ()
+    """The files it could be, if it isn't at `path` and several have its name."""
+
+
+@dataclass(frozen=True)
+class Stated:
+    """What a reader found in one part of a data set."""
+
+    categories: Sequence[Category]
+    pictures: Sequence[StatedPicture]
+    findings: Findings
 
 
 class Header(NamedTuple):
@@ -73,69 +88,113 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Size and orientation of a picture without decoding it; raises OSError or ValueError if it has none."""
-    with Image.open(path) as image:
-        orientation = image.getexif().get(0x0112, 1) if "exif" in image.info else 1
+    check_regular(path)
+    with open_image(path) as image:
+        orientation = _orientation(image)
         return Header(*image.size, orientation in SWAPS_SIDES, orientation != 1)
 
 
-def usable(
-    categories: Sequence[Category], pictures: Iterable[StatedPicture], found: Iterable[Problem] = (), *, source: Path
-) -> Dataset:
+def _orientation(image: Image.Image) -> int:
+    if not any(key in image.info for key in TELLS_ORIENTATION):
+        return 1
+    try:
+        return image.getexif().get(ORIENTATION, 1)
+    except Exception:  # damaged EXIF says nothing about the rotation, as when the picture is decoded
+        return 1
+
+
+def usable(stated: Stated, source: Path | str) -> Dataset:
     """The data set of all pictures and boxes that can be used; the others become `problems`.
 
-    `found` are problems the reader has met already. A box that reaches out of its picture is clipped, one without
-    area or wholly outside is left out, as are unknown classes, exact repetitions of a box, pictures listed twice, and
-    pictures that are missing or aren't pictures. Only headers are read: a file that breaks off in the middle is found
-    by `report`, and by the loader when it comes to it.
+    A box that reaches out of its picture is clipped, one without area or wholly outside is left out, as are unknown
+    classes, exact repetitions of a box, pictures listed twice, and pictures that are missing or aren't pictures. Only
+    headers are read: a file that breaks off in the middle is found by `report`, and by the loader when it comes to it.
+    Classes whose names differ only in case and joining of words become one, as evaluation and fine-tuning take them.
 
     Raises:
-        DataError: no picture is left.
+        EmptyPartError: no picture is left.
     """
-    problems = list(found)
-    label_of = {category.key: label for label, category in enumerate(categories)}
-    pictures = _without_repetitions(pictures, problems)
+    findings = stated.findings
+    labels = Labels(stated.categories, findings)
+    pictures = _without_repetitions(stated.pictures, findings)
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
-        headers = list(pool.map(lambda picture: _header_or_problem(picture), pictures))
+        headers = list(pool.map(lambda picture: _header_or_reason(picture), pictures))
     records = []
     for picture, header in zip(pictures, headers, strict=True):
-        if isinstance(header, Problem):
-            problems.append(header)
+        if isinstance(header, Header):
+            records.append(_record(picture, header, labels, findings))
         else:
-            records.append(_record(picture, header, label_of, problems))
+            findings.add(*header)
+    problems = findings.problems
     if not records:
         first = f"; the first problem is {problems[0]}" if problems else ""
-        raise DataError(f"{source} has no usable picture{first}")
-    names = tuple(category.name for category in categories)
-    category_ids = tuple(category.category_id for category in categories)
-    return Dataset(names, category_ids, records, max(len(record.boxes) for record in records), tuple(problems))
+        raise EmptyPartError(f"{source} has no usable picture{first}")
+    names = tuple(category.name for category in labels.kept)
+    category_ids = tuple(category.category_id for category in labels.kept)
+    most_boxes = max(len(record.boxes) for record in records)
+    return Dataset(names, category_ids, records, most_boxes, problems, tuple(findings.remarks))
 
 
-def _without_repetitions(pictures: Iterable[StatedPicture], problems: list[Problem]) -> list[StatedPicture]:
+class Labels:
+    """The label of each class, whatever the labels refer to it by."""
+
+    def __init__(self, categories: Sequence[Category], findings: Findings):
+        self.kept: list[Category] = []
+        """The classes that have a label of their own, in the order of these."""
+        self.known = ", ".join(str(category.key) for category in categories[:8])
+        self.known += ", ..." if len(categories) > 8 else ""
+        self._of_key: dict[Hashable, int] = {}
+        self._of_name: dict[str, int] = {}
+        spellings: dict[int, list[str]] = {}
+        for category in categories:
+            label = self._of_name.setdefault(plain_name(category.name), len(self.kept))
+            if label == len(self.kept):
+                self.kept.append(category)
+            self._of_key.setdefault(category.key, label)
+            spellings.setdefault(label, []).append(f"{category.name} ({category.category_id})")
+        for label, same in spellings.items():
+            if len(same) > 1:
+                name = self.kept[label].name
+                findings.remark(f"{len(same)} classes of one name are taken for one, {name}: {some(same)}")
+
+    def of(self, key: Hashable) -> int | None:
+        """The label of a class by its key, or by its name where others have ids; None if there is no such class."""
+        label = self._of_key.get(key)
+        return self._of_name.get(plain_name(key)) if label is None and isinstance(key, str) else label
+
+
+def _without_repetitions(pictures: Sequence[StatedPicture], findings: Findings) -> list[StatedPicture]:
     kept: list[StatedPicture] = []
     paths: set[Path] = set()
     for picture in pictures:
         if picture.path in paths:
             message = f"{picture.path} is listed a second time; the second is left out"
-            problems.append(Problem(ProblemKind.DUPLICATE_PICTURE, picture.file, picture.line, message))
+            findings.add(ProblemKind.DUPLICATE_PICTURE, picture.file, picture.line, message)
         else:
             paths.add(picture.path)
             kept.append(picture)
     return kept
 
 
-def _header_or_problem(picture: StatedPicture) -> Header | Problem:
+Found = tuple[ProblemKind, Path, int | None, str]
+
+
+def _header_or_reason(picture: StatedPicture) -> Header | Found:
     try:
         return read_header(picture.path)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError, UnicodeEncodeError):  # the last: no file can have that name
         message = f"{picture.path} does not exist; left out"
-        return Problem(ProblemKind.MISSING_PICTURE, picture.file, picture.line, message)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        return Problem(ProblemKind.UNREADABLE_PICTURE, picture.path, None, f"{error}; left out")
+        if picture.rivals:
+            message = f"{picture.path.name} could be any of {some(picture.rivals, 3, 120)}; left out"
+        return ProblemKind.MISSING_PICTURE, picture.file, picture.line, message
+    except Exception as error:  # damaged headers make decoders raise nearly anything
+        reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        if picture.path.suffix.lower() in (".heic", ".heif"):
+            reason = "HEIC pictures can't be read: convert it to JPEG or PNG"
+        return ProblemKind.UNREADABLE_PICTURE, picture.path, None, f"{reason}; left out"
 
 
-def _record(
-    picture: StatedPicture, header: Header, label_of: Mapping[Hashable, int], problems: list[Problem]
-) -> Record:
+def _record(picture: StatedPicture, header: Header, labels: Labels, findings: Findings) -> Record:
     stored = (header.width, header.height)
     upright = stored[::-1] if header.turned else stored
     # Viewers and labelling tools show pictures upright; only a stated size can tell that this one's labels were not.
@@ -144,17 +203,23 @@ def _record(
     if picture.size not in (None, (width, height)):
         stated = f"{picture.size[0]}x{picture.size[1]}"
         message = f"{picture.path} is {width}x{height}, its labels say {stated}; boxes taken as written"
-        problems.append(Problem(ProblemKind.WRONG_SIZE, picture.file, picture.line, message))
+        findings.add(ProblemKind.WRONG_SIZE, picture.file, picture.line, message)
     boxes: list[tuple[Corners, int, float, bool]] = []
     seen: set[tuple] = set()
     for box in picture.boxes:
-        checked = _checked_box(box, picture, (width, height), label_of, seen)
-        if checked.problem is not None:
-            problems.append(checked.problem)
+        if len(boxes) == MOST_BOXES:
+            message = f"more than {MOST_BOXES:,} boxes in one picture; the others are left out ({picture.path.name})"
+            findings.add(ProblemKind.BROKEN_LABEL, box.file, box.line, message)
+            break
+        checked = _checked_box(box, picture, (width, height), labels, seen)
+        if checked.kind is not None:
+            findings.add(checked.kind, box.file, box.line, f"{checked.message} ({picture.path.name})")
         if checked.xyxy is not None:
             left, top, right, bottom = checked.xyxy
-            area = (right - left) * (bottom - top) if box.area is None else box.area
-            boxes.append((checked.xyxy, label_of[box.category], area, box.crowd))
+            # No outline has a larger area than its picture, whatever the file says.
+            area = box.area if box.area is not None and 0 < box.area <= width * height else None
+            area = (right - left) * (bottom - top) if area is None else area
+            boxes.append((checked.xyxy, labels.of(box.category), area, box.crowd))
     objects = _columns([box for box in boxes if not box[3]])
     crowds = _columns([box for box in boxes if box[3]])
     return Record(
@@ -165,44 +230,42 @@ def _record(
 
 class _Checked(NamedTuple):
     xyxy: Corners | None
-    problem: Problem | None
+    kind: ProblemKind | None = None
+    message: str = ""
 
 
 def _checked_box(
-    box: StatedBox, picture: StatedPicture, size: tuple[int, int], label_of: Mapping[Hashable, int], seen: set[tuple]
+    box: StatedBox, picture: StatedPicture, size: tuple[int, int], labels: Labels, seen: set[tuple]
 ) -> _Checked:
     """The box in pixels, or None if it can't be used, and what is wrong with it, if anything."""
 
-    def problem(kind: ProblemKind, message: str) -> Problem:
-        return Problem(kind, box.file, box.line, f"{message} ({picture.path.name})")
-
-    def shown() -> str:
+    def as_text() -> str:
         return "box [" + ", ".join(f"{round(side, 2):g}" for side in (left, top, right, bottom)) + "]"
 
     if not all(map(math.isfinite, box.xyxy)):
-        return _Checked(None, problem(ProblemKind.BROKEN_LABEL, f"box {box.xyxy} is not four numbers; left out"))
-    if box.category not in label_of:
-        known = ", ".join(str(key) for key in list(label_of)[:8]) + (", ..." if len(label_of) > 8 else "")
-        return _Checked(None, problem(ProblemKind.UNKNOWN_CLASS, f"{box.category!r} is none of {known}; left out"))
+        return _Checked(None, ProblemKind.BROKEN_LABEL, f"box {box.xyxy} is not four numbers; left out")
+    label = labels.of(box.category)
+    if label is None:
+        message = f"{shown(box.category)} is none of {labels.known}; left out"
+        return _Checked(None, ProblemKind.UNKNOWN_CLASS, message)
     width, height = size
     left, top, right, bottom = box.xyxy
     if picture.fractions:
         left, top, right, bottom = left * width, top * height, right * width, bottom * height
     if right <= left or bottom <= top:
-        return _Checked(None, problem(ProblemKind.ZERO_SIZE_BOX, f"{shown()} has no area; left out"))
+        return _Checked(None, ProblemKind.ZERO_SIZE_BOX, f"{as_text()} has no area; left out")
     if right <= 0 or bottom <= 0 or left >= width or top >= height:
-        message = f"{shown()} is outside of the {width}x{height} picture; left out"
-        return _Checked(None, problem(ProblemKind.OFF_IMAGE_BOX, message))
-    key = (box.category, box.crowd, *box.xyxy)
+        message = f"{as_text()} is outside of the {width}x{height} picture; left out"
+        return _Checked(None, ProblemKind.OFF_IMAGE_BOX, message)
+    key = (label, box.crowd, *box.xyxy)
     if key in seen:
-        message = f"{shown()} is there twice; the second is left out"
-        return _Checked(None, problem(ProblemKind.DUPLICATE_BOX, message))
+        return _Checked(None, ProblemKind.DUPLICATE_BOX, f"{as_text()} is there twice; the second is left out")
     seen.add(key)
     if max(-left, -top, right - width, bottom - height) > TOLERANCE:
         clipped = (max(left, 0.0), max(top, 0.0), min(right, float(width)), min(bottom, float(height)))
-        message = f"{shown()} reaches out of the {width}x{height} picture; clipped"
-        return _Checked(clipped, problem(ProblemKind.OFF_IMAGE_BOX, message))
-    return _Checked((left, top, right, bottom), None)
+        message = f"{as_text()} reaches out of the {width}x{height} picture; clipped"
+        return _Checked(clipped, ProblemKind.OFF_IMAGE_BOX, message)
+    return _Checked((left, top, right, bottom))
 
 
 NOTHING = (np.zeros((0, 4), np.float32), np.zeros(0, np.int32), np.zeros(0, np.float32))

@@ -1,122 +1,244 @@
 """COCO's JSON: pictures, annotations and categories in one file, the pictures in a folder near it."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from dfine_jax.data.checks import Category, StatedBox, StatedPicture, usable
-from dfine_jax.data.json_lines import Entry, read_entries
-from dfine_jax.data.samples import DataError, Dataset, Problem, ProblemKind
+from dfine_jax.data import values
+from dfine_jax.data.checks import MOST_BOXES, Category, Stated, StatedBox, StatedPicture
+from dfine_jax.data.coco_files import folder_around
+from dfine_jax.data.folders import folders_in
+from dfine_jax.data.json_lines import LIST, Entry, read_entries, sniff
+from dfine_jax.data.outlines import outline_box
+from dfine_jax.data.references import PictureIndex, Reference, remark_on_names
+from dfine_jax.data.samples import DataError, Findings, ProblemKind
+from dfine_jax.data.values import shortened, shown, some
+
+NAME_KEYS = ("file_name", "filename", "fileName", "path", "name", "coco_url", "url")
+NO_GROUP = ("", "none", "null")
+"""Supercategories that are none."""
 
 
-def read_coco(annotations: Path, pictures: Path | None = None) -> Dataset:
+class _Image(NamedTuple):
+    image_id: int | str
+    """As written: predictions must repeat it."""
+    name: str
+    size: tuple[int, int] | None
+    line: int
+
+
+class _Class(NamedTuple):
+    key: Hashable
+    category_id: int | str
+    name: str
+    group: str
+
+
+def read_coco(annotations: Path, root: Path | None = None) -> Stated:
     """Reads a COCO file.
 
-    Category ids may be anything; labels count from 0 in the order of the ids. A category no annotation refers to keeps
-    its label. Annotations with `iscrowd` are kept apart (`Record.crowd_boxes`).
+    Ids may be numbers or any text; labels count from 0 in the order of the ids. A category no annotation refers to
+    keeps its label, unless it only groups others (see `_without_groups`). Annotations with `iscrowd` are kept apart
+    (`Record.crowd_boxes`). Where an annotation has no box, that of its outline is taken.
 
     Args:
         annotations: the JSON file.
-        pictures: the folder its file names are relative to; looked for beside the file if not given.
+        root: the folder of the data set, in which pictures are looked for that aren't where the file says; where the
+            file lies if not given, or beside that if it lies in a folder of labels only.
 
     Raises:
-        DataError: the file isn't what it should be, or no picture can be used.
+        DataError: the file isn't what it should be, or none of its pictures is there.
     """
-    categories: list[Category] = []
-    images: list[Entry] = []
-    boxes: dict[int | str, list[StatedBox]] = {}
-    problems: list[Problem] = []
-    seen = set()
-    for entry in read_entries(annotations):
-        seen.add(entry.key)
-        try:
-            if entry.key == "categories":
-                categories.append(_category(entry))
-            elif entry.key == "images":
-                images.append(_image(entry))
-            elif entry.key == "annotations":
-                boxes.setdefault(entry.value["image_id"], []).append(_box(entry, annotations))
-        except (KeyError, TypeError, ValueError) as error:
-            problems.append(_broken(entry, annotations, error))
-    if not categories or not images:
-        missing = "categories" if not categories else "images"
-        raise DataError(
-            f"{annotations} has no {missing}: not a COCO detection file (it has {', '.join(sorted(seen)) or 'nothing'})"
+    reader = _Reader(annotations)
+    reader.read()
+    reader.check_complete()
+    index = PictureIndex(root or folder_around(annotations), [] if root else [annotations.parent.parent])
+    folder = find_folder(annotations, [image.name for image in reader.images.values()], index)
+    located = index.locate([Reference((image.name,), folder) for image in reader.images.values()])
+    remark_on_names(reader.findings, located)
+    pictures = [
+        StatedPicture(
+            path=place.path,
+            image_id=image.image_id,
+            file=annotations,
+            line=image.line,
+            boxes=reader.boxes.pop(key, []),
+            size=image.size,
+            rivals=place.rivals,
         )
-    categories.sort(key=lambda category: category.category_id)
-    folder = pictures or find_pictures(annotations, [image.value["file_name"] for image in images])
-    stated = _pictures(images, boxes, folder, annotations, problems)
-    problems += [
-        Problem(
-            ProblemKind.BROKEN_LABEL,
-            annotations,
-            box.line,
-            f"annotation of image {image_id!r}, which is not listed; left out",
-        )
-        for image_id, strays in boxes.items()
-        for box in strays
+        for (key, image), place in zip(reader.images.items(), located, strict=True)
     ]
-    return usable(categories, stated, problems, source=annotations)
+    used = {box.category for picture in pictures for box in picture.boxes}
+    for image_id, strays in reader.boxes.items():
+        for box in strays:
+            message = f"annotation of image {shown(image_id)}, which is not listed; left out"
+            reader.findings.add(ProblemKind.BROKEN_LABEL, annotations, box.line, message)
+    return Stated(_without_groups(reader.ordered_classes(used), used, reader.findings), pictures, reader.findings)
 
 
-def _category(entry: Entry) -> Category:
-    number = int(entry.value["id"])
-    return Category(number, number, str(entry.value["name"]))
+class _Reader:
+    """Takes in the entries of a file one by one."""
+
+    def __init__(self, file: Path):
+        self.file = file
+        self.findings = Findings()
+        self.classes: dict[Hashable, _Class] = {}
+        self.images: dict[Hashable, _Image] = {}
+        self.boxes: dict[Hashable, list[StatedBox]] = {}
+        self._seen: set[str] = set()
+
+    def read(self) -> None:
+        takers = {"categories": self._take_class, "images": self._take_image, "annotations": self._take_box}
+        for whole in read_entries(self.file):
+            self._seen.add(whole.key)
+            if whole.key == LIST:
+                raise DataError(_is_a_list(self.file, whole.value))
+            if whole.key not in takers:
+                continue
+            for entry in _singly(whole):
+                try:
+                    if not isinstance(entry.value, dict):
+                        raise ValueError(f"{shown(entry.value)} is no object")
+                    takers[entry.key](entry)
+                except KeyError as error:
+                    self._refuse(entry, f"no {error}")
+                except ValueError as error:
+                    self._refuse(entry, str(error))
+
+    def check_complete(self) -> None:
+        missing = "images" if self.classes else "categories"
+        if not self.images or not (self.classes or self.boxes):
+            keys = some(sorted(self._seen), 6) or "nothing"
+            sniffed = sniff(self.file)
+            lines = "; it is JSON Lines, an object a line" if sniffed is not None and sniffed.is_lines else ""
+            raise DataError(f"{self.file} has no {missing}: not a COCO detection file (it has {keys}){lines}")
+        if not self.classes:
+            self.findings.remark(f"{self.file} has no categories: classes are called by their numbers")
+
+    def ordered_classes(self, used: set[Hashable]) -> list[_Class]:
+        """By their ids; ids that aren't numbers come last, in the file's order."""
+        unnamed = sorted(used, key=str) if not self.classes else ()
+        classes = [*self.classes.values(), *(_Class(key, key, str(key), "") for key in unnamed)]
+        numbered = sorted((one for one in classes if isinstance(one.key, int)), key=lambda one: one.key)
+        return numbered + [one for one in classes if not isinstance(one.key, int)]
+
+    def _refuse(self, entry: Entry, reason: str) -> None:
+        which = f" {shown(entry.value['id'])}" if isinstance(entry.value, dict) and "id" in entry.value else ""
+        message = f"entry{which} of {entry.key} can't be read ({reason}); left out"
+        self.findings.broken(self.file, entry.line, message)
+
+    def _take_class(self, entry: Entry) -> None:
+        key, written = _ids(entry.value["id"])
+        group = str(entry.value.get("supercategory") or "").strip()
+        try:
+            name = values.name(entry.value.get("name"))
+        except ValueError as error:
+            name = str(key)
+            message = f"category {shown(written)} has no name ({error}); it is called {name}"
+            self.findings.broken(self.file, entry.line, message)
+        if key in self.classes:
+            raise ValueError("its id is there twice")
+        self.classes[key] = _Class(key, written, name, "" if group.lower() in NO_GROUP else group)
+
+    def _take_image(self, entry: Entry) -> None:
+        key, written = _ids(entry.value["id"])
+        name = values.first_of(entry.value, *NAME_KEYS)
+        if not isinstance(name, str | int | float) or not str(name).strip():
+            raise ValueError("no 'file_name'" if name is None else f"file_name {shown(name)} is no name")
+        if key in self.images:
+            message = f"image id {shown(written)} is there twice; the second is left out"
+            self.findings.add(ProblemKind.DUPLICATE_PICTURE, self.file, entry.line, message)
+            return
+        size = values.size(entry.value.get("width"), entry.value.get("height"))
+        self.images[key] = _Image(written, str(name), size, entry.line)
+
+    def _take_box(self, entry: Entry) -> None:
+        image, value = values.identity(entry.value["image_id"], "image_id"), entry.value
+        category = values.first_of(value, "category_id", "category")
+        if category is None:
+            raise KeyError("category_id")
+        box = StatedBox(
+            xyxy=_corners(value),
+            category=values.identity(category, "category_id"),
+            line=entry.line,
+            file=self.file,
+            area=self._area(entry),
+            crowd=values.truth(value.get("iscrowd")),
+        )
+        boxes = self.boxes.setdefault(image, [])
+        if len(boxes) <= MOST_BOXES:  # what comes next is said by `checks`
+            boxes.append(box)
+
+    def _area(self, entry: Entry) -> float | None:
+        area = entry.value.get("area")
+        try:
+            return None if area is None or area == "" else values.number(area)
+        except ValueError as error:
+            message = f"area of annotation {shown(entry.value.get('id'))}: {error}; that of its box is taken"
+            self.findings.broken(self.file, entry.line, message)
+            return None
 
 
-def _image(entry: Entry) -> Entry:
-    """Only what is needed of an image's entry."""
+def _singly(entry: Entry) -> Iterator[Entry]:
+    """The entry itself; or those of an object, whose keys are the ids of its values (pictures' ids for annotations)."""
     value = entry.value
-    size = (int(value["width"]), int(value["height"])) if value.get("width") and value.get("height") else None
-    return Entry(entry.key, {"id": value["id"], "file_name": str(value["file_name"]), "size": size}, entry.line)
+    keyed = isinstance(value, dict) and value and all(isinstance(one, dict | list) for one in value.values())
+    if not keyed or not {"id", "image_id", "bbox", "file_name", "name"}.isdisjoint(value):
+        yield entry
+        return
+    for key, one in value.items():
+        for part in one if isinstance(one, list) else [one]:
+            if isinstance(part, dict):
+                id_key = "image_id" if entry.key == "annotations" and isinstance(one, list) else "id"
+                part = {id_key: key, **part}
+            yield Entry(entry.key, part, entry.line)
 
 
-def _box(entry: Entry, file: Path) -> StatedBox:
-    left, top, width, height = (float(value) for value in entry.value["bbox"])
-    area = entry.value.get("area")
-    return StatedBox(
-        xyxy=(left, top, left + width, top + height),
-        category=entry.value["category_id"],
-        line=entry.line,
-        file=file,
-        area=float(area) if area is not None else None,
-        crowd=bool(entry.value.get("iscrowd", 0)),
+def _ids(value: Any) -> tuple[int | str, int | str]:
+    """An id to look things up by, and as it is written."""
+    key = values.identity(value)
+    return key, value if isinstance(value, str) else key
+
+
+def _corners(annotation: Mapping[str, Any]) -> values.Corners:
+    """The box of an annotation; where it has none, that of its outline."""
+    box, outline = annotation.get("bbox"), annotation.get("segmentation")
+    if box not in (None, [], "", {}, [0, 0, 0, 0]):
+        return values.box(box)
+    if outline not in (None, [], "", {}):
+        return outline_box(outline)
+    if box is None:
+        raise KeyError("bbox")
+    return values.box(box)
+
+
+def _without_groups(classes: Sequence[_Class], used: set[Hashable], findings: Findings) -> list[Category]:
+    """All classes but those that only group others: named as the group of another, without boxes or group."""
+    members: dict[str, set[Hashable]] = {}
+    for one in classes:
+        members.setdefault(one.group, set()).add(one.key)
+    kept = []
+    for one in classes:
+        others = members.get(one.name, set()) - {one.key}
+        if others and one.group in ("", one.name) and used.isdisjoint((one.key, one.name)):
+            findings.remark(f"category {one.name} ({one.category_id}) has no boxes and groups others: it is no class")
+        else:
+            kept.append(Category(one.key, one.category_id, one.name))
+    return kept
+
+
+def _is_a_list(file: Path, first: Any) -> str:
+    keys = f"of objects with {some(first, 6)}" if isinstance(first, dict) else f"that begins with {shown(first)}"
+    return (
+        f"{file} is a JSON list {keys}, not COCO's object with images, annotations and categories; "
+        "export the labels as COCO, YOLO or VOC"
     )
 
 
-def _broken(entry: Entry, file: Path, error: Exception) -> Problem:
-    what = f"no {error}" if isinstance(error, KeyError) else str(error)
-    name = f" {entry.value['id']}" if isinstance(entry.value, dict) and "id" in entry.value else ""
-    message = f"entry{name} of {entry.key} can't be read ({what}); left out"
-    return Problem(ProblemKind.BROKEN_LABEL, file, entry.line, message)
+def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex) -> Path:
+    """The folder to which the names of pictures are relative: where most of some are found, beside the file or near it.
 
-
-def _pictures(
-    images: Sequence[Entry], boxes: dict[int | str, list[StatedBox]], folder: Path, file: Path, problems: list[Problem]
-) -> list[StatedPicture]:
-    """The listed pictures, each with its boxes, which are taken out of `boxes`."""
-    pictures, ids = [], set()
-    for image in images:
-        image_id = image.value["id"]
-        if image_id in ids:
-            message = f"image id {image_id!r} is there twice; the second is left out"
-            problems.append(Problem(ProblemKind.DUPLICATE_PICTURE, file, image.line, message))
-            continue
-        ids.add(image_id)
-        pictures.append(
-            StatedPicture(
-                path=folder / image.value["file_name"],
-                image_id=image_id,
-                file=file,
-                line=image.line,
-                boxes=boxes.pop(image_id, []),
-                size=image.value["size"],
-            )
-        )
-    return pictures
-
-
-def find_pictures(annotations: Path, file_names: Sequence[str]) -> Path:
-    """The folder in which most of some file names are found: beside the JSON file, or in one near it.
+    What lies outside of the data set's folder counts only if nothing in it does.
 
     Raises:
         DataError: none of them is anywhere near.
@@ -125,12 +247,19 @@ def find_pictures(annotations: Path, file_names: Sequence[str]) -> Path:
     near = [annotations.parent, annotations.parent.parent]
     below = [".", "images", name, f"images/{name}", name.rstrip("0123456789"), f"images/{name.rstrip('0123456789')}"]
     folders = list(dict.fromkeys(parent / child for parent in near for child in below))
-    folders += [
-        child for parent in near for child in sorted(parent.iterdir()) if child.is_dir() and child not in folders
-    ]
-    some = file_names[:: max(1, len(file_names) // 20)]
-    counts = [sum((folder / file_name).is_file() for file_name in some) for folder in folders]
-    if max(counts) == 0:
-        looked = ", ".join(str(folder) for folder in folders if folder.is_dir())
-        raise DataError(f"no picture of {annotations} found (such as {file_names[0]}); looked in {looked}")
-    return folders[counts.index(max(counts))]
+    folders += [child for parent in near for child in folders_in(parent) if child not in folders]
+    some_names = names[:: max(1, len(names) // 20)]
+
+    def best(places: Sequence[Path]) -> Path | None:
+        counts = [sum(index.holds(folder, name) for name in some_names) for folder in places]
+        return places[counts.index(max(counts))] if max(counts, default=0) else None
+
+    if (found := best([folder for folder in folders if folder.is_relative_to(index.root)])) is not None:
+        return found
+    located = index.locate([Reference((name,), annotations.parent) for name in names])
+    if any(place.by_name or place.rivals for place in located):
+        return annotations.parent
+    if (found := best(folders)) is not None:
+        return found
+    looked = some([folder for folder in folders if folder.is_dir()], 3, 120)
+    raise DataError(f"no picture of {annotations} found (such as {shortened(names[0], 80)}); looked in {looked}")

@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dfine_jax.data.samples import Dataset, Sample, UnreadablePictureError
+from dfine_jax.display import printable
 
 PAPER, INK, CROWD = (250, 250, 248), (40, 42, 46), (150, 150, 150)
 GAP = 10
@@ -98,6 +99,7 @@ def _frame(pen: ImageDraw.ImageDraw, box: np.ndarray, colour: tuple[int, int, in
 
 def _legend(class_names: Sequence[str], width: int) -> Image.Image:
     """A coloured square and the name of each class, in columns."""
+    class_names = [printable(name) for name in class_names] or ["no classes"]
     font = ImageFont.load_default(TEXT_SIZE)
     entry = max(math.ceil(font.getlength(name)) for name in class_names) + 3 * TEXT_SIZE
     line = round(1.6 * TEXT_SIZE)

@@ -58,6 +58,7 @@ class Report(NamedTuple):
     classes: tuple[ClassCount, ...]
     problems: tuple[Problem, ...]
     """All there are, those of decoding every picture included."""
+    remarks: tuple[str, ...]
 
 
 def report(dataset: Dataset) -> Report:
@@ -95,6 +96,7 @@ def report(dataset: Dataset) -> Report:
             )
         ),
         problems=(*dataset.problems, *unreadable_pictures(dataset), *same_pictures([dataset])),
+        remarks=(*dataset.remarks, *([] if len(all_areas) else ["no picture has a box"])),
     )
 
 
@@ -121,16 +123,28 @@ def unreadable_pictures(dataset: Dataset) -> list[Problem]:
 
 
 def same_pictures(datasets: Iterable[Dataset]) -> list[Problem]:
-    """Files with the very same content, in one data set or in several (such as a picture to train and to test on)."""
-    by_size: dict[int, list[Path]] = {}
+    """Files that are in several data sets, such as to train and to test on, or have the very same content."""
+    by_size: dict[int, dict[Path, list[Record]]] = {}
     for dataset in datasets:
         for record in _files(dataset):
-            by_size.setdefault(record.picture.stat().st_size, []).append(record.picture)
+            try:
+                size = record.picture.stat().st_size
+            except OSError:  # gone since it was listed
+                continue
+            by_size.setdefault(size, {}).setdefault(record.picture, []).append(record)
     first_of: dict[bytes, Path] = {}
     problems = []
-    for paths in by_size.values():
-        for path in paths if len(paths) > 1 else ():
-            first = first_of.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
-            if first != path:
-                problems.append(Problem(ProblemKind.DUPLICATE_PICTURE, path, None, f"the same picture as {first}"))
+    for places in by_size.values():
+        for path, records in places.items():
+            if len(records) > 1:
+                where = ", ".join(str(record.file) for record in records)
+                problems.append(_duplicate(path, f"is in several parts: {where}"))
+            if len(places) > 1:
+                first = first_of.setdefault(hashlib.sha256(path.read_bytes()).digest(), path)
+                if first != path:
+                    problems.append(_duplicate(path, f"the same picture as {first}"))
     return problems
+
+
+def _duplicate(path: Path, message: str) -> Problem:
+    return Problem(ProblemKind.DUPLICATE_PICTURE, path, None, message)

@@ -5,7 +5,7 @@ Boxes are `xyxy` in pixels: edges measured from the picture's top left corner, s
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,25 +13,32 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dfine_jax.errors import InputError
+from dfine_jax.inference.pictures import PictureError, load_picture
 
 Split = Literal["train", "val", "test"]
-SPLITS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 """What each split is called in the wild."""
-PICTURE_ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 
 
 class DataError(InputError):
     """A data set that can't be used; the message is one line: what is wrong, where, and what to do."""
 
 
+class EmptyPartError(DataError):
+    """A part of a data set in which no picture can be used, while others may have some."""
+
+
 class UnreadablePictureError(DataError):
     """A picture that is missing or can't be decoded."""
 
     def __init__(self, picture: Path, reason: str):
-        super().__init__(f"can't decode {picture}: {reason}; replace the file or remove it")
+        super().__init__(f"can't decode {picture}: {reason}")
         self.picture = picture
         self.reason = reason
 
@@ -51,6 +58,7 @@ class ProblemKind(StrEnum):
     ZERO_SIZE_BOX = "zero-size box"
     OFF_IMAGE_BOX = "off-image box"
     DUPLICATE_BOX = "duplicate box"
+    STRAY_LABELS = "labels of no picture"
 
 
 class Problem(NamedTuple):
@@ -61,15 +69,67 @@ class Problem(NamedTuple):
     line: int | None
     """Counted from 1; None where the file has no lines (a picture)."""
     message: str
+    times: int = 1
+    """More than 1: so many of this kind have no entry of their own."""
 
     def __str__(self) -> str:
         place = str(self.file) if self.line is None else f"{self.file}:{self.line}"
         return f"{place}: {self.kind}: {self.message}"
 
 
+class Findings:
+    """What is said of a data set while it is read: problems with one picture or box, and remarks on the whole."""
+
+    MOST_KEPT = 10_000
+    """Problems of one kind that are kept one by one; all others are counted."""
+    MOST_BROKEN = 100_000
+    """Entries of one file that can't be read, before it is taken for something else than labels."""
+
+    def __init__(self):
+        self.remarks: list[str] = []
+        self._broken: Counter[Path] = Counter()
+        self._kept: list[Problem] = []
+        self._counts: Counter[ProblemKind] = Counter()
+
+    def add(self, kind: ProblemKind, file: Path, line: int | None, message: str) -> None:
+        """Takes down a problem."""
+        self._counts[kind] += 1
+        if self._counts[kind] <= self.MOST_KEPT:
+            self._kept.append(Problem(kind, file, line, message))
+
+    def broken(self, file: Path, line: int | None, message: str) -> None:
+        """Takes down that an entry of a file that has many can't be read.
+
+        Raises:
+            DataError: there are so many of them that it is no file of labels.
+        """
+        self._broken[file] += 1
+        if self._broken[file] > self.MOST_BROKEN:
+            raise DataError(f"{file}: more than {self.MOST_BROKEN:,} entries can't be read; the last: {message}")
+        self.add(ProblemKind.BROKEN_LABEL, file, line, message)
+
+    def remark(self, text: str) -> None:
+        """Takes down a remark, once."""
+        if text not in self.remarks:
+            self.remarks.append(text)
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """All problems; the last of each kind of which there are too many stands for the others."""
+        return (*self._kept, *self._others())
+
+    def _others(self) -> Iterator[Problem]:
+        for kind, count in self._counts.items():
+            if (more := count - self.MOST_KEPT) > 0:
+                last = next(problem for problem in reversed(self._kept) if problem.kind is kind)
+                yield Problem(kind, last.file, None, f"and {more:,} more of this kind from here on", times=more)
+
+
 def summarise(problems: Iterable[Problem]) -> str:
     """How many problems of each kind, in one line: `2 zero-size box, 1 missing picture`; `no problems` if none."""
-    counts = Counter(problem.kind for problem in problems)
+    counts: Counter[ProblemKind] = Counter()
+    for problem in problems:
+        counts[problem.kind] += problem.times
     return ", ".join(f"{count} {kind}" for kind, count in counts.most_common()) or "no problems"
 
 
@@ -116,7 +176,7 @@ class Record:
         return str(self.picture) if isinstance(self.picture, Path) else f"drawn picture {self.image_id}"
 
     def pixels(self) -> UInt8[np.ndarray, "H W 3"]:
-        """Decodes the picture, upright unless `as_stored`.
+        """Decodes the picture as `dfine_jax.inference.pictures` does, upright unless `as_stored`.
 
         Raises:
             UnreadablePictureError: the file is missing or can't be decoded.
@@ -124,11 +184,9 @@ class Record:
         if not isinstance(self.picture, Path):
             return self.picture
         try:
-            with Image.open(self.picture) as image:
-                upright = image if self.as_stored else ImageOps.exif_transpose(image)
-                return np.asarray(upright.convert("RGB"))
-        except (OSError, UnidentifiedImageError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            raise UnreadablePictureError(self.picture, " ".join(str(error).split())) from error
+            return np.asarray(load_picture(self.picture, upright=not self.as_stored))
+        except PictureError as error:
+            raise UnreadablePictureError(self.picture, str(error).removeprefix(f"{self.picture}: ")) from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,15 +194,25 @@ class Dataset:
     """The usable pictures and boxes of one split, and everything that was wrong with the others."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str, ...]
     """The id each label has in the data set's own files; COCO's have gaps."""
     records: Sequence[Record]
     most_boxes: int
     """No picture has more boxes than this."""
     problems: tuple[Problem, ...] = ()
+    remarks: tuple[str, ...] = ()
+    """What else is worth knowing of it, each in a line."""
 
     def __len__(self) -> int:
         return len(self.records)
+
+    def check_boxes(self, source: str) -> None:
+        """Raises DataError if no picture has a box: then there is nothing to learn."""
+        if not any(len(record.boxes) for record in self.records):
+            raise DataError(
+                f"none of the {len(self):,} pictures to train with has a box, so there is nothing to learn: "
+                f"dfine data {source} says where labels were looked for"
+            )
 
     def sample(self, index: int) -> Sample:
         """Decodes one picture.

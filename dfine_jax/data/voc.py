@@ -1,171 +1,231 @@
 """Pascal VOC: one XML file a picture, and lists of the pictures of each split."""
 
-from collections.abc import Sequence
+import math
+import re
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
-from dfine_jax.data.checks import Category, StatedBox, StatedPicture, usable
-from dfine_jax.data.samples import PICTURE_ENDINGS, SPLITS, DataError, Dataset, Problem, ProblemKind, Split
+from dfine_jax.data import values
+from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
+from dfine_jax.data.label_files import (
+    Layout,
+    find_layout,
+    label_files,
+    listed_files,
+    picture_names,
+    reference,
+    remark_on_unlabelled,
+)
+from dfine_jax.data.references import PictureIndex, remark_on_names
+from dfine_jax.data.samples import Findings, ProblemKind, Split
+from dfine_jax.data.texts import TextError, decode_xml, read_bytes, start_of
+from dfine_jax.data.values import Corners, enclosing, number, some
 
 LINE = "line"
 """The attribute under which each parsed element carries its line."""
-LIST_FOLDERS = ("ImageSets/Main", "ImageSets", ".")
+MOST_BYTES = 64 * 2**20
+MOST_ELEMENTS = 200_000
+DEEPEST = 100
+PLACES = {tag: order for order, tag in enumerate(("bndbox", "polygon", "robndbox", "points"))}
+"""The elements that say where an object is, the best first."""
+ABOUT = ("name", "difficult", "pose", "truncated", "occluded", "part", "attributes", "actions", "id", "deleted")
+"""Elements that say something else of it."""
 
 
-def parse_xml(text: bytes) -> ElementTree.Element:
-    """The root element, in which every element has its line as the attribute `LINE`; raises expat.ExpatError."""
+def parse_xml(content: bytes) -> ElementTree.Element:
+    """The root element, in which every element has its line as the attribute `LINE`.
+
+    Raises:
+        expat.ExpatError: it isn't valid XML.
+        OSError: it is in no known encoding, larger or deeper than any label file, or declares entities.
+    """
     builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda tag, _: builder.start(tag, {LINE: str(parser.CurrentLineNumber)})
-    parser.EndElementHandler = builder.end
+    parser = expat.ParserCreate("utf-8")
+    count = depth = 0
+
+    def start(tag: str, _) -> None:
+        nonlocal count, depth
+        count, depth = count + 1, depth + 1
+        if count > MOST_ELEMENTS or depth > DEEPEST:
+            raise TextError("more or deeper elements than labels of one picture have")
+        builder.start(tag, {LINE: str(parser.CurrentLineNumber)})
+
+    def end(tag: str) -> None:
+        nonlocal depth
+        depth -= 1
+        builder.end(tag)
+
+    def refuse(*_) -> None:
+        raise TextError("declares entities, which labels don't need")
+
+    parser.StartElementHandler, parser.EndElementHandler = start, end
     parser.CharacterDataHandler = builder.data
-    parser.Parse(text, True)
+    parser.EntityDeclHandler = refuse
+    parser.Parse(decode_xml(content).encode("utf-8"), True)
     return builder.close()
 
 
-class VocLayout(NamedTuple):
-    """Where the parts of a VOC data set are: `Annotations` and lists, or XML beside the pictures of each split."""
-
-    root: Path
-    annotations: Path
-    pictures: Path
-    lists: dict[Split, Path]
-    """The list of each split, for the first kind."""
-    folders: dict[Split, Path]
-    """The folder of each split, for the second."""
-
-    @property
-    def splits(self) -> tuple[Split, ...]:
-        """Which of train, val and test there are; none if everything is in one."""
-        return tuple(split for split in SPLITS if split in self.lists or split in self.folders)
-
-
-def find_layout(folder: Path) -> VocLayout | None:
+def find_voc(folder: Path) -> Layout | None:
     """The layout of a VOC data set, or None if the folder is none."""
-    folders = {
-        split: folder / name
-        for split, names in SPLITS.items()
-        for name in names
-        if next((folder / name).glob("*.xml"), None) is not None
-    }
-    if (folder / "Annotations").is_dir():
-        annotations = folder / "Annotations"
-    elif folders or next(folder.glob("*.xml"), None) is not None:
-        return VocLayout(folder, folder, folder, {}, folders)
-    else:
-        return None
-    pictures = next((folder / name for name in ("JPEGImages", "images", "Images") if (folder / name).is_dir()), folder)
-    lists = {
-        split: folder / place / f"{split}.txt"
-        for place in reversed(LIST_FOLDERS)
-        for split in SPLITS
-        if (folder / place / f"{split}.txt").is_file()
-    }
-    return VocLayout(folder, annotations, pictures, lists, {})
+    return find_layout(folder, ".xml", _is_voc)
 
 
-def read_voc(layout: VocLayout, split: Split | None) -> Dataset:
+def _is_voc(path: Path) -> bool:
+    try:
+        start = start_of(path, 4096).replace(b"\0", b"")
+    except OSError:
+        return False
+    return re.search(rb"<annotation[\s/>]", start) is not None
+
+
+class _Read(NamedTuple):
+    """What is taken from one XML file."""
+
+    filename: str
+    size: tuple[int, int] | None
+    boxes: list[StatedBox]
+
+
+def read_voc(layout: Layout, split: Split | None) -> Stated:
     """Reads one split of a VOC data set, or all of one that has no splits.
 
     Classes are the names found in the XML files of all splits, in alphabetical order. Coordinates are taken as
     written, as edges in pixels, which is what labelling tools write (VOC's own files count from 1: at most a pixel
-    away). Objects marked as difficult are treated as crowds: neither trained on nor counted.
+    away). Objects marked as difficult are treated as crowds: neither trained on nor counted. Where there is an outline
+    or a rotated box instead of a `bndbox`, the box around it is taken.
 
     Raises:
-        DataError: the split isn't there, or no picture can be used.
+        DataError: a list can't be read.
     """
-    if split is not None and split not in layout.splits:
-        there = ", ".join(layout.splits) or "none"
-        raise DataError(f"{layout.root} has no {split} split (it has: {there})")
-    problems: list[Problem] = []
-    listed = _listed(layout, split)
-    xml_files = sorted({*_all_xml(layout), *(place.xml for place in listed)})
-    parsed = {path: _parse(path) for path in xml_files}
-    names = sorted({name for tree in parsed.values() if isinstance(tree, ElementTree.Element) for name in _names(tree)})
-    pictures = []
-    for number, place in enumerate(listed, start=1):
-        tree = parsed[place.xml]
-        if isinstance(tree, Problem):
-            problems.append(tree)
-        else:
-            pictures.append(_picture(tree, place, number, layout, problems))
-    categories = [Category(name, number, name) for number, name in enumerate(names, start=1)]
-    return usable(categories, pictures, problems, source=layout.root)
+    findings, swapped = Findings(), []
+    all_files = cache(lambda folder: label_files(folder, layout.ending))
+    names: set[str] = set()
+    read: dict[Path, _Read | None] = {}
+    places = [
+        (piece, place)
+        for piece in layout.parts[split]
+        for place in listed_files(piece, layout.ending, all_files(piece))
+    ]
+    for _, place in places:
+        if place.labels not in read:
+            read[place.labels] = _read(place.labels, findings, swapped)
+    for pieces in layout.parts.values():
+        for piece in pieces:
+            for path in all_files(piece):
+                if path not in read:  # another split's: only its classes count
+                    found = _read(path, Findings(), [])
+                    names |= {box.category for box in found.boxes} if found else set()
+    there = [(piece, place, found) for piece, place in places if (found := read[place.labels]) is not None]
+    names |= {box.category for _, _, found in there for box in found.boxes}
+    pictures_in = cache(picture_names)
+    located = PictureIndex(layout.root).locate(
+        [reference(piece, place.labels, found.filename, pictures_in(piece.pictures)) for piece, place, found in there]
+    )
+    remark_on_names(findings, located)
+    remark_on_unlabelled(findings, layout.parts[split], located)
+    if swapped:
+        findings.remark(
+            f"{len(swapped):,} boxes have left and right or top and bottom swapped, such as in {swapped[0]}"
+        )
+    pictures = [
+        StatedPicture(
+            path=at.path,
+            image_id=count,
+            file=place.file,
+            line=place.line,
+            boxes=found.boxes,
+            size=found.size,
+            rivals=at.rivals,
+        )
+        for count, ((_, place, found), at) in enumerate(zip(there, located, strict=True), start=1)
+    ]
+    categories = [Category(name, count, name) for count, name in enumerate(sorted(names), start=1)]
+    return Stated(categories, pictures, findings)
 
 
-class _Place(NamedTuple):
-    xml: Path
-    file: Path
-    line: int | None
-
-
-def _all_xml(layout: VocLayout) -> list[Path]:
-    folders = [layout.annotations, *layout.folders.values()]
-    return [path for folder in folders for path in folder.glob("*.xml")]
-
-
-def _listed(layout: VocLayout, split: Split | None) -> list[_Place]:
-    """The XML files of a split, with where each is listed."""
-    if split is None or split in layout.folders:
-        folder = layout.annotations if split is None else layout.folders[split]
-        return [_Place(path, path, None) for path in sorted(folder.glob("*.xml"))]
-    file = layout.lists[split]
-    rows = enumerate(file.read_text().splitlines(), start=1)
-    return [_Place(layout.annotations / f"{row.split()[0]}.xml", file, line) for line, row in rows if row.strip()]
-
-
-def _parse(path: Path) -> ElementTree.Element | Problem:
+def _read(path: Path, findings: Findings, swapped: list[Path]) -> _Read | None:
+    """What an XML file says; None if it can't be read, which is a problem."""
     try:
-        return parse_xml(path.read_bytes())
+        tree = parse_xml(read_bytes(path, MOST_BYTES))
     except expat.ExpatError as error:
         message = f"not valid XML: {expat.errors.messages[error.code]}; its picture is left out"
-        return Problem(ProblemKind.BROKEN_LABEL, path, error.lineno, message)
+        findings.add(ProblemKind.BROKEN_LABEL, path, error.lineno, message)
+        return None
     except OSError as error:
-        return Problem(ProblemKind.BROKEN_LABEL, path, None, f"{error.strerror}; its picture is left out")
-
-
-def _names(tree: ElementTree.Element) -> list[str]:
-    return [name for name in ((item.findtext("name") or "").strip() for item in tree.iter("object")) if name]
-
-
-def _picture(
-    tree: ElementTree.Element, place: _Place, number: int, layout: VocLayout, problems: list[Problem]
-) -> StatedPicture:
+        findings.add(ProblemKind.BROKEN_LABEL, path, None, f"{error.strerror or error}; its picture is left out")
+        return None
     boxes = []
     for item in tree.iter("object"):
+        line = int(item.get(LINE))
         try:
-            boxes.append(_box(item, place.xml))
-        except (TypeError, ValueError) as error:
-            message = f"object without a name and four numbers ({error}); left out"
-            problems.append(Problem(ProblemKind.BROKEN_LABEL, place.xml, int(item.get(LINE)), message))
-    folder = layout.pictures if layout.folders == {} else place.xml.parent
-    stated = [tree.findtext(f"size/{side}", "0") for side in ("width", "height")]
-    width, height = (int(side) if side.strip().isdigit() else 0 for side in stated)
-    return StatedPicture(
-        path=_picture_file(folder, place.xml.stem, (tree.findtext("filename") or "").strip()),
-        image_id=number,
-        file=place.file,
-        line=place.line,
-        boxes=boxes,
-        size=(width, height) if width and height else None,
+            name = values.name(item.findtext("name"))
+            left, top, right, bottom = _corners(item)
+            crowd = values.truth(item.findtext("difficult"))
+        except ValueError as error:
+            message = f"object without a name and a box ({error}); left out"
+            findings.add(ProblemKind.BROKEN_LABEL, path, line, message)
+            continue
+        if right < left or bottom < top:
+            swapped.append(path)
+            left, right, top, bottom = min(left, right), max(left, right), min(top, bottom), max(top, bottom)
+        boxes.append(StatedBox((left, top, right, bottom), name, line, path, crowd=crowd))
+    size = values.size(tree.findtext("size/width"), tree.findtext("size/height"))
+    return _Read((tree.findtext("filename") or "").strip(), size, boxes)
+
+
+def _corners(item: ElementTree.Element) -> Corners:
+    """The box of an object: its `bndbox`, or the box around what there is instead."""
+    places = sorted(
+        (part for part in item if part.tag not in ABOUT), key=lambda part: PLACES.get(part.tag, len(PLACES))
     )
+    for place in places:
+        inside = {part.tag.lower() for part in place}
+        if "cx" in inside:
+            return _rotated(place)
+        if place.tag == "bndbox" or "xmin" in inside:
+            return _plain(place)
+        if place.tag in PLACES or not {"x1", "pt", "point"}.isdisjoint(inside):
+            return _outline(place)
+    raise ValueError(f"no bndbox, but {some(place.tag for place in places)}" if places else "no bndbox")
 
 
-def _box(item: ElementTree.Element, file: Path) -> StatedBox:
-    name = (item.findtext("name") or "").strip()
-    if not name:
-        raise ValueError("no name")
-    sides: Sequence[str | None] = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
-    left, top, right, bottom = (float(side) for side in sides)
-    difficult = (item.findtext("difficult") or "0").strip() == "1"
-    return StatedBox((left, top, right, bottom), name, int(item.get(LINE)), file, crowd=difficult)
+def _texts(place: ElementTree.Element) -> Mapping[str, str | None]:
+    return {part.tag.lower(): part.text for part in place}
 
 
-def _picture_file(folder: Path, stem: str, stated: str) -> Path:
-    """The picture of an XML file: the one it names, or the one that is called like it."""
-    if stated and (folder / stated).is_file():
-        return folder / stated
-    by_name = (folder / f"{stem}{ending}" for ending in PICTURE_ENDINGS)
-    return next((path for path in by_name if path.is_file()), folder / (stated or f"{stem}.jpg"))
+def _plain(place: ElementTree.Element) -> Corners:
+    texts = _texts(place)
+    for side in ("xmin", "ymin", "xmax", "ymax") if "xmin" in texts or not texts else ():
+        if side not in texts:
+            raise ValueError(f"bndbox without {side}")
+    return values.box(texts)
+
+
+def _outline(place: ElementTree.Element) -> Corners:
+    """The box around points: `x1`, `y1`, `x2`, ...; or `pt` with `x` and `y`; or numbers in a row."""
+    points = [
+        (number(point.findtext("x")), number(point.findtext("y"))) for point in place if point.find("x") is not None
+    ]
+    if not points:
+        texts = _texts(place)
+        numbered = [name[1:] for name in texts if name.startswith("x")]
+        points = [(number(texts[f"x{one}"]), number(texts.get(f"y{one}"))) for one in numbered]
+    if not points:
+        text = " ".join(place.itertext()).replace(",", " ").replace(";", " ")
+        sides = [number(one) for one in text.split()]
+        points = list(zip(sides[0::2], sides[1::2], strict=False))
+    return enclosing(points)
+
+
+def _rotated(place: ElementTree.Element) -> Corners:
+    """The box around a box of `w` and `h` turned about its middle by `angle`, in radians."""
+    texts = _texts(place)
+    x, y, width, height = (number(texts.get(name)) for name in ("cx", "cy", "w", "h"))
+    angle = number(texts.get("angle") or 0)
+    across = (abs(width * math.cos(angle)) + abs(height * math.sin(angle))) / 2
+    down = (abs(width * math.sin(angle)) + abs(height * math.cos(angle))) / 2
+    return x - across, y - down, x + across, y + down

@@ -1,6 +1,5 @@
 """What a model finds in the pictures of a data set, not yet cut at a threshold."""
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from dfine_jax.data.samples import Dataset, UnreadablePictureError
+from dfine_jax.data.values import plain_name
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.pictures import PictureError
@@ -71,8 +71,8 @@ def same_classes(model: Sequence[str], data: Sequence[str]) -> Int32[np.ndarray,
     Raises:
         ValueError: no name agrees.
     """
-    labels = {_plain(name): label for label, name in reversed(list(enumerate(data)))}
-    label_of = np.array([labels.get(_plain(name), UNKNOWN) for name in model], np.int32)
+    labels = {plain_name(name): label for label, name in reversed(list(enumerate(data)))}
+    label_of = np.array([labels.get(plain_name(name), UNKNOWN) for name in model], np.int32)
     if (label_of == UNKNOWN).all():
         raise ValueError(
             f"the model knows {_some(model)} and the data set has {_some(data)}: no class in common; "
@@ -117,10 +117,6 @@ class _Source:
             return self.dataset.records[self.index].pixels()
         except UnreadablePictureError as error:
             raise PictureError(str(error)) from error
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _some(names: Sequence[str]) -> str:

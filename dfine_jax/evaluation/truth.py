@@ -13,7 +13,7 @@ class Truth:
     """All labelled boxes of a data set, gathered once for any number of evaluations."""
 
     class_names: tuple[str, ...]
-    category_ids: tuple[int, ...]
+    category_ids: tuple[int | str, ...]
     """The id each label has in the data set's own files."""
     image_ids: tuple[int | str, ...]
     """The id each picture has there."""

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.data.values import plain_name
 from dfine_jax.model.dfine import DFine, variables
 
 CLASS_AXES = {
@@ -48,8 +49,8 @@ def fine_tune(config: DFineConfig, values: Mapping[str, np.ndarray], class_names
         seed: of the new values.
     """
     start = fresh(config.with_classes(tuple(class_names)), seed)
-    known = {_plain(name): row for row, name in enumerate(config.class_names)}
-    pairs = [(row, known[_plain(name)]) for row, name in enumerate(class_names) if _plain(name) in known]
+    known = {plain_name(name): row for row, name in enumerate(config.class_names)}
+    pairs = [(row, known[plain_name(name)]) for row, name in enumerate(class_names) if plain_name(name) in known]
     new_rows, old_rows = (list(rows) for rows in zip(*pairs, strict=True)) if pairs else ([], [])
     missing = [name for name in (*start.params, *start.batch_stats) if name not in values]
     if missing:
@@ -84,10 +85,6 @@ def _report(class_names: Sequence[str], kept: Sequence[str]) -> str:
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-
-
-def _plain(name: str) -> str:
-    return re.sub(r"[\s_-]+", " ", name).strip().casefold()
 
 
 def _host(trees: tuple[dict, dict]) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:

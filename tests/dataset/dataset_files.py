@@ -33,3 +33,20 @@ def write_coco(path: Path, images=None, annotations=(), categories=None) -> Path
     lines = (f'"{key}": [\n' + ",\n".join(map(json.dumps, entries)) + "\n]" for key, entries in rows.items())
     path.write_text("{\n" + ",\n".join(lines) + "\n}")
     return path
+
+
+def write_text(path: Path, text: str, encoding="utf-8") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text.encode(encoding))
+    return path
+
+
+def boxes_of(dataset) -> dict[str, list]:
+    """The boxes of each picture by its name, rounded, with the name of the class."""
+    return {
+        Path(record.name).name: [
+            (dataset.class_names[label], *(round(side) for side in box))
+            for label, box in zip(record.labels.tolist(), record.boxes.tolist(), strict=True)
+        ]
+        for record in dataset.records
+    }

@@ -64,8 +64,8 @@ def test_bad_pictures_are_left_out(tmp_path):
     read = open_dataset(file, None)
     assert [record.image_id for record in read.records] == [0]
     assert [(problem.kind, problem.file.name, problem.line) for problem in read.problems] == [
-        (ProblemKind.BROKEN_LABEL, "labels.json", 8),
         (ProblemKind.DUPLICATE_PICTURE, "labels.json", 7),
+        (ProblemKind.BROKEN_LABEL, "labels.json", 8),
         (ProblemKind.DUPLICATE_PICTURE, "labels.json", 6),
         (ProblemKind.MISSING_PICTURE, "labels.json", 4),
         (ProblemKind.UNREADABLE_PICTURE, "text.png", None),
@@ -136,7 +136,7 @@ def refuse(path, split, pattern):
         ('{"images": [\n{"id": 1,}\n]}', r"labels\.json:2: not valid JSON"),
         ('{"images": [\n{"id": 1}\n', r"labels\.json:3: not valid JSON: expected ,"),
         ("", r"labels\.json:1: not valid JSON: expected \{"),
-        ("[1, 2]", r"labels\.json:1: not valid JSON: expected \{"),
+        ("[1, 2]", r"labels\.json is a JSON list that begins with 1"),
         ('{"info": 1}', r"labels\.json has no categories: .*it has info"),
         ('{"images": [], "categories": [{"id": 1, "name": "ant"}]}', "has no images"),
     ],

@@ -1,0 +1,98 @@
+"""Which JSON files of a folder hold the labels of which part."""
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from dfine_jax.data.folders import child, files_in, split_folders, split_named
+from dfine_jax.data.json_lines import Sniffed, sniff
+from dfine_jax.data.samples import SPLITS, DataError, Split
+from dfine_jax.data.values import some
+
+FOLDERS = ("annotations", "annotation", "labels", "json", "coco")
+"""What folders of labels are called, in small letters."""
+USUAL = re.compile(r"(?:instances_)?(?P<split>[a-z]+)(?:\d{4})?", re.IGNORECASE)
+BY_THE_WAY = frozenset(
+    {"instances", "annotations", "annotation", "coco", "labels", "label", "bbox", "boxes", "det", "detection", "gt"}
+    | {"createml", "default", "result", "results", "set", "data", "dataset", "json", "objects", ""}
+)
+"""Words in names of files that say nothing of what part it is."""
+TRIED = 8
+"""Files of a folder whose content is looked at."""
+
+
+def folder_around(file: Path) -> Path:
+    """The folder of the data set that a file of labels belongs to: its own, or that around a folder of labels."""
+    return file.parent.parent if file.parent.name.lower() in FOLDERS else file.parent
+
+
+class JsonFiles(NamedTuple):
+    """The file of each split, or under None the only one there is."""
+
+    paths: Mapping[Split | None, Path]
+    is_list: bool
+    """They are lists with an entry for each picture, not COCO's objects."""
+    certain: bool
+    """What is in them looks like labels."""
+
+
+def find_json(folder: Path) -> JsonFiles | None:
+    """The JSON files of a data set; None if there are none.
+
+    Raises:
+        DataError: there are several for one part.
+    """
+    labels = child(folder, *FOLDERS)
+    together = [*(files_in(labels, [".json"]) if labels is not None else ()), *files_in(folder, [".json"])]
+    found: dict[Split | None, Path] = {}
+    apart = split_folders(folder)
+    for split in SPLITS:
+        named = [path for path in together if _split(path, usual=True) == split]
+        named = named or _labels_among(path for path in together if _split(path, usual=False) == split)
+        if not named and split in apart:
+            inside = child(apart[split], *FOLDERS)
+            near = [*(files_in(inside, [".json"]) if inside is not None else ()), *files_in(apart[split], [".json"])]
+            named = _labels_among(near)
+            if len(named) > 1:
+                raise DataError(f"{folder} has several JSON files for {split}: {some(named, 3, 120)}; give one of them")
+        if named:
+            found[split] = named[-1]
+    if not found and together:
+        candidates = _labels_among(together)
+        if len(candidates) > 1:
+            raise DataError(f"{folder} has several JSON files: {some(candidates, 3, 120)}; give one of them")
+        found = {None: candidates[0]} if candidates else {}
+    if not found:
+        return None
+    kinds = [sniff(path) for path in found.values()]
+    return JsonFiles(
+        found,
+        is_list=any(kind is not None and kind.is_list for kind in kinds),
+        certain=any(map(_is_labels, kinds)),
+    )
+
+
+def _split(path: Path, *, usual: bool) -> Split | None:
+    """The split that a file is named after: `instances_train2017`; otherwise also `train_annotations.coco`."""
+    if usual:
+        match = USUAL.fullmatch(path.stem)
+        return split_named(match["split"]) if match else None
+    words = [word for word in re.split(r"[^a-z]+", path.stem.lower()) if word not in BY_THE_WAY]
+    return split_named(words[0]) if len(words) == 1 else None
+
+
+def _labels_among(paths: Iterable[Path]) -> list[Path]:
+    """The files that hold labels of a whole part, by their beginning; the only file whatever it holds."""
+    paths = list(paths)
+    if len(paths) == 1:
+        return paths
+    return [path for path in paths[: TRIED * 4] if _is_labels(sniff(path))]
+
+
+def _is_labels(sniffed: Sniffed | None) -> bool:
+    if sniffed is None or sniffed.is_lines:
+        return False
+    if sniffed.is_list:
+        return True
+    return bool({"images", "annotations"} & sniffed.keys) and "shapes" not in sniffed.keys
