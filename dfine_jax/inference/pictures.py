@@ -34,6 +34,14 @@ SUFFIXES = frozenset({
 # fmt: on
 
 
+FORMATS = (
+    "AVIF", "BMP", "CUR", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI",
+    "SGI", "TGA", "TIFF", "WEBP", "XBM",
+)  # fmt: skip
+"""The kinds of files that are opened as pictures, whatever they are called. Pillow knows more: for some of these it
+starts other programs (EPS: Ghostscript) or inflates without a limit."""
+
+
 class PictureError(InputError):
     """A picture that can't be found or read. One line: which, what is wrong with it, what to do."""
 
@@ -48,25 +56,26 @@ def picture_name(source: Any) -> str:
     return "array" if hasattr(source, "__array__") else type(source).__name__
 
 
-def load_picture(source: Any) -> Image.Image:
+def load_picture(source: Any, *, upright: bool = True) -> Image.Image:
     """Reads one picture and returns it upright, in mode RGB, 8 bits a channel.
 
     `source` is a path, an address (http, https, file or data), a PIL image, or a NumPy or JAX array of shape
     (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) holding uint8, bool, uint16 (full range), floats from 0 to 1, or
     other integers from 0 to 255.
 
-    EXIF rotation is applied, the first frame of an animation is taken, and alpha is dropped: the colours
-    stored under it are kept, because that is what transformers' `load_image` and the usual training pipelines
-    feed a model, so a picture gives the same numbers everywhere. The one departure: greys of 16 bits are
-    scaled to 8 (x / 257), where Pillow's own conversion clips all above 255 to white.
+    EXIF rotation is applied unless `upright` is False, which gives the pixels as stored (but for TIFF, which Pillow
+    turns as it reads). The first frame of an animation is taken, and alpha is dropped: the colours stored under it are
+    kept, because that is what transformers' `load_image` and the usual training pipelines feed a model, so a picture
+    gives the same numbers everywhere. The one departure: greys of 16 bits are scaled to 8 (x / 257), where Pillow's
+    own conversion clips all above 255 to white.
 
     Raises PictureError for anything that isn't a readable picture.
     """
     name = picture_name(source)
     if isinstance(source, Image.Image):
-        return _decode(source, name)
+        return _decode(source, name, upright)
     if isinstance(source, str | os.PathLike):
-        return _read(source, name)
+        return _read(source, name, upright)
     if hasattr(source, "__array__"):
         return _from_array(np.asarray(source), name)
     raise PictureError(f"{name}: not a picture; give a path, an address, a PIL image or an array")
@@ -124,14 +133,14 @@ def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("data:")
 
 
-def _read(source: str | os.PathLike, name: str) -> Image.Image:
+def _read(source: str | os.PathLike, name: str, upright: bool) -> Image.Image:
     path = os.fsdecode(source)
     if _is_address(path):
         scheme = path.split(":", 1)[0].lower()
         if scheme == "file":
             path = urllib.request.url2pathname(urllib.parse.urlsplit(path).path)
         elif scheme in ("http", "https", "data"):
-            return _open(io.BytesIO(_download(path, name)), name)
+            return _open(io.BytesIO(_download(path, name)), name, upright)
         else:
             raise PictureError(f"{name}: can't fetch from {scheme}://; use http, https, file or data")
     try:
@@ -140,7 +149,7 @@ def _read(source: str | os.PathLike, name: str) -> Image.Image:
         if os.path.isfile(path) and os.path.getsize(path) == 0:
             raise PictureError(f"{name}: the file is empty; copy or download it again")
         with open(path, "rb") as file:
-            return _open(file, name)
+            return _open(file, name, upright)
     except FileNotFoundError:
         raise PictureError(f"{name}: no such file; check the path") from None
     except PictureError:
@@ -185,10 +194,10 @@ def _download(address: str, name: str) -> bytes:
     return bytes(data)
 
 
-def _open(file: io.IOBase, name: str) -> Image.Image:
+def _open(file: io.IOBase, name: str, upright: bool) -> Image.Image:
     try:
-        with Image.open(file) as image:
-            return _decode(image, name)
+        with Image.open(file, formats=FORMATS) as image:
+            return _decode(image, name, upright)
     except PictureError:
         raise
     except UnidentifiedImageError:
@@ -199,23 +208,23 @@ def _open(file: io.IOBase, name: str) -> Image.Image:
         raise _undecodable(error, name) from None
 
 
-def _decode(image: Image.Image, name: str) -> Image.Image:
-    """Upright RGB from an image that Pillow opened, or that a caller gave."""
+def _decode(image: Image.Image, name: str, upright: bool) -> Image.Image:
+    """RGB from an image that Pillow opened, or that a caller gave."""
     if 0 in image.size:
         raise PictureError(f"{name}: {image.width}x{image.height}, a picture without pixels")
     # Decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, IndexError, ...
     try:
         image.load()
-        upright = _upright(image)
-        if upright.mode.startswith("I"):  # greys of more than 8 bits: "I" comes from PGM, "I;16" from PNG and TIFF
-            return _from_array(_sixteen_bits(np.asarray(upright), name), name)
-        if upright.mode == "F":
-            return _from_array(np.asarray(upright), name)
-        if upright.mode == "La":
-            upright = upright.convert("LA")
-        elif "transparency" in upright.info and upright.mode == "P":
-            upright = upright.convert("RGBA")  # the same colours, without Pillow's warning
-        return upright if upright.mode == "RGB" else upright.convert("RGB")
+        turned = _upright(image) if upright else image.copy()
+        if turned.mode.startswith("I"):  # greys of more than 8 bits: "I" comes from PGM, "I;16" from PNG and TIFF
+            return _from_array(_sixteen_bits(np.asarray(turned), name), name)
+        if turned.mode == "F":
+            return _from_array(np.asarray(turned), name)
+        if turned.mode == "La":
+            turned = turned.convert("LA")
+        elif "transparency" in turned.info and turned.mode == "P":
+            turned = turned.convert("RGBA")  # the same colours, without Pillow's warning
+        return turned if turned.mode == "RGB" else turned.convert("RGB")
     except PictureError:
         raise
     except Exception as error:

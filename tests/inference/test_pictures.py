@@ -63,6 +63,13 @@ class TestPicturesAsPeopleHaveThem:
         assert picture.size == ((4, 2) if orientation < 5 else (2, 4))
         assert picture.getpixel((0, 0)) == corner
 
+    def test_pixels_as_stored(self, tmp_path):
+        exif = Image.Exif()
+        exif[0x0112] = 6
+        path = file_of(quarters(), tmp_path / "a.png", exif=exif)
+        for source in (path, Image.open(path)):
+            np.testing.assert_array_equal(np.asarray(load_picture(source, upright=False)), np.asarray(quarters()))
+
     def test_exif_of_a_pil_image_is_honoured_and_the_image_left_alone(self):
         file = io.BytesIO()
         exif = Image.Exif()
