@@ -10,7 +10,7 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -34,9 +34,9 @@ SUFFIXES = frozenset({
 # fmt: on
 
 
-FORMATS = (
-    "AVIF", "BMP", "CUR", "DIB", "GIF", "ICNS", "ICO", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "PSD", "QOI",
-    "SGI", "TGA", "TIFF", "WEBP", "XBM",
+COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
+OTHER_FORMATS = (
+    "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "ICO", "ICNS", "CUR", "PCX", "PSD", "QOI", "SGI", "XBM", "TGA",
 )  # fmt: skip
 """The kinds of files that are opened as pictures, whatever they are called. Pillow knows more: for some of these it
 starts other programs (EPS: Ghostscript) or inflates without a limit."""
@@ -129,6 +129,18 @@ def _pictures_below(folder: str) -> list[str]:
     return [str(p) for p in sorted(pictures)]
 
 
+def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
+    """Opens a picture without decoding it, as ``PIL.Image.open`` does and with its errors, if it is of a known format.
+
+    Its size and EXIF data can be read; the caller closes it.
+    """
+    try:
+        return Image.open(file, formats=COMMON_FORMATS)
+    except UnidentifiedImageError:
+        Image.init()  # loads what reads the others
+        return Image.open(file, formats=[kind for kind in OTHER_FORMATS if kind in Image.OPEN])
+
+
 def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("data:")
 
@@ -196,7 +208,7 @@ def _download(address: str, name: str) -> bytes:
 
 def _open(file: io.IOBase, name: str, upright: bool) -> Image.Image:
     try:
-        with Image.open(file, formats=FORMATS) as image:
+        with open_image(file) as image:
             return _decode(image, name, upright)
     except PictureError:
         raise
