@@ -1,0 +1,13 @@
+"""What is wrong with a picture."""
+
+from dfine_jax.errors import InputError
+
+
+class PictureError(InputError):
+    """A picture that can't be found or read. One line: which, what is wrong with it, what to do."""
+
+
+def reason(error: Exception) -> str:
+    """An exception of a library as part of a line."""
+    text = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
+    return " ".join(str(text).split()) or type(error).__name__
