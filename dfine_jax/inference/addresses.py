@@ -104,10 +104,10 @@ class _Download:
         )
 
     def _fetched(self) -> IO[bytes]:
-        # People paste addresses with spaces and accents in them; what is already escaped stays as it is.
         is_data = self.address.startswith("data:")
-        quoted = self.address if is_data else urllib.parse.quote(self.address, safe=":/?#[]@!$&'()*+,;=%~")
         try:
+            # People paste addresses with spaces and accents in them; what is already escaped stays as it is.
+            quoted = self.address if is_data else urllib.parse.quote(self.address, safe=":/?#[]@!$&'()*+,;=%~")
             request = urllib.request.Request(quoted, headers=HEADERS)
             with _opener(self).open(request, timeout=ANSWER_TIMEOUT) as response:
                 self.answered.set()
@@ -118,9 +118,9 @@ class _Download:
             raise
         except urllib.error.HTTPError as error:
             error.close()  # it holds the connection
-            # The reason is the server's own text.
-            text = "".join(c for c in str(error.reason) if c.isprintable())[:80]
-            raise PictureError(f"{self.name}: the server answered {error.code} {text}; check the address") from None
+            raise PictureError(
+                f"{self.name}: the server answered {error.code} {reason(error)}; check the address"
+            ) from None
         except (OSError, ValueError, http.client.HTTPException) as error:
             if is_data:
                 raise PictureError(f"{self.name}: a malformed data address ({reason(error)})") from None
@@ -156,7 +156,11 @@ class _TimedFile(io.RawIOBase):
 
     def readinto(self, buffer: memoryview) -> int | None:
         self._connection.settimeout(self._download.wait_for_more())
-        return self._file.readinto(buffer)
+        try:
+            return self._file.readinto(buffer)
+        except TimeoutError:
+            self._download.wait_for_more()  # says which of the limits it was
+            raise
 
     def close(self) -> None:
         self._file.close()
