@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from dfine_jax.inference.levels import from_array, sixteen_bits
+from dfine_jax.inference.memory import return_freed_memory
 from dfine_jax.inference.picture_error import PictureError, reason
 from dfine_jax.inference.room import Room
 
@@ -23,7 +24,7 @@ HUGE = 2**26
 """Pixels above which a picture is decoded smaller where its pixels are not all wanted."""
 SPARE = 4
 """In either direction it stays at least so many times as large as it is wanted: averaging loses next to nothing."""
-ROWS = 256
+ROWS = 64
 """Rows of a huge picture that are made smaller at a time."""
 
 _TURNS = {
@@ -66,11 +67,16 @@ def decode_file(
         raise PictureError(f"{name}: {kind}; convert it to JPEG or PNG") from None
     except Exception as error:
         raise _undecodable(error, name) from None
-    stack.enter_context(image)
     whole = image.size
-    if wanted is not None and whole[0] * whole[1] > HUGE:
-        image.draft(None, (SPARE * max(wanted),) * 2)  # JPEGs alone can be decoded smaller
-    return decode(image, name, whole=whole, upright=upright, wanted=wanted, stack=stack)
+    is_huge = whole[0] * whole[1] > HUGE
+    try:
+        if wanted is not None and is_huge:
+            image.draft(None, (SPARE * max(wanted),) * 2)  # JPEGs alone can be decoded smaller
+        return decode(image, name, whole=whole, upright=upright, wanted=wanted, stack=stack)
+    finally:
+        image.close()
+        if is_huge:
+            return_freed_memory()  # each thread would keep as much
 
 
 def decode(
