@@ -17,6 +17,7 @@ from rich.table import Table
 
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES
+from dfine_jax.errors import InputError
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
@@ -58,10 +59,10 @@ def run(
         compile_for: Measure nothing, but compile for such TPU chips; needs jax[tpu], in an environment of its own.
     """
     if runs < 1:
-        raise ValueError(f"runs={runs}: give 1 or more")
+        raise InputError(f"runs={runs}: give 1 or more")
     if compile_for is not None:
         if size is not None:
-            raise ValueError("--size can't be combined with --compile-for: the sizes' own 640x640 is compiled")
+            raise InputError("--size can't be combined with --compile-for: the sizes' own 640x640 is compiled")
         from dfine_jax.cli.compile_for import BATCHES, compile_all  # brings all that training needs
 
         sizes = tuple(SIZES) if model is None else (model,)

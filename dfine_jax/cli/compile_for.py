@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfine_jax.config import SIZES
+from dfine_jax.errors import InputError
 from dfine_jax.export.topology import Program, TooLargeError, Topology
 from dfine_jax.training.recipe import Recipe
 
@@ -31,9 +32,9 @@ def compile_all(
     ``json`` is written after each program, as all of them together take long. ``ValueError`` for what can't be done.
     """
     if wrong := [size for size in sizes if size not in SIZES]:
-        raise ValueError(f"model {wrong[0]!r}: --compile-for takes one of the sizes {', '.join(SIZES)}")
+        raise InputError(f"model {wrong[0]!r}: --compile-for takes one of the sizes {', '.join(SIZES)}")
     if min(batches) < 1:
-        raise ValueError(f"batch size {min(batches)}: give 1 or more")
+        raise InputError(f"batch size {min(batches)}: give 1 or more")
     topology = Topology(name)
     programs: list[Program] = []
     too_large: dict[str, str] = {}

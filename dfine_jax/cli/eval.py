@@ -13,6 +13,7 @@ from rich.table import Table
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import write_report
@@ -59,7 +60,7 @@ def run(
             float16, int16 or float32 where they are faster so.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")
+        raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
     tables, notes = Console(), Console(stderr=True)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)  # to fail now rather than at the end

@@ -16,6 +16,7 @@ from convert.sources import read_backbone
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, summarise
+from dfine_jax.errors import InputError
 from dfine_jax.hub_config import from_hub
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.pretrained import open_pretrained
@@ -143,7 +144,7 @@ def make_start(configuration: Configuration, dataset: Dataset) -> Start:
     """The values that a training with this configuration begins with."""
     seed, queries, class_names = configuration.run.seed, configuration.queries, dataset.class_names
     if configuration.model and configuration.backbone:
-        raise ValueError("give --model, which has a backbone, or --backbone, not both")
+        raise InputError("give --model, which has a backbone, or --backbone, not both")
     stored = open_pretrained(configuration.model) if configuration.model else None
     if stored is not None:
         config = stored.config

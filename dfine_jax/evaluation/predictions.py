@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from dfine_jax.data.samples import Dataset, UnreadablePictureError
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.pictures import PictureError
@@ -74,7 +75,7 @@ def same_classes(model: Sequence[str], data: Sequence[str]) -> Int32[np.ndarray,
     labels = {_plain(name): label for label, name in reversed(list(enumerate(data)))}
     label_of = np.array([labels.get(_plain(name), UNKNOWN) for name in model], np.int32)
     if (label_of == UNKNOWN).all():
-        raise ValueError(
+        raise InputError(
             f"the model knows {_some(model)} and the data set has {_some(data)}: no class in common; "
             "choose a model that was trained on these classes"
         )
