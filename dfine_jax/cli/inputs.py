@@ -15,16 +15,17 @@ class Inputs:
     def __init__(self, paths: Iterable[str | os.PathLike] = ()):
         self._known: set[tuple[int, int]] = set()
         for path in paths:
-            self._add(path)
+            self.add(path)
 
     def add_model(self, name: str) -> None:
         """Adds the files of a model that `open_pretrained` has found under this name."""
         place = Path(SHORT_NAMES.get(name, name)).expanduser()
-        self._add(place)
+        self.add(place)
         for path in place.rglob("*") if place.is_dir() else ():
-            self._add(path)
+            self.add(path)
 
-    def _add(self, path: str | os.PathLike) -> None:
+    def add(self, path: str | os.PathLike) -> None:
+        """Adds a file, if there is one."""
         if (identity := _identity(path)) is not None:
             self._known.add(identity)
 

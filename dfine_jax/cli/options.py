@@ -18,10 +18,10 @@ DEFAULT_MODEL = "nano-coco"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``"480x640"`` to (height, width); ``ValueError`` for anything else."""
+    """``"480x640"`` to (height, width); ``InputError`` for anything else."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
     if not match:
         raise InputError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
     return int(match[1]), int(match[2])

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from dfine_jax.data.samples import Dataset, UnreadablePictureError
+from dfine_jax.display import printable, storable
 from dfine_jax.errors import InputError
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
@@ -96,8 +97,9 @@ def coco_results(
 
 
 def own_ids(predicted: Iterable[Predicted], truth: Truth) -> list[dict]:
-    """`coco_results` with the ids of the data set's own files."""
-    return coco_results(predicted, truth.image_ids, truth.category_ids)
+    """`coco_results` with the ids of the data set's own files, as `storable` text where they are text."""
+    image_ids = [storable(image_id) if isinstance(image_id, str) else image_id for image_id in truth.image_ids]
+    return coco_results(predicted, image_ids, truth.category_ids)
 
 
 def xywh(boxes: Float32[np.ndarray, "N 4"]) -> np.ndarray:
@@ -125,4 +127,4 @@ def _plain(name: str) -> str:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

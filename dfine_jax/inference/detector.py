@@ -34,6 +34,11 @@ if TYPE_CHECKING:
 LARGE = 2**24
 """Pixels above which a picture that is asked for is decoded a second time when its turn comes, rather than kept."""
 
+MOST_AT_A_TIME = 4096
+"""Largest batch."""
+MOST_PIXELS = 4096 * 4096
+"""Of what the model is given: attention takes memory by the square of it, gigabytes here."""
+
 
 class Found(NamedTuple):
     """What came of one source: its detections, or the error that says why there are none."""
@@ -62,7 +67,7 @@ class Detector:
     """
 
     def __init__(self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
-        """``ValueError`` for a batch size below 1 or a picture size that isn't divisible by 32."""
+        """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32."""
         from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
         from dfine_jax.model.fuse import fuse
 
@@ -72,12 +77,13 @@ class Detector:
         self._variables = jax.device_put((pack(params), batch_stats))
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
-        if batch_size < 1:
-            raise InputError(f"batch size {batch_size}: give 1 or more")
-        if preprocessing.height % 32 or preprocessing.width % 32:
-            raise InputError(
-                f"size {preprocessing.height}x{preprocessing.width} (height x width): both must be divisible by 32"
-            )
+        height, width = preprocessing.height, preprocessing.width
+        if not 1 <= batch_size <= MOST_AT_A_TIME:
+            raise InputError(f"batch size {batch_size}: give 1 to {MOST_AT_A_TIME:,}")
+        if height % 32 or width % 32:
+            raise InputError(f"size {height}x{width} (height x width): both must be divisible by 32")
+        if height * width > MOST_PIXELS:
+            raise InputError(f"size {height}x{width} (height x width): more than {MOST_PIXELS:,} pixels; give less")
         self.config = config
         self.preprocessing = preprocessing
         self.batch_size = batch_size

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dfine_jax.cli import eval as command
 from dfine_jax.data.shapes import CLASS_NAMES
+from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.detector import Found
 from dfine_jax.inference.pictures import PictureError, load_picture
@@ -137,7 +138,7 @@ def test_bad_options(evaluated, tmp_path):
     with pytest.raises(ValueError, match=r"threshold=1\.5: expected a score from 0 to 1"):
         evaluated("--data", "shapes:count=1", "--threshold", "1.5")
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="file is no folder"):
         evaluated("--data", "shapes:count=1", "--output", tmp_path / "file")
     with pytest.raises(ValueError, match="no class in common"):
         evaluated("--data", "shapes:count=1", class_names=("car",))
