@@ -112,7 +112,7 @@ def _defaults(arguments: list[str]) -> Configuration:
         early.add_argument(name)
     early.add_argument("--epochs", type=int)
     early.add_argument("--resume", action="store_true")
-    known, _ = early.parse_known_args([argument.replace("_", "-", 1) for argument in arguments])
+    known, _ = early.parse_known_args([*map(_with_hyphens, arguments)])
     if known.config:
         return replace(read_configuration(Path(known.config)), output=tyro.MISSING)
     if known.resume and known.output and (written := Path(known.output) / FILE_NAME).exists():
@@ -124,6 +124,14 @@ def _defaults(arguments: list[str]) -> Configuration:
     if known.epochs:
         recipe = recipe.with_epochs(known.epochs)
     return Configuration(data=tyro.MISSING, output=tyro.MISSING, recipe=recipe)
+
+
+def _with_hyphens(argument: str) -> str:
+    """An option's name with hyphens, as tyro takes it either way; values stay as they are."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 def open_datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
