@@ -98,8 +98,9 @@ def coco_results(
 
 def own_ids(predicted: Iterable[Predicted], truth: Truth) -> list[dict]:
     """`coco_results` with the ids of the data set's own files, as `storable` text where they are text."""
-    image_ids = [storable(image_id) if isinstance(image_id, str) else image_id for image_id in truth.image_ids]
-    return coco_results(predicted, image_ids, truth.category_ids)
+    columns = (truth.image_ids, truth.category_ids)
+    image_ids, category_ids = ([storable(x) if isinstance(x, str) else x for x in ids] for ids in columns)
+    return coco_results(predicted, image_ids, category_ids)
 
 
 def xywh(boxes: Float32[np.ndarray, "N 4"]) -> np.ndarray:
