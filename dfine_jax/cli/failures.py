@@ -8,8 +8,8 @@ from dfine_jax.errors import InputError
 
 INPUT, FAULT, INTERRUPTED, PIPE_CLOSED = 2, 70, 130, 141
 """Exit codes: something that was given can't be used; a fault of this program; Ctrl-C; nobody reads what is printed."""
-LONGEST = 500
-"""Characters of a message that isn't this program's own."""
+LONGEST, LONGEST_OWN = 500, 4000
+"""Characters of a line: of a message of others, and of one of this program's, in which a name may be as long."""
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_THE_MACHINE = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
@@ -55,10 +55,14 @@ def _is_lack_of_memory(error: BaseException) -> bool:
 
 def _short(error: BaseException) -> str:
     text = printable(" ".join(str(error).split())) or type(error).__name__
-    return text if len(text) <= LONGEST else f"{text[: LONGEST - 3]}..."
+    return _cut(text, LONGEST)
 
 
 def _lines(message: str) -> str:
     """A message's first line, and those that list what it is about, which are indented."""
     first, *others = message.split("\n  ")
-    return "\n  ".join(map(printable, (first, *others)))
+    return "\n  ".join(_cut(printable(line), LONGEST_OWN) for line in (first, *others))
+
+
+def _cut(text: str, length: int) -> str:
+    return text if len(text) <= length else f"{text[: length - 3]}..."

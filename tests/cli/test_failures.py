@@ -66,6 +66,7 @@ def test_an_error_of_xla_that_is_none_of_memory_is_a_fault():
 
 def test_a_long_message_of_others_is_cut():
     assert len(explained(RuntimeError("x" * 10**6), "detect")[1]) < 700
+    assert len(explained(InputError("x" * 10**6), "detect")[1]) == 4000
 
 
 def test_a_fault_is_one_line_and_its_trace_is_shown_when_asked_for(monkeypatch, capsys):

@@ -4,6 +4,7 @@ import importlib.util
 import io
 import json
 import shutil
+import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -24,10 +25,9 @@ from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import Configuration, read_configuration, write_configuration
 from dfine_jax.training.recipe import Recipe
 
-PICTURE_FORMATS = {
-    "jpg": {}, "png": {}, "gif": {}, "webp": {}, "tif": {}, "bmp": {}, "tga": {}, "ppm": {}, "ico": {}, "jp2": {},
-    "avif": {}, "qoi": {}, "pcx": {}, "sgi": {}, "icns": {},
-}  # fmt: skip
+PICTURES = (
+    "jpg", "png", "gif", "webp", "tif", "bmp", "tga", "ppm", "ico", "jp2", "avif", "qoi", "pcx", "sgi", "icns",
+)  # fmt: skip
 
 
 class Kind(NamedTuple):
@@ -88,11 +88,18 @@ def _pixels(size: int) -> Image.Image:
 
 def _picture(folder: Path, suffix: str) -> Path:
     path = folder / f"a.{suffix}"
+    path.write_bytes(_encoded(suffix))
+    return path
+
+
+@cache
+def _encoded(suffix: str) -> bytes:
     exif = Image.Exif()
     exif[0x0112] = 6
     options = dict(exif=exif) if suffix in ("jpg", "png", "webp", "tif") else {}
-    _pixels(32).save(path, **options)
-    return path
+    with tempfile.NamedTemporaryFile(suffix=f".{suffix}") as file:
+        _pixels(32).save(file.name, **options)
+        return Path(file.name).read_bytes()
 
 
 def _pictures_beside(folder: Path, names: tuple[str, ...] = ("a.png", "b.png")) -> None:
@@ -178,8 +185,6 @@ def _weights() -> tuple[tuple[str, np.ndarray], ...]:
 
 def _copied(make: Callable[[Path], None]) -> Callable[[Path], Path]:
     """Writes a model once, and copies it from then on."""
-    import tempfile
-
     kept: list[tempfile.TemporaryDirectory] = []
 
     def write(folder: Path) -> Path:
@@ -213,7 +218,7 @@ def _training(folder: Path) -> Path:
 KINDS: dict[str, Kind] = {
     **{
         f"picture.{suffix}": Kind(lambda folder, suffix=suffix: _picture(folder, suffix), ("a.*",), load_picture)
-        for suffix in PICTURE_FORMATS
+        for suffix in PICTURES
     },
     "coco": Kind(_coco, ("annotations/*.json",), open_data),
     "yolo": Kind(_yolo, ("data.yaml", "labels/*/*.txt"), open_data),
