@@ -1,5 +1,6 @@
 """Changes of files at random: of bytes, of the values of JSON, of words in text."""
 
+import copy
 import json
 import re
 from typing import Any
@@ -124,4 +125,4 @@ def _places(value: Any):
 
 
 def _any(rng: np.random.Generator, options: list) -> Any:
-    return options[int(rng.integers(len(options)))]
+    return copy.deepcopy(options[int(rng.integers(len(options)))])
