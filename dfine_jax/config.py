@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dfine_jax.class_names import COCO_CLASSES
+from dfine_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -213,7 +214,7 @@ class DFineConfig:
     def from_size(cls, size: str) -> "DFineConfig":
         """The published size called ``n``, ``s``, ``m``, ``l`` or ``x``; ``ValueError`` for anything else."""
         if size not in SIZES:
-            raise ValueError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
+            raise InputError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
         return SIZES[size]()
 
     def with_classes(self, class_names: tuple[str, ...]) -> "DFineConfig":
@@ -255,4 +256,4 @@ def _hgnetv2(
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
     if not condition:
-        raise ValueError(f"{name} = {value!r} {rule}")
+        raise InputError(f"{name} = {value!r} {rule}")

@@ -26,6 +26,15 @@ def verbatim(text: object, style: str = "") -> Text:
     return Text(printable(text), style)
 
 
+def storable(text: str) -> str:
+    r"""Spells out (``\xe9``) only bytes that are no UTF-8, which files in UTF-8 can't hold."""
+    if text.isascii():
+        return text
+    return "".join(
+        _spelled(character, True) if unicodedata.category(character) == "Cs" else character for character in text
+    )
+
+
 def _spelled(character: str, lines: bool) -> str:
     if unicodedata.category(character) not in _UNSEEN or character in _JOINERS or (lines and character == "\n"):
         return character

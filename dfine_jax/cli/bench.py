@@ -15,12 +15,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dfine_jax.cli.inputs import Inputs
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES
+from dfine_jax.display import storable, verbatim
+from dfine_jax.errors import InputError
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.model.compute import Compute
+from dfine_jax.whole_files import require_writable, write_whole
 
 PERCENTILES = (50, 90, 99)
 
@@ -58,10 +62,12 @@ def run(
         compile_for: Measure nothing, but compile for such TPU chips; needs jax[tpu], in an environment of its own.
     """
     if runs < 1:
-        raise ValueError(f"runs={runs}: give 1 or more")
+        raise InputError(f"runs={runs}: give 1 or more")
+    if json is not None:
+        require_writable(json, "--json")
     if compile_for is not None:
         if size is not None:
-            raise ValueError("--size can't be combined with --compile-for: the sizes' own 640x640 is compiled")
+            raise InputError("--size can't be combined with --compile-for: the sizes' own 640x640 is compiled")
         from dfine_jax.cli.compile_for import BATCHES, compile_all  # brings all that training needs
 
         sizes = tuple(SIZES) if model is None else (model,)
@@ -72,9 +78,13 @@ def run(
     model, batch_size, dtype = model or "n", batch_size or (1,), dtype or "float32"
     compute = Compute.for_this_machine(dtype)
     network, settings = model_of(model, parse_size(size), compute)
+    if json is not None and model not in SIZES:
+        inputs = Inputs()
+        inputs.add_model(model)
+        inputs.refuse(json, "--json")
     console = Console()
     if told := compute.instead_of(dtype):
-        console.print(told, soft_wrap=True)
+        console.print(verbatim(told), soft_wrap=True)
     gflops = round(count_operations(network, settings) / 1e9, 2)
     rows = [
         {**_measured(Detector(network, settings, batch_size=batch), runs, console), "gflops_a_picture": gflops}
@@ -83,9 +93,9 @@ def run(
     shape = f"{settings.height}x{settings.width}"
     console.print(_table(f"{model}, {shape}, {compute.narrowest}, on {_device()}", rows), soft_wrap=True)
     if json is not None:
-        kind = {"model": model, "size": shape, "dtype": compute.narrowest.name}
+        kind = {"model": storable(model), "size": shape, "dtype": compute.narrowest.name}
         about = {**kind, "runs": runs, "device": _device(), **_versions()}
-        json.write_text(json_format.dumps({**about, "results": rows}, indent=1) + "\n", "utf-8")
+        write_whole(json, (json_format.dumps({**about, "results": rows}, indent=1) + "\n").encode())
     return 0
 
 
@@ -117,7 +127,7 @@ def _measured(detector: Detector, runs: int, console: Console) -> dict[str, Any]
 
 
 def _table(title: str, rows: list[dict[str, Any]]) -> Table:
-    table = Table(title=title, title_justify="left")
+    table = Table(title=verbatim(title, "italic"), title_justify="left")
     latencies = [f"p{p} ms" for p in PERCENTILES]
     for heading in ("batch", "compile s", *latencies, "pictures/s", "memory MiB", "GFLOP a picture"):
         table.add_column(heading, justify="right")

@@ -13,8 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from dfine_jax.config import SIZES
+from dfine_jax.display import printable, verbatim
+from dfine_jax.errors import InputError
 from dfine_jax.export.topology import Program, TooLargeError, Topology
 from dfine_jax.training.recipe import Recipe
+from dfine_jax.whole_files import write_whole
 
 BATCHES = (1, 32)
 """Pictures that inference is compiled for, if nothing else is asked."""
@@ -28,12 +31,12 @@ def compile_all(
 ) -> None:
     """Compiles inference on one chip and the training step over all, and prints what they need.
 
-    ``json`` is written after each program, as all of them together take long. ``ValueError`` for what can't be done.
+    ``json`` is written after each program, as all of them together take long. ``InputError`` for what can't be done.
     """
     if wrong := [size for size in sizes if size not in SIZES]:
-        raise ValueError(f"model {wrong[0]!r}: --compile-for takes one of the sizes {', '.join(SIZES)}")
+        raise InputError(f"model {wrong[0]!r}: --compile-for takes one of the sizes {', '.join(SIZES)}")
     if min(batches) < 1:
-        raise ValueError(f"batch size {min(batches)}: give 1 or more")
+        raise InputError(f"batch size {min(batches)}: give 1 or more")
     topology = Topology(name)
     programs: list[Program] = []
     too_large: dict[str, str] = {}
@@ -43,16 +46,18 @@ def compile_all(
                 programs.append(compile_it())
         except TooLargeError as error:
             too_large[title] = str(error)
-            console.print(f"{title}: too large", soft_wrap=True)
+            console.print(verbatim(f"{title}: too large"), soft_wrap=True)
         else:
             console.print(f"{title}: compiled in {programs[-1].compile_seconds:.0f} s", soft_wrap=True)
         if json is not None:
-            json.write_text(json_format.dumps(_as_json(topology, programs, too_large), indent=1) + "\n", "utf-8")
+            content = json_format.dumps(_as_json(topology, programs, too_large), indent=1) + "\n"
+            write_whole(json, content.encode())
     title = f"{name}, {dtype}, on each chip: GB accessed, cycles as the compiler estimates, memory, seconds to compile"
     console.print(_table(title, NEEDS, programs, _needs), soft_wrap=True)
     title = "What computes nothing: share of padding in all that is written, copies to other layouts, exchanges"
     console.print(_table(title, MOVES, programs, _moves), soft_wrap=True)
-    console.print(_whether_it_fits(topology, programs, too_large), soft_wrap=True)
+    fits = _whether_it_fits(topology, programs, too_large)
+    console.print(printable(fits, lines=True), soft_wrap=True, markup=False)
 
 
 def _wanted(

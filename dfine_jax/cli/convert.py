@@ -15,6 +15,7 @@ from rich.table import Table
 from convert.atomic import check_target
 from convert.folder import StoredModel, model_shapes, save_folder
 from convert.hub_layout import save_hub_folder
+from dfine_jax.errors import InputError
 from dfine_jax.pretrained import open_pretrained, read_stored
 
 
@@ -66,14 +67,14 @@ def run(
     """
     began = time.perf_counter()
     if half and to != "hub":
-        raise ValueError("--half is for --to hub: a folder for JAX holds float32")
+        raise InputError("--half is for --to hub: a folder for JAX holds float32")
     check_target(out, replace=force)
     if verify is not None:
         from convert.verify import require_transformers
 
         require_transformers()
         if len(verify) > 1:
-            raise ValueError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
+            raise InputError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
     names = _class_names(class_names, classes_file)
     model = open_pretrained(source, revision=revision, token=token, size=size, class_names=names)
     tally = _Tally(model_shapes(model.config)[0])
@@ -141,7 +142,7 @@ def _verify(console: Console, model: StoredModel, out: Path, to: str, pictures: 
 
 def _class_names(text: str | None, file: Path | None) -> tuple[str, ...] | None:
     if text is not None and file is not None:
-        raise ValueError("give --class-names or --classes-file, not both")
+        raise InputError("give --class-names or --classes-file, not both")
     if file is not None:
         names = file.read_text("utf-8").splitlines()
     elif text is not None:
@@ -152,7 +153,7 @@ def _class_names(text: str | None, file: Path | None) -> tuple[str, ...] | None:
     while names and not names[-1]:
         names.pop()
     if not all(names) or not names:
-        raise ValueError("class names: expected one in each place, and at least one")
+        raise InputError("class names: expected one in each place, and at least one")
     return tuple(names)
 
 

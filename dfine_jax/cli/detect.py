@@ -2,6 +2,7 @@
 
 import json as json_format
 import os
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,21 +11,30 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from dfine_jax.bundled import SHAPES_PICTURE
+from dfine_jax.cli.drawn import drawn_files, save_drawn, without_drawn
+from dfine_jax.cli.inputs import Inputs
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.display import printable, verbatim
+from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections, class_ids
-from dfine_jax.inference.detector import Detector, Found
+from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.draw import draw
 from dfine_jax.inference.memory import keep_freed_memory
-from dfine_jax.inference.pictures import PictureError, find_pictures
+from dfine_jax.inference.pictures import PictureError, find_pictures, local_path
 from dfine_jax.pretrained import open_pretrained
+from dfine_jax.whole_files import require_writable, require_writable_folder, write_whole
 
 FEW = 5
 """Up to so many pictures each get a table of their own; more get a line each, and a progress bar."""
 
 EXAMPLE_FOLDER = "detected"
 """Where the picture that comes with the package is drawn, in the current folder."""
+
+STANDARD_OUTPUT = ("-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1")
+"""Names under which --json writes there; tables then go to standard error."""
 
 
 def run(
@@ -67,37 +77,49 @@ def run(
         paths, save = (str(SHAPES_PICTURE),), save or Path(EXAMPLE_FOLDER)
         model = model or "shapes"
     model = model or DEFAULT_MODEL
-    pictures = _outside(save, find_pictures(paths))
+    pictures = find_pictures(paths)
+    if save is not None:
+        require_writable_folder(save, "--save")
+        pictures = without_drawn(pictures, save)
+    inputs = Inputs(path for path in map(local_path, pictures) if path is not None)
+    targets = drawn_files(pictures, save, inputs) if save is not None else {}
+    if json is not None and json not in STANDARD_OUTPUT:
+        require_writable(json, "--json")
+        inputs.refuse(json, "--json")
+        if os.path.realpath(json) in map(os.path.realpath, targets.values()):
+            raise InputError(f"--json {printable(json)} is where a picture would be drawn: choose another file")
     stored = open_pretrained(model)
+    inputs.add_model(model)
+    if json is not None and json not in STANDARD_OUTPUT:
+        inputs.refuse(json, "--json")
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
     if len(pictures) > 1:
         keep_freed_memory()
     detector = Detector.from_stored(stored, **options, quick=len(pictures) == 1)
-    targets = _targets(pictures, save) if save is not None else {}
 
     notes = Console(stderr=True)
-    tables = notes if json == "-" else Console()
+    tables = notes if json in STANDARD_OUTPUT else Console()
     results, skipped = [], 0
     with _progress(notes, len(pictures)) as progress:
         task = progress.add_task("detecting", total=len(pictures))
         for found in detector.stream(pictures, threshold, keep_pictures=save is not None):
             if isinstance(found.outcome, PictureError):
                 skipped += 1
-                notes.print(f"skipped {found.outcome}", style="red", markup=False, highlight=False, soft_wrap=True)
+                notes.print(verbatim(f"skipped {found.outcome}", "red"), soft_wrap=True)
             else:
                 detections = found.outcome.filter(classes=wanted)
                 results.append(detections)
                 tables.print(_line(detections) if len(pictures) > FEW else _table(detections), soft_wrap=True)
                 if save is not None:
-                    _save(found, detections, targets[found.source])
+                    save_drawn(draw(found.picture, detections), targets[found.source])
             progress.advance(task)
 
     if json is not None:
         _write_json([detections.to_dict() for detections in results], json)
     if save is not None:
         pictures_drawn = "1 picture" if len(results) == 1 else f"{len(results)} pictures"
-        notes.print(f"{pictures_drawn} drawn in {save}", markup=False, highlight=False)
+        notes.print(verbatim(f"{pictures_drawn} drawn in {save}"), soft_wrap=True)
     if skipped:
         notes.print(f"{skipped} of {len(pictures)} pictures could not be read", style="red", highlight=False)
     return 1 if skipped else 0
@@ -110,61 +132,27 @@ def _progress(console: Console, count: int) -> Progress:
 
 def _table(detections: Detections) -> Table:
     width, height = detections.size
-    table = Table(title=f"{detections.image}  {width}x{height}", title_justify="left", title_style="bold")
+    title = verbatim(f"{detections.image}  {width}x{height}", "bold")
+    table = Table(title=title, title_justify="left", title_style="bold")
     table.add_column("label")
     for name in ("score", "x0", "y0", "x1", "y1"):
         table.add_column(name, justify="right")
     for detection in detections:
-        table.add_row(detection.label, f"{detection.score:.3f}", *(f"{edge:.1f}" for edge in detection.box))
+        table.add_row(verbatim(detection.label), f"{detection.score:.3f}", *(f"{edge:.1f}" for edge in detection.box))
     if not len(detections):
         table.add_row("nothing found", "", "", "", "", "", style="dim")
     return table
 
 
-def _line(detections: Detections) -> str:
+def _line(detections: Detections) -> Text:
     counts = ", ".join(f"{count} {name}" for name, count in Counter(detections.names).most_common())
     width, height = detections.size
-    return f"{detections.image}  {width}x{height}  {counts or 'nothing found'}"
-
-
-def _outside(folder: Path | None, pictures: list[str]) -> list[str]:
-    """Leaves out what an earlier run drew, where the folder to save to lies in a folder that is searched."""
-    if folder is None:
-        return pictures
-    drawn = folder.resolve()
-    found = [picture for picture in pictures if "://" in picture or drawn not in Path(picture).resolve().parents]
-    if not found:
-        raise ValueError(f"all {len(pictures)} pictures lie in {folder}, the folder to save to: choose another one")
-    return found
-
-
-def _targets(pictures: list[str], folder: Path) -> dict[str, Path]:
-    """A file for each picture: its own name, numbered where two pictures share one."""
-    targets, taken = {}, set()
-    for picture in pictures:
-        stem = Path(picture.split("?")[0]).stem or "picture"
-        suffix = ".png" if picture.lower().endswith(".png") else ".jpg"
-        name, number = f"{stem}{suffix}", 1
-        while name in taken:
-            number += 1
-            name = f"{stem}-{number}{suffix}"
-        taken.add(name)
-        targets[picture] = folder / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return targets
-
-
-def _save(found: Found, detections: Detections, target: Path) -> None:
-    drawn = draw(found.picture, detections)
-    drawn.save(target, **({"quality": 92} if target.suffix == ".jpg" else {}))
+    return verbatim(f"{detections.image}  {width}x{height}  {counts or 'nothing found'}")
 
 
 def _write_json(results: list[dict], target: str) -> None:
-    text = json_format.dumps(results, indent=1, ensure_ascii=False)
-    if target == "-":
-        print(text)
+    if target not in STANDARD_OUTPUT:
+        write_whole(target, (json_format.dumps(results, indent=1, ensure_ascii=False) + "\n").encode())
         return
-    partial = f"{target}.part"
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text + "\n")
-    os.replace(partial, target)
+    takes_all = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+    print(json_format.dumps(results, indent=1, ensure_ascii=not takes_all))

@@ -1,26 +1,30 @@
 """``dfine eval``: how good a model is on labelled pictures."""
 
 import math
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from dfine_jax.cli.inputs import Inputs
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
-from dfine_jax.display import printable
+from dfine_jax.data.shapes import DrawnRecords
+from dfine_jax.display import verbatim
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
-from dfine_jax.evaluation.report import write_report
+from dfine_jax.evaluation.report import report_files, write_report
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError
+from dfine_jax.whole_files import require_writable, require_writable_folder
 
 MOST_SHOWN = 30
 """Classes in the table; of more the best and the worst are shown."""
@@ -62,15 +66,17 @@ def run(
             float16, int16 or float32 where they are faster so.
     """
     if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")
+        raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
     tables, notes = Console(), Console(stderr=True)
     if output is not None:
-        output.mkdir(parents=True, exist_ok=True)  # to fail now rather than at the end
+        require_writable_folder(output, "--output")  # to fail now rather than at the end
     source = recognise(data)
     split = split or ("val" if source.splits else None)
     dataset = source.open(split)
     for remark in dataset.remarks[:MOST_REMARKS]:
         _note(notes, remark)
+    if output is not None:
+        _keep_inputs(output, data, model, dataset)
     if dataset.problems:
         _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
     keep_freed_memory()
@@ -87,12 +93,29 @@ def run(
         _note(notes, f"{unreadable} of {len(dataset)} pictures could not be read and are left out")
     if output is not None:
         write_report(evaluation, dataset, output, {"model": model, "data": data, "split": split or "all"})
-        notes.print(f"numbers, predictions and pictures written to {output}", markup=False, highlight=False)
+        notes.print(verbatim(f"numbers, predictions and pictures written to {output}"), soft_wrap=True)
     return 1 if unreadable else 0
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(printable(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(verbatim(text, "yellow"), soft_wrap=True)
+
+
+def _keep_inputs(output: Path, data: str, model: str, dataset: Dataset) -> None:
+    """Refuses a folder in which a file that is read would be replaced."""
+    targets = [path for path in report_files(output) if os.path.lexists(path)]
+    for path in targets:
+        require_writable(path, "--output")
+    if not targets:
+        return
+    records = [] if isinstance(dataset.records, DrawnRecords) else dataset.records
+    inputs = Inputs(
+        path for record in records for path in (record.picture, record.file) if isinstance(path, str | os.PathLike)
+    )
+    inputs.add(data)
+    inputs.add_model(model)
+    for path in targets:
+        inputs.refuse(path, "--output")
 
 
 def _unknown_classes(detector: Detector, dataset: Dataset) -> list[str]:
@@ -119,7 +142,7 @@ def _predict(detector: Detector, dataset: Dataset, notes: Console) -> tuple[list
 def _figures(evaluation: Evaluation, title: str) -> Table:
     """COCO's twelve: precision on the left, recall on the right."""
     f = evaluation.figures
-    table = Table(title=escape(title), title_justify="left", title_style="bold", box=None, pad_edge=False)
+    table = Table(title=verbatim(title, "bold"), title_justify="left", title_style="bold", box=None, pad_edge=False)
     for heading in ("average precision", "average recall"):
         table.add_column(heading, style="dim", header_style="dim")
         table.add_column("", justify="right")
@@ -146,7 +169,7 @@ def _classes(evaluation: Evaluation) -> Table:
                 table.add_row(f"... {len(rows) - MOST_SHOWN} more", style="dim")
             continue
         numbers = map(_number, (c.ap, c.ap50, c.ap75, c.precision, c.recall))
-        table.add_row(escape(c.name), f"{c.boxes:,}", *numbers, style="dim" if c.boxes == 0 else None)
+        table.add_row(verbatim(c.name), f"{c.boxes:,}", *numbers, style="dim" if c.boxes == 0 else None)
     return table
 
 

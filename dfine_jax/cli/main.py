@@ -1,8 +1,10 @@
-"""``dfine VERB ...``: finds the verb's file, and turns errors into one line and exit code 2."""
+"""``dfine VERB ...``: finds the verb's file, and turns errors into one line and an exit code."""
 
 import gc
+import os
 import sys
 import warnings
+from collections.abc import Callable
 from importlib import import_module
 
 from dfine_jax.cli.large_pages import start_again_with_large_pages
@@ -17,6 +19,7 @@ VERBS = {
     "eval": "measure how good a model is on labelled pictures",
     "bench": "measure how fast a model is on this machine",
 }
+TRACEBACK = "--traceback"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -25,14 +28,18 @@ def main(arguments: list[str] | None = None) -> int:
     Without any given it is the process's own, and what is compiled is kept for the next one.
     """
     is_process = arguments is None
-    arguments = sys.argv[1:] if arguments is None else arguments
+    arguments, shows_trace = _without_traceback(sys.argv[1:] if is_process else arguments)
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_usage())
-        return 0
+        return _guarded(lambda: print(_usage()), "", shows_trace)
     verb, *rest = arguments
+    if verb == "--version":
+        return _guarded(_print_version, "", shows_trace)
     if verb not in VERBS:
-        print(f"dfine: no verb {verb!r}; choose one of {', '.join(VERBS)}", file=sys.stderr)
-        return 2
+        return _guarded(lambda: _refuse(verb), "", shows_trace)
+    return _guarded(lambda: _run(verb, rest, is_process), verb, shows_trace)
+
+
+def _run(verb: str, arguments: list[str], is_process: bool) -> int:
     if is_process:
         gc.disable()  # nothing that is imported is garbage, and looking for it takes a tenth of a start
     import tyro
@@ -45,16 +52,58 @@ def main(arguments: list[str] | None = None) -> int:
         gc.freeze()
         gc.enable()
         keep_compiled(by_jax=verb != "detect")  # its one program is kept whole, and once is enough
+    if verb == "train":  # its defaults depend on what is to be trained
+        return module.command(arguments)
+    return tyro.cli(module.run, prog=f"dfine {verb}", args=arguments) or 0
+
+
+def _guarded(run: Callable[[], int | None], verb: str, shows_trace: bool) -> int:
+    """The exit code of ``run``, or the one that its exception stands for, after a line about it."""
     try:
-        if verb == "train":  # its defaults depend on what is to be trained
-            return module.command(rest)
-        return tyro.cli(module.run, prog=f"dfine {verb}", args=rest) or 0
-    except (ValueError, OSError, ImportError) as error:
-        print(f"dfine {verb}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"dfine {verb}: stopped", file=sys.stderr)
-        return 130
+        code = run() or 0
+        if sys.stdout is not None:
+            sys.stdout.flush()  # what can't be printed is noticed now
+        return code
+    except SystemExit as stop:
+        from dfine_jax.cli.failures import PIPE_CLOSED, is_closed_pipe
+
+        if not is_closed_pipe(stop):
+            raise
+        return PIPE_CLOSED
+    except BaseException as error:
+        from dfine_jax.cli.failures import explained
+
+        if shows_trace:
+            import traceback
+
+            traceback.print_exception(error)
+        code, line = explained(error, verb)
+        if line is not None:
+            print(f"dfine {verb}: {line}" if verb else f"dfine: {line}", file=sys.stderr)
+        return code
+
+
+def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
+    """The arguments but for ``--traceback``, and whether it was there; after ``--`` everything is a name."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    options = [argument for argument in arguments[:end] if argument != TRACEBACK]
+    return [*options, *arguments[end:]], len(options) < end
+
+
+def _refuse(verb: str) -> None:
+    import difflib
+
+    from dfine_jax.errors import InputError
+
+    close = difflib.get_close_matches(verb.lower(), VERBS, n=1)
+    advice = f"did you mean {close[0]}?" if close else f"choose one of {', '.join(VERBS)}"
+    raise InputError(f"no verb {verb!r}; {advice}")
+
+
+def _print_version() -> None:
+    from importlib.metadata import version
+
+    print(f"dfine_jax {version('dfine-jax')}")
 
 
 def _usage() -> str:
@@ -65,14 +114,32 @@ D-FINE, a real-time object detector, in JAX.
 
 {verbs}
 
-dfine VERB --help teaches a verb."""
+dfine VERB --help teaches a verb; dfine --version tells which release this is.
+With {TRACEBACK}, which every verb takes, an error also shows where it was raised."""
 
 
 def console() -> int:
     """``main`` as the whole of a process, which a training starts once more, see ``large_pages``."""
-    if sys.argv[1:2] == ["train"]:
-        start_again_with_large_pages()
-    return main()
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:  # a terminal may not know all letters
+            stream.reconfigure(errors="backslashreplace")
+    try:
+        if sys.argv[1:2] == ["train"]:
+            start_again_with_large_pages()
+        code = main()
+    except KeyboardInterrupt:  # while a line was being printed
+        code = 130
+    _close_output()
+    return code
+
+
+def _close_output() -> None:
+    """Lets the interpreter end in silence where nobody reads what is left to be printed."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 
@@ -17,12 +18,12 @@ DEFAULT_MODEL = "nano-coco"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``"480x640"`` to (height, width); ``ValueError`` for anything else."""
+    """``"480x640"`` to (height, width); ``InputError`` for anything else."""
     if text is None:
         return None
-    match = re.fullmatch(r"(\d+)[xX](\d+)", text)
+    match = re.fullmatch(r"(\d{1,6})[xX](\d{1,6})", text)
     if not match:
-        raise ValueError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
+        raise InputError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
     return int(match[1]), int(match[2])
 
 

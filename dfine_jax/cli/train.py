@@ -17,6 +17,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, summarise
 from dfine_jax.display import printable
+from dfine_jax.errors import InputError
 from dfine_jax.hub_config import from_hub
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.pretrained import open_pretrained
@@ -114,7 +115,7 @@ def _defaults(arguments: list[str]) -> Configuration:
         early.add_argument(name)
     early.add_argument("--epochs", type=int)
     early.add_argument("--resume", action="store_true")
-    known, _ = early.parse_known_args([argument.replace("_", "-", 1) for argument in arguments])
+    known, _ = early.parse_known_args([*map(_with_hyphens, arguments)])
     if known.config:
         return replace(read_configuration(Path(known.config)), output=tyro.MISSING)
     if known.resume and known.output and (written := Path(known.output) / FILE_NAME).exists():
@@ -126,6 +127,14 @@ def _defaults(arguments: list[str]) -> Configuration:
     if known.epochs:
         recipe = recipe.with_epochs(known.epochs)
     return Configuration(data=tyro.MISSING, output=tyro.MISSING, recipe=recipe)
+
+
+def _with_hyphens(argument: str) -> str:
+    """An option's name with hyphens, as tyro takes it either way; values stay as they are."""
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument.partition("=")
+    return name.replace("_", "-") + equals + value
 
 
 def open_datasets(data: str, console: Console) -> tuple[Dataset, Dataset | None]:
@@ -149,7 +158,7 @@ def make_start(configuration: Configuration, dataset: Dataset) -> Start:
     """The values that a training with this configuration begins with."""
     seed, queries, class_names = configuration.run.seed, configuration.queries, dataset.class_names
     if configuration.model and configuration.backbone:
-        raise ValueError("give --model, which has a backbone, or --backbone, not both")
+        raise InputError("give --model, which has a backbone, or --backbone, not both")
     stored = open_pretrained(configuration.model) if configuration.model else None
     if stored is not None:
         config = stored.config

@@ -7,6 +7,7 @@ import numpy as np
 from dfine_jax.data.mosaic import mixup, mosaic
 from dfine_jax.data.samples import Dataset, Sample
 from dfine_jax.data.transforms import drop_small, flip, iou_crop, photometric, resize, stretch, zoom_out
+from dfine_jax.errors import InputError
 
 LONGEST_SIDE = 2048
 """Larger pictures are shrunk to this before anything else: a zoom to four times 6,000 pixels would take gigabytes."""
@@ -34,9 +35,9 @@ class Augmentation:
     def __post_init__(self):
         for name in ("photometric", "zoom_out", "iou_crop", "flip", "mosaic", "mixup"):
             if not 0.0 <= getattr(self, name) <= 1.0:
-                raise ValueError(f"{name} is a probability: {getattr(self, name)} is not in 0..1")
+                raise InputError(f"{name} is a probability: {getattr(self, name)} is not in 0..1")
         if self.zoom_out_most < 1.0:
-            raise ValueError(f"zoom_out_most must be at least 1, not {self.zoom_out_most}")
+            raise InputError(f"zoom_out_most must be at least 1, not {self.zoom_out_most}")
 
 
 LAST_PHASE = Augmentation(photometric=0.0, zoom_out=0.0, iou_crop=0.0)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float64
 
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.plots import BAR, BAR_BEHIND, GRID, INK, WRONG, new_figure, note, plain
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def training_curves(log: str | os.PathLike) -> "Figure":
     losses = _columns(lines, "loss")
     aps = _columns(lines, "ap")
     if not len(losses) and not len(aps):
-        raise ValueError(f"{os.fspath(log)} holds neither a loss nor an AP: give the log.jsonl of a training")
+        raise InputError(f"{os.fspath(log)} holds neither a loss nor an AP: give the log.jsonl of a training")
     figure = new_figure(11.0, 4.3)
     left, right = figure.subplots(1, 2)
     plain(left, "Loss")

@@ -10,6 +10,7 @@ from jaxtyping import Array, Int, UInt8
 from dfine_jax.data.batches import NO_PICTURE, Batch, places_for
 from dfine_jax.data.loader import EvalBatches, Loader, Shard
 from dfine_jax.data.samples import Dataset, Problem
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, relabelled, same_classes
 from dfine_jax.evaluation.truth import Truth
@@ -51,7 +52,7 @@ class HeldOut:
         self._workers = workers
         mesh = mesh or Mesh(jax.local_devices()[:1], "data")
         if batch_size % mesh.size:
-            raise ValueError(f"a batch of {batch_size} can't be shared by {mesh.size} devices: give a multiple")
+            raise InputError(f"a batch of {batch_size} can't be shared by {mesh.size} devices: give a multiple")
         self._whole = NamedSharding(mesh, PartitionSpec())
         self._shared = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
         shard = Shard() if self._whole.is_fully_addressable else Shard(jax.process_index(), jax.process_count())

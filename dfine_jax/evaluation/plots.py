@@ -4,10 +4,14 @@ Each function gives a `matplotlib.figure.Figure`; `figure.savefig("name.png")` w
 touches pyplot, so nothing has to be closed.
 """
 
+import io
+import math
+import warnings
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from dfine_jax.display import printable
 from dfine_jax.evaluation.coco_metrics import IOU_50, IOU_75, RECALLS, ClassFigures, Evaluation
 
 if TYPE_CHECKING:
@@ -24,6 +28,8 @@ MOST_COLOURED = 10
 MOST_COUNTED = 25
 """With more classes than this, the squares of a confusion matrix have no numbers."""
 LONGEST_NAME = 24
+LONGEST_SIDE, MOST_PIXELS = 60_000, 10**8
+"""Pixels of a figure in one direction, which matplotlib limits, and in all."""
 
 
 def precision_recall(evaluation: Evaluation) -> "Figure":
@@ -135,10 +141,20 @@ def _colours(shares: np.ndarray) -> np.ndarray:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty white figure; sizes in inches."""
+    """Makes an empty white figure; sizes in inches. Very many classes get fewer pixels an inch."""
     from matplotlib.figure import Figure
 
-    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+    dpi = min(DPI, LONGEST_SIDE / max(width, height), math.sqrt(MOST_PIXELS / (width * height)))
+    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+
+
+def as_png(figure: "Figure") -> bytes:
+    """The figure as a PNG file."""
+    content = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a box stands for a letter the font lacks
+        figure.savefig(content)
+    return content.getvalue()
 
 
 def plain(axes: "Axes", title: str) -> None:
@@ -166,4 +182,7 @@ def _number(value: float) -> str:
 
 
 def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+    """The name as matplotlib shows it: not too long, and without what it would take for a formula."""
+    name = printable(name)
+    name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
+    return name.replace("$", r"\$")

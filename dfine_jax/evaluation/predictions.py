@@ -9,6 +9,8 @@ from jaxtyping import Float32, Int32
 
 from dfine_jax.data.samples import Dataset, UnreadablePictureError
 from dfine_jax.data.values import plain_name
+from dfine_jax.display import printable, storable
+from dfine_jax.errors import InputError
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.pictures import PictureError
@@ -74,7 +76,7 @@ def same_classes(model: Sequence[str], data: Sequence[str]) -> Int32[np.ndarray,
     labels = {plain_name(name): label for label, name in reversed(list(enumerate(data)))}
     label_of = np.array([labels.get(plain_name(name), UNKNOWN) for name in model], np.int32)
     if (label_of == UNKNOWN).all():
-        raise ValueError(
+        raise InputError(
             f"the model knows {_some(model)} and the data set has {_some(data)}: no class in common; "
             "choose a model that was trained on these classes"
         )
@@ -95,8 +97,10 @@ def coco_results(
 
 
 def own_ids(predicted: Iterable[Predicted], truth: Truth) -> list[dict]:
-    """`coco_results` with the ids of the data set's own files."""
-    return coco_results(predicted, truth.image_ids, truth.category_ids)
+    """`coco_results` with the ids of the data set's own files, as `storable` text where they are text."""
+    columns = (truth.image_ids, truth.category_ids)
+    image_ids, category_ids = ([storable(x) if isinstance(x, str) else x for x in ids] for ids in columns)
+    return coco_results(predicted, image_ids, category_ids)
 
 
 def xywh(boxes: Float32[np.ndarray, "N 4"]) -> np.ndarray:
@@ -120,4 +124,4 @@ class _Source:
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+    return ", ".join(map(printable, names[:5])) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

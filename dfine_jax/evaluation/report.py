@@ -1,5 +1,6 @@
 """An evaluation as files: numbers, detections and pictures."""
 
+import io
 import json
 import math
 import os
@@ -8,10 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from dfine_jax.data.samples import Dataset
+from dfine_jax.display import storable
 from dfine_jax.evaluation import plots
 from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.predictions import own_ids
 from dfine_jax.evaluation.sheet import comparison_sheet
+from dfine_jax.whole_files import write_whole
+
+FIGURES = (plots.precision_recall, plots.class_bars, plots.confusion_matrix)
 
 
 def write_report(evaluation: Evaluation, dataset: Dataset, folder: str | os.PathLike, about: Mapping[str, str]) -> None:
@@ -20,18 +25,24 @@ def write_report(evaluation: Evaluation, dataset: Dataset, folder: str | os.Path
     Args:
         evaluation: what to write.
         dataset: the one that was evaluated on, for its pictures.
-        folder: where to; files of these names are replaced.
+        folder: where to; files of these names are replaced, each once it is complete.
         about: what was evaluated, such as the model's name; `metrics.json` begins with it.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    numbers = json.dumps({**about, **metrics(evaluation)}, indent=1, ensure_ascii=False)
-    (folder / "metrics.json").write_text(numbers + "\n", encoding="utf-8")
-    with open(folder / "predictions.json", "w", encoding="utf-8") as file:
-        json.dump(own_ids(evaluation.predicted, evaluation.truth), file, separators=(",", ":"))
-    for figure in (plots.precision_recall, plots.class_bars, plots.confusion_matrix):
-        figure(evaluation).savefig(folder / f"{figure.__name__}.png")
-    comparison_sheet(dataset, evaluation).save(folder / "pictures.jpg", quality=90)
+    numbers, predictions, *figures, pictures = report_files(folder)
+    about = {name: storable(value) for name, value in about.items()}
+    _write_json(numbers, {**about, **metrics(evaluation)}, indent=1)
+    _write_json(predictions, own_ids(evaluation.predicted, evaluation.truth), separators=(",", ":"))
+    for path, figure in zip(figures, FIGURES, strict=True):
+        write_whole(path, plots.as_png(figure(evaluation)))
+    content = io.BytesIO()
+    comparison_sheet(dataset, evaluation).save(content, "JPEG", quality=90)
+    write_whole(pictures, content.getvalue())
+
+
+def report_files(folder: str | os.PathLike) -> list[Path]:
+    """What `write_report` writes into a folder."""
+    names = ("metrics.json", "predictions.json", *(f"{figure.__name__}.png" for figure in FIGURES), "pictures.jpg")
+    return [Path(folder, name) for name in names]
 
 
 def metrics(evaluation: Evaluation) -> dict[str, Any]:
@@ -40,10 +51,14 @@ def metrics(evaluation: Evaluation) -> dict[str, Any]:
         "pictures": len(evaluation.predicted),
         "coco": _known(evaluation.figures._asdict()),
         "threshold": evaluation.confusion.threshold,
-        "classes": [_known(figures._asdict()) for figures in evaluation.classes],
+        "classes": [{**_known(figures._asdict()), "name": storable(figures.name)} for figures in evaluation.classes],
         "confusion": evaluation.confusion.counts.tolist(),
     }
 
 
 def _known(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in fields.items()}
+
+
+def _write_json(path: Path, value: Any, **options: Any) -> None:
+    write_whole(path, (json.dumps(value, ensure_ascii=False, **options) + "\n").encode())

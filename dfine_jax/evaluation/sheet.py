@@ -8,6 +8,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from dfine_jax.data.samples import Dataset, UnreadablePictureError
+from dfine_jax.display import printable
 from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.confusion import IGNORED, NOTHING, Verdict, judge, rows_by_picture
 from dfine_jax.evaluation.truth import Truth
@@ -21,6 +22,7 @@ LEGEND = (
     ("in a crowd", IN_CROWD, False),
 )
 GAP, TAG_SIZE, LEGEND_SIZE = 10, 11, 15
+LONGEST_NAME = 40
 DASH = 5
 
 
@@ -63,7 +65,7 @@ def comparison_sheet(
 
 def _frames(verdict: Verdict, truth: Truth) -> list[_Frame]:
     """What was missed, then what was found from the worst to the best, so that the best lies on top."""
-    names = truth.class_names
+    names = [printable(name)[:LONGEST_NAME] for name in truth.class_names]
     frames = [_Frame(truth.boxes[row], names[truth.labels[row]], MISSED, True) for row in verdict.missed]
     predicted = verdict.predicted
     for i in reversed(range(len(predicted.scores))):

@@ -92,12 +92,12 @@ class Topology:
     """The chips of a topology such as ``tpu:v5e:2x2``."""
 
     def __init__(self, name: str):
-        """``ValueError`` if the name is not known, ``ImportError`` if libtpu is not installed."""
+        """``InputError`` if the name is not known or libtpu is not installed."""
         match = re.fullmatch(r"tpu:((\w+):\d+(?:x\d+)+)", name)
         if match is None:
-            raise ValueError(f"{name!r}: give a topology such as tpu:v5e:2x2")
+            raise InputError(f"{name!r}: give a topology such as tpu:v5e:2x2")
         if find_spec("libtpu") is None:
-            raise ImportError(
+            raise InputError(
                 "compiling for a TPU needs the package libtpu, in an environment of its own because programs look for "
                 "a TPU first where it is: python -m pip install 'jax[tpu]'"
             )
@@ -108,7 +108,7 @@ class Topology:
             self.devices = topologies.get_topology_desc(platform="tpu", topology_name=match[1]).devices
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-            raise ValueError(f"{name!r} is no topology that libtpu knows: {reason}") from error
+            raise InputError(f"{name!r} is no topology that libtpu knows: {reason}") from error
         self.name = name
         self.chip_gb = CHIP_GB.get(match[2])
 

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 from jaxtyping import Float, Int
 
+from dfine_jax.display import printable, storable
+from dfine_jax.errors import InputError
+
 if TYPE_CHECKING:
     import supervision
 
@@ -110,20 +113,20 @@ class Detections:
         keep = np.ones(len(self), bool)
         if threshold is not None:
             if not 0 <= threshold <= 1:
-                raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")
+                raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
             keep &= self.scores > threshold
         if classes is not None:
             keep &= np.isin(self.label_ids, class_ids(classes, self.class_names))
         return self[keep]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain Python for JSON, scores and boxes with all their digits."""
+        """Gives plain Python for JSON, scores and boxes with all their digits; names as `storable` text."""
         width, height = self.size
         return {
-            "image": self.image,
+            "image": storable(self.image),
             "width": int(width),
             "height": int(height),
-            "detections": [{**d._asdict(), "box": list(d.box)} for d in self],
+            "detections": [{**d._asdict(), "label": storable(d.label), "box": list(d.box)} for d in self],
         }
 
     def to_supervision(self) -> "supervision.Detections":
@@ -141,10 +144,12 @@ class Detections:
 
     def __repr__(self) -> str:
         width, height = self.size
-        shown = [f"  {d.label} {d.score:.2f} [{', '.join(f'{edge:.1f}' for edge in d.box)}]" for d in self[:10]]
+        shown = [
+            f"  {printable(d.label)} {d.score:.2f} [{', '.join(f'{edge:.1f}' for edge in d.box)}]" for d in self[:10]
+        ]
         if len(self) > len(shown):
             shown.append(f"  and {len(self) - len(shown)} more")
-        head = f"Detections: {len(self)} in {self.image} ({width}x{height})"
+        head = f"Detections: {len(self)} in {printable(self.image)} ({width}x{height})"
         return "\n".join([head, *shown])
 
 
@@ -167,7 +172,7 @@ def class_ids(classes: Iterable[str | int], class_names: Sequence[str]) -> list[
         elif name.isdecimal() and int(name) < len(class_names):
             ids.append(int(name))
         else:
-            raise ValueError(f"no class {wanted!r}; {_advice(name, class_names)}")
+            raise InputError(f"no class {wanted!r}; {printable(_advice(name, class_names))}")
     return sorted(set(ids))
 
 

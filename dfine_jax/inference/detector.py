@@ -2,8 +2,9 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,10 +15,11 @@ from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
-from dfine_jax.inference.pictures import PictureError, load_picture, picture_name
+from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import Preprocessing, resize
 from dfine_jax.inference.program import detection_program
@@ -27,6 +29,15 @@ from dfine_jax.model.folding import fold
 if TYPE_CHECKING:
     from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
+
+
+LARGE = 2**24
+"""Pixels above which a picture that is asked for is decoded a second time when its turn comes, rather than kept."""
+
+MOST_AT_A_TIME = 4096
+"""Largest batch."""
+MOST_PIXELS = 4096 * 4096
+"""Of what the model is given: attention takes memory by the square of it, gigabytes here."""
 
 
 class Found(NamedTuple):
@@ -40,7 +51,8 @@ class Found(NamedTuple):
 
 class _Prepared(NamedTuple):
     source: Any
-    picture: Image.Image | None
+    picture: Callable[[], Image.Image] | None
+    """Gives all of it, where it was asked for."""
     size: tuple[int, int]
     """Width and height."""
     pixels: UInt8[np.ndarray, "H W 3"]
@@ -55,7 +67,7 @@ class Detector:
     """
 
     def __init__(self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
-        """``ValueError`` for a batch size below 1 or a picture size that isn't divisible by 32."""
+        """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32."""
         from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
         from dfine_jax.model.fuse import fuse
 
@@ -65,12 +77,13 @@ class Detector:
         self._variables = jax.device_put((pack(params), batch_stats))
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch size {batch_size}: give 1 or more")
-        if preprocessing.height % 32 or preprocessing.width % 32:
-            raise ValueError(
-                f"size {preprocessing.height}x{preprocessing.width} (height x width): both must be divisible by 32"
-            )
+        height, width = preprocessing.height, preprocessing.width
+        if not 1 <= batch_size <= MOST_AT_A_TIME:
+            raise InputError(f"batch size {batch_size}: give 1 to {MOST_AT_A_TIME:,}")
+        if height % 32 or width % 32:
+            raise InputError(f"size {height}x{width} (height x width): both must be divisible by 32")
+        if height * width > MOST_PIXELS:
+            raise InputError(f"size {height}x{width} (height x width): more than {MOST_PIXELS:,} pixels; give less")
         self.config = config
         self.preprocessing = preprocessing
         self.batch_size = batch_size
@@ -159,10 +172,10 @@ class Detector:
         Pictures are decoded and stretched in other threads while the model computes; only a few are held at a time.
         """
         if not 0 <= threshold <= 1:
-            raise ValueError(f"threshold={threshold}: expected a score from 0 to 1")
+            raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
         waiting: list[_Prepared | Found] = []
         running: deque[tuple[list[_Prepared | Found], TopDetections]] = deque()
-        with ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)) as pool:
+        with _pool() as pool:
             for prepared in self._prepared(pool, sources, keep_pictures):
                 waiting.append(prepared)
                 if sum(isinstance(entry, _Prepared) for entry in waiting) == self.batch_size:
@@ -187,12 +200,15 @@ class Detector:
             yield ahead.popleft().result()
 
     def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
+        wanted = (self.preprocessing.width, self.preprocessing.height)
         try:
-            picture = load_picture(source)
+            with loaded(source, wanted=wanted) as (picture, size, again):
+                pixels = resize(picture, self.preprocessing)
         except PictureError as error:
             return Found(source, error, None)
-        pixels = resize(picture, self.preprocessing)
-        return _Prepared(source, picture if keep_picture else None, picture.size, pixels)
+        if not keep_picture:
+            return _Prepared(source, None, size, pixels)
+        return _Prepared(source, again if size[0] * size[1] > LARGE else lambda: picture, size, pixels)
 
     def _run(self, entries: list[_Prepared | Found]) -> TopDetections | None:
         """Starts the computation for the readable ones among ``entries``, without waiting for it."""
@@ -214,6 +230,11 @@ class Detector:
                 yield entry
                 continue
             scores, labels, boxes = next(rows)
+            try:
+                picture = entry.picture and entry.picture()
+            except PictureError as error:  # it has gone in the meantime
+                yield Found(entry.source, error, None)
+                continue
             detections = Detections.above(
                 threshold,
                 scores,
@@ -223,4 +244,14 @@ class Detector:
                 size=entry.size,
                 image=picture_name(entry.source),
             )
-            yield Found(entry.source, detections, entry.picture)
+            yield Found(entry.source, detections, picture)
+
+
+@contextmanager
+def _pool() -> Iterator[ThreadPoolExecutor]:
+    """Threads that begin nothing new once the block has ended, also where it ends by an exception."""
+    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Int
 from PIL import Image, ImageDraw, ImageFont
 
+from dfine_jax.display import printable
 from dfine_jax.inference.detections import Box, Detection, Detections
 
 # Text is about this part of the picture's size, but never smaller than this many pixels, where letters blur.
@@ -153,8 +154,7 @@ def _padding(face: ImageFont.FreeTypeFont) -> int:
 
 
 def _tag_text(detection: Detection) -> str:
-    # Line breaks and half characters (a lone surrogate) can't be drawn.
-    name = " ".join(detection.label.encode("utf-8", "replace").decode().split())
+    name = printable(" ".join(detection.label.split()))
     name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."
     return f"{name} {detection.score:.2f}"
 

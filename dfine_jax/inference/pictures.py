@@ -1,56 +1,53 @@
 """Pictures as people have them: found in folders, fetched, and decoded to upright 8-bit RGB."""
 
+import errno
 import glob
-import http.client
 import io
 import os
-import time
-import urllib.error
+import re
+import stat
 import urllib.parse
 import urllib.request
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from dfine_jax.errors import InputError
-
-TIMEOUT = 20.0
-"""Seconds that a server may stay silent."""
-DOWNLOAD_TIMEOUT = 120.0
-"""Seconds that a whole download may take."""
-MAX_DOWNLOAD = 128 * 2**20
-"""Bytes of the largest picture taken from the network."""
+from dfine_jax.display import printable
+from dfine_jax.inference.addresses import SCHEMES, fetch
+from dfine_jax.inference.decoding import ROOM, Decoded, decode, decode_file, open_known
+from dfine_jax.inference.levels import from_array
+from dfine_jax.inference.picture_error import PictureError, reason
 
 # What counts as a picture when a folder is searched; a file named by itself is tried whatever it is called.
 # HEIC is here although Pillow can't read it: a phone's folder should say so and not come out silently short.
-# fmt: off
 SUFFIXES = frozenset({
     ".apng", ".avif", ".bmp", ".dib", ".gif", ".heic", ".heif", ".ico", ".j2k", ".jfif", ".jp2", ".jpe",
     ".jpeg", ".jpg", ".mpo", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tga", ".tif", ".tiff", ".webp",
-})
-# fmt: on
+})  # fmt: skip
 
 
-COMMON_FORMATS = ("JPEG", "PNG", "GIF", "BMP", "PPM")
-OTHER_FORMATS = (
-    "DIB", "TIFF", "WEBP", "AVIF", "JPEG2000", "ICO", "ICNS", "CUR", "PCX", "PSD", "QOI", "SGI", "XBM", "TGA",
-)  # fmt: skip
-"""The kinds of files that are opened as pictures, whatever they are called. Pillow knows more: for some of these it
-starts other programs (EPS: Ghostscript) or inflates without a limit."""
+class Loaded(NamedTuple):
+    """A decoded picture, maybe a smaller one."""
 
-
-class PictureError(InputError):
-    """A picture that can't be found or read. One line: which, what is wrong with it, what to do."""
+    picture: Image.Image
+    size: tuple[int, int]
+    """Width and height of all of it."""
+    again: Callable[[], Image.Image]
+    """Decodes all of it once more, from what was fetched where it has an address."""
 
 
 def picture_name(source: Any) -> str:
-    """What results and messages call `source`: the path or address as given, else its kind."""
+    """What results and messages call `source`: the path or address as given, less a password, else its kind."""
     if isinstance(source, str | os.PathLike):
         name = os.fsdecode(source)
-        return f"{name[:40]}..." if name.startswith("data:") and len(name) > 40 else name
+        if name.startswith("data:") and len(name) > 40:
+            return f"{name[:40]}..."
+        return re.sub(r"^(\w+://[^/@:]*):[^/@]*@", r"\1:***@", name) if _is_address(name) else name
     if isinstance(source, Image.Image):
         return str(getattr(source, "filename", "") or "picture")
     return "array" if hasattr(source, "__array__") else type(source).__name__
@@ -69,16 +66,27 @@ def load_picture(source: Any, *, upright: bool = True) -> Image.Image:
     gives the same numbers everywhere. The one departure: greys of 16 bits are scaled to 8 (x / 257), where Pillow's
     own conversion clips all above 255 to white.
 
+    Where threads read many large pictures some wait, so that all on their way take about a gibibyte.
+
     Raises PictureError for anything that isn't a readable picture.
     """
-    name = picture_name(source)
-    if isinstance(source, Image.Image):
-        return _decode(source, name, upright)
-    if isinstance(source, str | os.PathLike):
-        return _read(source, name, upright)
-    if hasattr(source, "__array__"):
-        return _from_array(np.asarray(source), name)
-    raise PictureError(f"{name}: not a picture; give a path, an address, a PIL image or an array")
+    with loaded(source, upright=upright) as result:
+        return result.picture
+
+
+@contextmanager
+def loaded(source: Any, *, upright: bool = True, wanted: tuple[int, int] | None = None) -> Iterator[Loaded]:
+    """`load_picture` for a block that needs about `wanted` pixels (width, height), to which it will stretch.
+
+    A picture of more than `decoding.HUGE` pixels may then come smaller, though several times as large as wanted. Its
+    memory counts as taken until the block ends, so that none may be read within.
+    """
+    name = printable(picture_name(source))
+    if isinstance(source, str | os.PathLike) and _is_address(os.fsdecode(source)):
+        source = _local(os.fsdecode(source), name)
+    with ExitStack() as stack:
+        picture, size = _decoded(source, name, upright, wanted, stack)
+        yield Loaded(picture, size, partial(_whole, source, name, upright))
 
 
 def find_pictures(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> list[str]:
@@ -98,27 +106,62 @@ def find_pictures(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> lis
     return list(found.values())
 
 
+@contextmanager
+def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
+    """Opens a picture's file for a block that reads its size or EXIF data, without decoding it.
+
+    Raises what `open_file` and Pillow do.
+    """
+    with open_file(path) as file, open_known(file) as image:
+        yield image
+
+
+def open_file(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a plain file to read; `OSError` for anything else, without waiting for a pipe or touching a device."""
+    _require_plain(os.stat(path), path)
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    file = os.fdopen(os.open(path, flags), "rb")
+    try:
+        _require_plain(os.fstat(file.fileno()), path)  # it may have been exchanged
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def local_path(source: str) -> str | None:
+    """The file that a path or a `file://` address names; None for what lies elsewhere."""
+    if not _is_address(source):
+        return source
+    parts = urllib.parse.urlsplit(source)
+    if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
+        return None
+    return urllib.request.url2pathname(parts.path)
+
+
 def _expand(path: str) -> list[str]:
+    shown = printable(path)
     if _is_address(path) or os.path.isfile(path):
         return [path]
     if os.path.isdir(path):
         if pictures := _pictures_below(path):
             return pictures
-        raise PictureError(f"{path}: no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
+        raise PictureError(f"{shown}: no pictures in this folder; looked for {', '.join(sorted(SUFFIXES))}")
     if glob.has_magic(path):
         matches = sorted(glob.glob(path, recursive=True))
         pictures = [p for match in matches for p in (_pictures_below(match) if os.path.isdir(match) else [match])]
         if pictures:
             return pictures
-        raise PictureError(f"{path}: no file matches this pattern; check the folder and the suffix")
+        raise PictureError(f"{shown}: no file matches this pattern; check the folder and the suffix")
     if os.path.exists(path):
         return [path]  # a pipe or a device: trying it will tell
-    raise PictureError(f"{path}: no such file or folder; check the spelling")
+    raise PictureError(f"{shown}: no such file or folder; check the spelling")
 
 
 def _pictures_below(folder: str) -> list[str]:
     def refuse(error: OSError):
-        raise PictureError(f"{error.filename}: can't list this folder ({error.strerror}); check its permissions")
+        name = printable(os.fsdecode(error.filename))
+        raise PictureError(f"{name}: can't list this folder ({error.strerror}); check its permissions")
 
     pictures: list[Path] = []
     for here, folders, files in os.walk(folder, onerror=refuse):
@@ -129,182 +172,65 @@ def _pictures_below(folder: str) -> list[str]:
     return [str(p) for p in sorted(pictures)]
 
 
-def open_image(file: str | os.PathLike | IO[bytes]) -> Image.Image:
-    """Opens a picture without decoding it, as ``PIL.Image.open`` does and with its errors, if it is of a known format.
-
-    Its size and EXIF data can be read; the caller closes it.
-    """
-    try:
-        return Image.open(file, formats=COMMON_FORMATS)
-    except UnidentifiedImageError:
-        Image.init()  # loads what reads the others
-        return Image.open(file, formats=[kind for kind in OTHER_FORMATS if kind in Image.OPEN])
-
-
 def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("data:")
 
 
-def _read(source: str | os.PathLike, name: str, upright: bool) -> Image.Image:
-    path = os.fsdecode(source)
-    if _is_address(path):
-        scheme = path.split(":", 1)[0].lower()
-        if scheme == "file":
-            path = urllib.request.url2pathname(urllib.parse.urlsplit(path).path)
-        elif scheme in ("http", "https", "data"):
-            return _open(io.BytesIO(_download(path, name)), name, upright)
-        else:
-            raise PictureError(f"{name}: can't fetch from {scheme}://; use http, https, file or data")
+def _local(address: str, name: str) -> str | IO[bytes]:
+    """The path of an address's file, or what was fetched."""
+    scheme = address.split(":", 1)[0].lower()
+    if scheme in SCHEMES:
+        return fetch(address, name)
+    if scheme != "file":
+        raise PictureError(f"{name}: can't fetch from {printable(scheme)}://; use http, https, file or data")
     try:
-        if os.path.isdir(path):
-            raise PictureError(f"{name}: a folder, not a picture; list its pictures with find_pictures")
-        if os.path.isfile(path) and os.path.getsize(path) == 0:
-            raise PictureError(f"{name}: the file is empty; copy or download it again")
-        with open(path, "rb") as file:
-            return _open(file, name, upright)
+        path = local_path(address)
+    except ValueError as error:
+        raise PictureError(f"{name}: a malformed address ({reason(error)})") from None
+    if path is None:
+        raise PictureError(f"{name}: a file on another machine; give a path here, as file:///path/to/it")
+    return path
+
+
+def _whole(source: Any, name: str, upright: bool) -> Image.Image:
+    with ExitStack() as stack:
+        return _decoded(source, name, upright, None, stack)[0]
+
+
+def _decoded(source: Any, name: str, upright: bool, wanted: tuple[int, int] | None, stack: ExitStack) -> Decoded:
+    """Files and memory are given back when `stack` is closed."""
+    options = dict(upright=upright, wanted=wanted, stack=stack)
+    if isinstance(source, Image.Image):
+        return decode(source, name, **options)
+    if isinstance(source, str | os.PathLike):
+        return decode_file(stack.enter_context(_file(source, name)), name, **options)
+    if isinstance(source, io.IOBase):  # fetched
+        return decode_file(source, name, **options)
+    if hasattr(source, "__array__"):
+        array = np.asarray(source)
+        stack.enter_context(ROOM.taken(8 * array.size))
+        picture = from_array(array, name)
+        return Decoded(picture, picture.size)
+    raise PictureError(f"{name}: not a picture; give a path, an address, a PIL image or an array")
+
+
+def _file(path: str | os.PathLike, name: str) -> IO[bytes]:
+    try:
+        file = open_file(path)
     except FileNotFoundError:
         raise PictureError(f"{name}: no such file; check the path") from None
-    except PictureError:
-        raise
+    except IsADirectoryError:
+        raise PictureError(f"{name}: a folder, not a picture; list its pictures with find_pictures") from None
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        raise PictureError(f"{name}: can't be read ({_reason(error)})") from None
+        raise PictureError(f"{name}: can't be read ({reason(error)})") from None
+    if os.fstat(file.fileno()).st_size == 0:
+        file.close()
+        raise PictureError(f"{name}: the file is empty; copy or download it again")
+    return file
 
 
-def _download(address: str, name: str) -> bytes:
-    """The bytes behind a http, https or data address."""
-    # People paste addresses with spaces and accents in them; what is already escaped stays as it is.
-    quoted = address if address.startswith("data:") else urllib.parse.quote(address, safe=":/?#[]@!$&'()*+,;=%~")
-    headers = {
-        "User-Agent": "dfine-jax",
-        "Accept": "image/*,*/*;q=0.5",
-    }  # some servers refuse urllib's own name
-    deadline = time.monotonic() + DOWNLOAD_TIMEOUT
-    try:
-        with urllib.request.urlopen(urllib.request.Request(quoted, headers=headers), timeout=TIMEOUT) as response:
-            if response.headers.get_content_type() == "text/html":
-                raise PictureError(f"{name}: the address leads to a web page; use the picture's own address")
-            data = bytearray()
-            while chunk := response.read1(2**16):
-                data += chunk
-                if len(data) > MAX_DOWNLOAD:
-                    limit = MAX_DOWNLOAD // 2**20
-                    raise PictureError(f"{name}: more than {limit} MiB; download it and give the file's path")
-                if time.monotonic() > deadline:
-                    limit = int(DOWNLOAD_TIMEOUT)
-                    raise PictureError(f"{name}: not here after {limit} seconds; download it and give the file's path")
-    except urllib.error.HTTPError as error:
-        error.close()  # it holds the connection
-        raise PictureError(f"{name}: the server answered {error.code} {error.reason}; check the address") from None
-    except PictureError:
-        raise
-    except (OSError, ValueError, http.client.HTTPException) as error:
-        if address.startswith("data:"):
-            raise PictureError(f"{name}: a malformed data address ({_reason(error)})") from None
-        raise PictureError(f"{name}: can't be reached ({_reason(error)}); check the address and the network") from None
-    if not data:
-        raise PictureError(f"{name}: the server sent nothing; check the address")
-    return bytes(data)
-
-
-def _open(file: io.IOBase, name: str, upright: bool) -> Image.Image:
-    try:
-        with open_image(file) as image:
-            return _decode(image, name, upright)
-    except PictureError:
-        raise
-    except UnidentifiedImageError:
-        heic = name.lower().endswith((".heic", ".heif"))
-        kind = "HEIC pictures aren't supported" if heic else "not a picture, or a damaged one"
-        raise PictureError(f"{name}: {kind}; convert it to JPEG or PNG") from None
-    except Exception as error:
-        raise _undecodable(error, name) from None
-
-
-def _decode(image: Image.Image, name: str, upright: bool) -> Image.Image:
-    """RGB from an image that Pillow opened, or that a caller gave."""
-    if 0 in image.size:
-        raise PictureError(f"{name}: {image.width}x{image.height}, a picture without pixels")
-    # Decoders raise nearly anything on damaged data: OSError, SyntaxError, struct.error, IndexError, ...
-    try:
-        image.load()
-        turned = _upright(image) if upright else image.copy()
-        if turned.mode.startswith("I"):  # greys of more than 8 bits: "I" comes from PGM, "I;16" from PNG and TIFF
-            return _from_array(_sixteen_bits(np.asarray(turned), name), name)
-        if turned.mode == "F":
-            return _from_array(np.asarray(turned), name)
-        if turned.mode == "La":
-            turned = turned.convert("LA")
-        elif "transparency" in turned.info and turned.mode == "P":
-            turned = turned.convert("RGBA")  # the same colours, without Pillow's warning
-        return turned if turned.mode == "RGB" else turned.convert("RGB")
-    except PictureError:
-        raise
-    except Exception as error:
-        raise _undecodable(error, name) from None
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    """A copy, rotated and mirrored as its EXIF data says."""
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF says nothing about the rotation, and the pixels are there
-        return image.copy()
-
-
-def _undecodable(error: Exception, name: str) -> PictureError:
-    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
-        return PictureError(
-            f"{name}: too large, over {limit} million pixels; shrink it, or raise PIL.Image.MAX_IMAGE_PIXELS"
-        )
-    return PictureError(f"{name}: cut off, damaged or unsupported ({_reason(error)}); copy it again or convert it")
-
-
-def _reason(error: Exception) -> str:
-    """An exception as part of a line."""
-    reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or error
-    return " ".join(str(reason).split()) or type(error).__name__
-
-
-def _sixteen_bits(values: np.ndarray, name: str) -> np.ndarray:
-    low, high = int(values.min()), int(values.max())
-    if low < 0 or high > 65535:
-        raise PictureError(f"{name}: greys from {low} to {high}, of no known scale; convert it to 8 or 16 bits first")
-    return values.astype(np.uint16)
-
-
-def _from_array(array: np.ndarray, name: str) -> Image.Image:
-    if array.ndim not in (2, 3) or 0 in array.shape or (array.ndim == 3 and array.shape[2] not in (1, 3, 4)):
-        raise PictureError(
-            f"{name}: of shape {array.shape}; expected one picture, (H, W), (H, W, 1), (H, W, 3) or (H, W, 4)"
-        )
-    values = _eight_bits(array, name)
-    if values.ndim == 3:
-        values = values[..., 0] if values.shape[2] == 1 else values[..., :3]
-    return Image.fromarray(np.ascontiguousarray(values)).convert("RGB")
-
-
-def _eight_bits(array: np.ndarray, name: str) -> np.ndarray:
-    """The array's values on the scale of uint8, by its type's own scale and never by its content."""
-    kind = array.dtype
-    if kind.kind == "u" and kind.itemsize == 1:
-        return array
-    if kind.kind == "b":
-        return array.astype(np.uint8) * 255
-    if kind.kind == "u" and kind.itemsize == 2:
-        return ((array.astype(np.uint32) + 128) // 257).astype(np.uint8)
-    if kind.kind in "iu":
-        low, high, most, advice = int(array.min()), int(array.max()), 255, "give uint8 or uint16"
-    elif kind.kind == "f" or kind.name == "bfloat16":
-        array = array.astype(np.float32)
-        low, high, most, advice = (
-            float(array.min()),
-            float(array.max()),
-            1.0,
-            "divide by its largest possible value",
-        )
-    else:
-        raise PictureError(f"{name}: values of type {kind}; expected uint8, uint16, bool or floats from 0 to 1")
-    if not (low >= -1e-3 and high <= most + 1e-3):  # not: a NaN is wrong too. Resizing floats overshoots a little.
-        raise PictureError(f"{name}: {kind} values from {low:g} to {high:g}; expected 0 to {most:g}: {advice}")
-    return np.round(np.clip(array, 0, most) * (255 / most)).astype(np.uint8)
+def _require_plain(status: os.stat_result, path: str | os.PathLike) -> None:
+    if stat.S_ISDIR(status.st_mode):
+        raise IsADirectoryError(errno.EISDIR, "a folder", path)
+    if not stat.S_ISREG(status.st_mode):
+        raise OSError(errno.EINVAL, "a pipe or a device, not a file", path)

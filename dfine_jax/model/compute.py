@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from dfine_jax.errors import InputError
 from dfine_jax.model import products
 from dfine_jax.native.registers import HALVES, half
 from dfine_jax.processor import is_faster_in_bfloat16
@@ -41,7 +42,7 @@ class Compute:
             return cls()
         if name == "bfloat16":
             return cls(jnp.dtype("bfloat16"), None)
-        raise ValueError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
+        raise InputError(f"dtype {name!r} is not supported: choose float32 or bfloat16")
 
     @classmethod
     def for_this_machine(cls, name: str) -> "Compute":

@@ -14,6 +14,7 @@ from jax.lax import stop_gradient
 from jaxtyping import Array, Bool, Float, Int
 
 from dfine_jax.config import DecoderConfig, DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.model.attention import SelfAttention
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.deformable import DeformableAttention, Shapes
@@ -131,7 +132,7 @@ class Decoder(nnx.Module):
         """The cells with the best class logits become queries, each with the box predicted from its anchor."""
         anchors, valid = anchor_table(shapes)
         if memory.shape[1] < self.config.queries:
-            raise ValueError(
+            raise InputError(
                 f"the maps have {memory.shape[1]} cells, too few for {self.config.queries} queries: "
                 "use a larger picture or a config with fewer queries"
             )

@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.decoder import Decoder
 from dfine_jax.model.hgnetv2 import HGNetV2
@@ -38,7 +39,7 @@ class DFine(nnx.Module):
         denoising: DenoisingQueries | None = None,
         train: bool = False,
     ) -> Detected | TrainingOutput:
-        """``images`` are RGB in 0..1, height and width divisible by 32, or ``ValueError``.
+        """``images`` are RGB in 0..1, height and width divisible by 32, or ``InputError``.
 
         Returns ``Detected`` at inference. In training (batch norms on the batch's statistics, every layer's
         predictions, ``denoising`` queries in front of the ordinary ones) returns ``TrainingOutput``.
@@ -46,7 +47,7 @@ class DFine(nnx.Module):
         if images.ndim != 4 or images.shape[-1] != self.config.backbone.stem_channels[0]:
             raise ValueError(f"images have shape {images.shape}: give a batch as (B, H, W, 3)")
         if images.shape[1] % 32 or images.shape[2] % 32:
-            raise ValueError(
+            raise InputError(
                 f"pictures of {images.shape[1]}x{images.shape[2]} (height x width): both must be divisible by 32"
             )
         maps = self.encoder(self.backbone(images, train), train)

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 
 import tyro
 
+from dfine_jax.errors import InputError
 from dfine_jax.training.recipe import Recipe, Size
 from dfine_jax.training.trainer import RunOptions
 
@@ -52,7 +53,7 @@ def read_configuration(path: Path) -> Configuration:
     try:
         return _typed(Configuration, json.loads(path.read_text("utf-8")), "")
     except (OSError, ValueError, TypeError) as error:
-        raise ValueError(f"{path} is no training's configuration: {error}") from None
+        raise InputError(f"{path} is no training's configuration: {error}") from None
 
 
 def differences(one: Configuration, other: Configuration) -> list[str]:
@@ -87,7 +88,7 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
         hints = get_type_hints(kind)
         if not isinstance(value, dict) or (unknown := value.keys() - hints.keys()):
             wrong = f"has no {', '.join(sorted(unknown))}" if isinstance(value, dict) else "must be an object"
-            raise ValueError(f"{place or 'it'} {wrong}")
+            raise InputError(f"{place or 'it'} {wrong}")
         return kind(**{name: _typed(hints[name], v, f"{place}.{name}".lstrip(".")) for name, v in value.items()})
     if origin in (Union, types.UnionType):
         return None if value is None else _typed(next(o for o in options if o is not type(None)), value, place)
@@ -104,4 +105,4 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
     if kind in (int, str, bool) and type(value) is kind:
         return value
     expected = " or ".join(map(repr, options)) if origin is Literal else str(kind).replace("<class ", "").rstrip(">")
-    raise ValueError(f"{place} is {value!r}, expected {expected}")
+    raise InputError(f"{place} is {value!r}, expected {expected}")

@@ -9,6 +9,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from dfine_jax.data.batches import Batch
 from dfine_jax.data.loader import Shard
+from dfine_jax.errors import InputError
 from dfine_jax.model.compute import Compute
 from dfine_jax.native.registers import registers
 from dfine_jax.processor import multiplies_tiles_of_bfloat16
@@ -70,7 +71,7 @@ class Devices:
     def check(self, batch_size: int, parts: int) -> None:
         """``ValueError`` unless every device gets as many pictures of each of a batch's parts."""
         if batch_size % (self.count * parts):
-            raise ValueError(
+            raise InputError(
                 f"a batch of {batch_size} pictures, in {parts} part(s), can't be shared equally among {self.count} "
                 f"devices: choose a multiple of {self.count * parts}"
             )

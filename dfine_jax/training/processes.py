@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import jax
 
+from dfine_jax.errors import InputError
+
 
 @dataclass(frozen=True)
 class Processes:
@@ -28,7 +30,7 @@ def join(processes: Processes = Processes()) -> None:
     """
     given = [value is not None for value in (processes.coordinator, processes.count, processes.index)]
     if any(given) and not all(given):
-        raise ValueError("processes: give all of coordinator (HOST:PORT), count and index, or none")
+        raise InputError("processes: give all of coordinator (HOST:PORT), count and index, or none")
     if all(given):
         jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
     elif _is_one_of_many():

@@ -8,6 +8,7 @@ from typing import Literal
 
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.data.augmentation import Augmentation
+from dfine_jax.errors import InputError
 from dfine_jax.training.criterion import LossWeights
 from dfine_jax.training.denoising import COPIES
 from dfine_jax.training.matching import MatchWeights
@@ -88,18 +89,18 @@ class Recipe:
         opt = self.optimization
         for name, value in (("epochs", self.epochs), ("batch_size", self.batch_size), ("accumulate", opt.accumulate)):
             if value < 1:
-                raise ValueError(f"{name} is {value}: it must be at least 1")
+                raise InputError(f"{name} is {value}: it must be at least 1")
         for name, value in (("strong_epochs", self.strong_epochs), ("scale_repeats", self.scale_repeats)):
             if value < 0:
-                raise ValueError(f"{name} is {value}: it must not be negative")
+                raise InputError(f"{name} is {value}: it must not be negative")
         if self.image_size < 32 or self.image_size % 32:
-            raise ValueError(f"image_size is {self.image_size}: it must be a multiple of 32")
+            raise InputError(f"image_size is {self.image_size}: it must be a multiple of 32")
         if self.batch_size % opt.accumulate:
-            raise ValueError(f"batch_size {self.batch_size} can't be split into accumulate = {opt.accumulate} parts")
+            raise InputError(f"batch_size {self.batch_size} can't be split into accumulate = {opt.accumulate} parts")
         if not 0 <= opt.cooldown <= 1:
-            raise ValueError(f"cooldown is {opt.cooldown}: it is a share of all steps, from 0 to 1")
+            raise InputError(f"cooldown is {opt.cooldown}: it is a share of all steps, from 0 to 1")
         if not 0 <= self.averaging.decay < 1 or self.averaging.time_constant <= 0:
-            raise ValueError(
+            raise InputError(
                 f"averaging has decay {self.averaging.decay} and time_constant {self.averaging.time_constant}: "
                 "the decay must be in 0..1 (below 1), the time constant above 0"
             )
@@ -108,7 +109,7 @@ class Recipe:
     def for_size(cls, size: Size, *, fine_tune: bool = False) -> "Recipe":
         """The published recipe of a size; ``fine_tune``: from a trained detector instead of a trained backbone."""
         if size not in _RECIPES:
-            raise ValueError(f"no recipe for size {size!r}: choose one of {', '.join(_RECIPES)}")
+            raise InputError(f"no recipe for size {size!r}: choose one of {', '.join(_RECIPES)}")
         recipe = _RECIPES[size]
         if fine_tune:
             epochs, strong = _FINE_TUNING[size]

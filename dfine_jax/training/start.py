@@ -8,6 +8,7 @@ import numpy as np
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.values import plain_name
+from dfine_jax.errors import InputError
 from dfine_jax.model.dfine import DFine, variables
 
 CLASS_AXES = {
@@ -54,7 +55,7 @@ def fine_tune(config: DFineConfig, values: Mapping[str, np.ndarray], class_names
     new_rows, old_rows = (list(rows) for rows in zip(*pairs, strict=True)) if pairs else ([], [])
     missing = [name for name in (*start.params, *start.batch_stats) if name not in values]
     if missing:
-        raise ValueError(f"the model to start from lacks {', '.join(missing[:5])}{' ...' if missing[5:] else ''}")
+        raise InputError(f"the model to start from lacks {', '.join(missing[:5])}{' ...' if missing[5:] else ''}")
 
     def taken(name: str, new: np.ndarray) -> np.ndarray:
         old = np.asarray(values[name], np.float32)

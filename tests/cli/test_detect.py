@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 
@@ -8,10 +9,12 @@ from PIL import Image
 from tiny import HEIGHT, WIDTH, tiny_model
 
 from dfine_jax.bundled import SHAPES_PICTURE
+from dfine_jax.cli import detect
 from dfine_jax.cli.main import main
 from dfine_jax.data.shapes import CLASS_NAMES, draw
+from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.pretrained import save_pretrained
+from dfine_jax.pretrained import open_pretrained, save_pretrained
 
 EXAMPLE = 165
 """Which of the drawn pictures came with the package."""
@@ -22,6 +25,17 @@ def model(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models") / "tiny"
     save_pretrained(folder, tiny_model(), Preprocessing(HEIGHT, WIDTH))
     return str(folder)
+
+
+@pytest.fixture(scope="module")
+def detector(model):
+    return Detector.from_stored(open_pretrained(model))
+
+
+@pytest.fixture
+def compiled(detector, monkeypatch):
+    """The command takes a detector that is there already."""
+    monkeypatch.setattr(detect.Detector, "from_stored", lambda *_, **options: detector)
 
 
 @pytest.fixture
@@ -64,7 +78,7 @@ def test_batches_give_what_single_pictures_give(model, pictures, tmp_path):
             np.testing.assert_allclose(a["box"], b["box"], atol=1e-3)
 
 
-def test_unreadable_pictures_are_named_and_skipped(model, pictures, tmp_path, capsys):
+def test_unreadable_pictures_are_named_and_skipped(model, compiled, pictures, tmp_path, capsys):
     (pictures / "aa.jpg").write_bytes((pictures / "a.jpg").read_bytes()[:300])
     (pictures / "empty.png").touch()
     out = tmp_path / "found.json"
@@ -90,7 +104,7 @@ def test_drawn_pictures_are_not_searched_the_next_time(model, pictures, capsys):
     assert len(list(drawn.iterdir())) == 3
 
 
-def test_pictures_of_one_name_are_drawn_to_two_files(model, pictures, tmp_path):
+def test_pictures_of_one_name_are_drawn_to_two_files(model, compiled, pictures, tmp_path):
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(pictures / "a.jpg", other)
@@ -109,7 +123,7 @@ def test_classes_choose(model, pictures, tmp_path):
     assert {d["label"] for d in json.loads(out.read_text())[0]["detections"]} == {label}
 
 
-def test_json_to_standard_output_is_json_alone(model, pictures, capsys):
+def test_json_to_standard_output_is_json_alone(model, compiled, pictures, capsys):
     assert main(["detect", str(pictures / "a.jpg"), "--model", model, "--json", "-"]) == 0
     assert json.loads(capsys.readouterr().out)[0]["image"].endswith("a.jpg")
 
@@ -144,15 +158,96 @@ def test_without_arguments_the_model_in_the_package_finds_the_shapes(tmp_path, m
         (["PICTURES", "--threshold", "2"], "expected a score from 0 to 1"),
         (["PICTURES", "--batch-size", "0"], "batch size 0"),
         (["PICTURES", "--classes", "cta"], "did you mean cat"),
-        (["PICTURES", "--save", "PICTURES"], "choose another one"),
+        (["PICTURES", "--batch-size", "1000000000"], "batch size 1000000000: give 1 to 4,096"),
+        (["PICTURES", "--size", "960000x960000"], "more than 16,777,216 pixels"),
+        (["PICTURES", "--save", "PICTURES"], "a.jpg, which is read: choose another place"),
+        (["PICTURES", "--json", "PICTURES/a.jpg"], "a.jpg, which is read: choose another place"),
+        (["PICTURES", "--json", "MODEL/config.json"], "config.json, which is read: choose another place"),
+        (["PICTURES", "--json", "PICTURES"], "a folder; give the name of a file"),
+        (["PICTURES", "--json", "PICTURES/a.jpg/b.json"], "Not a directory"),
+        (["PICTURES", "--save", "PICTURES/a.jpg"], "is no folder"),
+        (["PICTURES", "--save", "PICTURES/new", "--json", "PICTURES/new/a.jpg"], "where a picture would be drawn"),
         (["PICTURES", "--model", "nano-cocoo"], "nano-coco"),
     ],
 )
 def test_what_can_not_be_done_is_one_line_and_exit_code_2(model, pictures, capsys, arguments, message):
-    arguments = [str(pictures) if argument == "PICTURES" else argument for argument in arguments]
+    arguments = [argument.replace("PICTURES", str(pictures)).replace("MODEL", model) for argument in arguments]
+    before = {path: path.read_bytes() for path in pictures.iterdir()}
     if "--model" not in arguments:
         arguments += ["--model", model]
     assert main(["detect", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
     assert len(error.strip().splitlines()) == 1
+    assert {path: path.read_bytes() for path in pictures.iterdir()} == before
+
+
+ODD = [
+    b"caf\xe9.jpg",
+    b"[bold]b.jpg",
+    b"esc\x1b[31m.jpg",
+    "rtl\u202e.jpg".encode(),
+    b"new\nline.jpg",
+    "\u00e9.jpg".encode(),
+]
+SHOWN = [
+    "[/x].jpg",
+    "[bold]b.jpg",
+    r"caf\xe9.jpg",
+    r"esc\x1b[31m.jpg",
+    r"new\nline.jpg",
+    r"rtl\u202e.jpg",
+    "\u00e9.jpg",
+]
+
+
+@pytest.mark.parametrize("few", [True, False])
+def test_odd_names_are_shown_whole_and_kept(model, compiled, pictures, tmp_path, capsys, few):
+    """Names of files, some no UTF-8; markup that opens nothing is in the name of a folder and its file."""
+    folder = tmp_path / "odd"
+    (folder / "[").mkdir(parents=True)
+    content = (pictures / "a.jpg").read_bytes()
+    names = [os.path.join(os.fsencode(folder), name) for name in (b"[/x].jpg", *ODD)]
+    for name in names:
+        with open(name, "wb") as file:
+            file.write(content)
+    given = [os.fsdecode(name) for name in names[:3]] if few else [str(folder)]
+    arguments = ["--model", model, "--save", str(tmp_path / "drawn"), "--json", str(tmp_path / "found.json")]
+    assert main(["detect", *given, *arguments]) == 0
+    printed = capsys.readouterr().out
+    shown = [SHOWN[0], SHOWN[2], SHOWN[1]] if few else SHOWN
+    assert [printed.index(f"{folder}/{name}") for name in shown] == sorted(
+        printed.index(f"{folder}/{name}") for name in shown
+    )
+    assert "\x1b[31m" not in printed
+    held = [entry["image"] for entry in json.loads((tmp_path / "found.json").read_text("utf-8"))]
+    stored = (b"[/x].jpg", rb"caf\xe9.jpg", *ODD[1:])
+    assert sorted(held) == sorted(f"{folder}/{name.decode()}" for name in stored[: len(held)])
+    drawn = sorted(os.listdir(os.fsencode(tmp_path / "drawn")))
+    assert drawn == sorted([b"x].jpg", *ODD][: len(held)])
+
+
+def test_json_for_a_terminal_that_knows_few_letters(model, compiled, pictures, capfd, monkeypatch):
+    (pictures / "a.jpg").rename(pictures / "\u00e9.jpg")
+    with open(os.dup(1), "w", encoding="ascii", errors="backslashreplace") as terminal:
+        monkeypatch.setattr("sys.stdout", terminal)
+        assert main(["detect", str(pictures / "\u00e9.jpg"), "--model", model, "--json", "-"]) == 0
+    assert json.loads(capfd.readouterr().out)[0]["image"].endswith("\u00e9.jpg")
+
+
+@pytest.mark.parametrize("target", ["/dev/null", "/dev/stdout"])
+def test_json_to_devices(model, compiled, pictures, capsys, target):
+    assert main(["detect", str(pictures / "a.jpg"), "--model", model, "--json", target]) == 0
+    printed = capsys.readouterr().out
+    assert "a.jpg" in (json.loads(printed)[0]["image"] if target == "/dev/stdout" else printed)
+    assert not os.path.isfile("/dev/null")
+
+
+def test_a_picture_larger_than_is_kept_is_drawn_whole(model, compiled, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_jax.inference.detector.LARGE", 64 * 64)
+    monkeypatch.setattr("dfine_jax.inference.decoding.HUGE", 100)
+    Image.fromarray(np.full((640, 960, 3), 200, np.uint8)).save(pictures / "large.png")
+    drawn = tmp_path / "drawn"
+    assert main(["detect", str(pictures / "large.png"), "--model", model, "--save", str(drawn)]) == 0
+    with Image.open(drawn / "large.png") as picture:
+        assert picture.size == (960, 640)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dfine_jax.cli import eval as command
 from dfine_jax.data.shapes import CLASS_NAMES
+from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.detector import Found
 from dfine_jax.inference.pictures import PictureError, load_picture
@@ -137,7 +138,33 @@ def test_bad_options(evaluated, tmp_path):
     with pytest.raises(ValueError, match=r"threshold=1\.5: expected a score from 0 to 1"):
         evaluated("--data", "shapes:count=1", "--threshold", "1.5")
     (tmp_path / "file").touch()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(InputError, match="file is no folder"):
         evaluated("--data", "shapes:count=1", "--output", tmp_path / "file")
     with pytest.raises(ValueError, match="no class in common"):
         evaluated("--data", "shapes:count=1", class_names=("car",))
+
+
+@pytest.mark.parametrize("kind", ["same folder", "link"])
+def test_no_file_that_is_read_is_written_to(evaluated, tmp_path, kind):
+    """Labels that are called as one of the files that would be written."""
+    write_coco(tmp_path / "data")
+    labels, output = tmp_path / "data" / "annotations" / "val.json", tmp_path / "out"
+    output.mkdir()
+    if kind == "link":
+        (output / "metrics.json").symlink_to(labels)
+    else:
+        labels = labels.rename(tmp_path / "data" / "annotations" / "metrics.json")
+        output = labels.parent
+    before = labels.read_bytes()
+    with pytest.raises(InputError, match=r"--output would write to .*metrics\.json, which is read"):
+        evaluated("--data", labels, "--output", output, class_names=("cat", "dog", "owl"))
+    assert labels.read_bytes() == before
+
+
+def test_markup_in_names(evaluated, tmp_path):
+    write_coco(tmp_path / "[" / "x]")
+    data = f"{tmp_path}/[/x]"
+    result = evaluated("--data", data, "--output", tmp_path / "[b]", class_names=("cat", "dog", "[bold]owl"))
+    assert result.code == 0
+    assert "[/x]" in result.out.replace("\n", "")
+    assert "[b]" in result.err.replace("\n", "")

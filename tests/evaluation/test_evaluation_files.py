@@ -1,4 +1,5 @@
 import json
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -116,3 +117,44 @@ def test_sheet_passes_over_pictures_that_are_gone(tmp_path):
     one = comparison_sheet(data, evaluate([found(0), found(1)], Truth.of(data)), tile=200)
     none = comparison_sheet(dataset(), evaluate([], Truth.of(dataset())), tile=200)
     assert one.height - none.height == 100 + GAP
+
+
+ODD = ("[/x]", "a$b$c \\$", "\x1b[31m\u202e\n", "lone \ud83d", "\u732b", "x" * 10**5)
+
+
+def test_odd_names_of_classes(tmp_path):
+    """None is taken for a formula or for steering characters, or keeps the files from being written."""
+    data = dataset(record([BOX], [0], image_id="\udcff"), class_names=ODD, category_ids=tuple(range(len(ODD))))
+    result = evaluate([found(0, *((0.9 - k / 100, k, BOX) for k in range(len(ODD))))], Truth.of(data))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        write_report(result, data, tmp_path, {"model": "\udcff"})
+    numbers = json.loads((tmp_path / "metrics.json").read_text("utf-8"))
+    assert [c["name"] for c in numbers["classes"]] == [*ODD[:3], "lone \\ud83d", *ODD[4:]]
+    assert numbers["model"] == "\\xff"
+    assert json.loads((tmp_path / "predictions.json").read_text("utf-8"))[0]["image_id"] == "\\xff"
+    shown = text(plots.class_bars(result))
+    assert all(name in shown for name in ("[/x] (1)", r"a\$b\$c \\$ (0)", r"\x1b[31m\u202e\n (0)"))
+
+
+@pytest.mark.parametrize("inches", [(7.5, 1300.0), (900.0, 900.0)])
+def test_a_figure_of_very_many_classes_has_fewer_pixels_an_inch(inches):
+    figure = plots.new_figure(*inches)
+    assert tuple(figure.get_size_inches()) == inches
+    width, height = figure.get_size_inches() * figure.dpi
+    assert max(width, height) < 2**16
+    assert width * height < 1.01e8
+    assert plots.new_figure(8, 6).dpi == plots.DPI
+
+
+def test_a_file_that_can_not_be_finished_leaves_the_one_before(tmp_path, many, evaluation, monkeypatch):
+    (tmp_path / "metrics.json").write_text("before")
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.replace", full)
+    with pytest.raises(OSError, match=r"No space left on device: .*metrics\.json"):
+        write_report(evaluation, many[0], tmp_path, {})
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.json"]
+    assert (tmp_path / "metrics.json").read_text() == "before"
