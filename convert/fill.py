@@ -114,7 +114,8 @@ def fill(result: Plan, source: Source) -> Iterator[tuple[str, np.ndarray]]:
         length = tensor.shape[0] // count if count > 1 else 0
         part = tensor[index * length : (index + 1) * length] if count > 1 else tensor
         with np.errstate(over="ignore"):
-            yield target, np.ascontiguousarray(match.layout.to_jax(part), dtype=np.float32)
+            array = np.ascontiguousarray(match.layout.to_jax(part), dtype=np.float32)
+        yield target, array
 
 
 def finite(
