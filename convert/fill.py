@@ -14,6 +14,8 @@ Shape = tuple[int, ...]
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 """Types of numbers that are read."""
+MOST_TENSORS = 20_000
+"""In a checkpoint; that of the largest model has 2,300."""
 MOST_LINES = 100
 """Problems of one kind that are listed; of more their number is said."""
 

@@ -128,10 +128,15 @@ def preprocessing_in(folder: Path) -> tuple[Preprocessing, tuple[str, ...]]:
     path = folder / "preprocessor_config.json"
     if os.path.lexists(path):
         return Preprocessing.from_json(path), ()
+    return usual_preprocessing(f"there is no {path}")
+
+
+def usual_preprocessing(reason: str) -> tuple[Preprocessing, tuple[str, ...]]:
+    """Preprocessing as it is for the published models, and a remark that it is assumed."""
     usual = Preprocessing()
     return usual, (
-        f"there is no preprocessor_config.json in {folder}: {usual.height}x{usual.width} is assumed to be "
-        "the height and width of the pictures that the model was trained on",
+        f"{reason}: {usual.height}x{usual.width} is assumed to be the height and width of the pictures that the model "
+        "was trained on",
     )
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from convert.fill import CheckpointError, Shape, Source
+from convert.fill import MOST_TENSORS, CheckpointError, Shape, Source
 from convert.rules import Dialect, is_ignored, to_jax
 from dfine_jax.display import printable
 
@@ -17,9 +17,9 @@ DEEPEST = 8
 """Parts of a name that may stand in front of those that a rule knows."""
 ALMOST = 0.9
 """Of the best match's tensors, what those behind another prefix must be to be a copy of the model."""
-MOST_TENSORS = 20_000
-"""In a checkpoint; that of the largest model has 2,300."""
 
+_BOOKKEEPING = frozenset({"n_averaged", "num_updates", "updates", "decay", "initted", "step"})
+"""What averages store beside a model: numbers, not arrays."""
 _AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])|EMA")
 
 
@@ -47,7 +47,7 @@ class Recognised:
     taken_off: str
     """What was in names and in front of them, or nothing."""
     left_out: tuple[str, ...]
-    """Tensors without that in front, which no rule knows."""
+    """Tensors without that in front, which no rule knows, and numbers that averages count with."""
 
 
 def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Recognised:
@@ -66,8 +66,10 @@ def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Rec
         raise CheckpointError(f"{called} holds no weights of D-FINE: no rule knows any of its tensors{_some(stored)}")
     most = max(prefixes.values())
     copies = [prefix for prefix, count in prefixes.items() if count >= ALMOST * most]
-    prefix = min(copies, key=lambda prefix: (not is_average(prefix), -prefixes[prefix], len(prefix)))
-    names, left_out = _behind(prefix, plain, dialect)
+    prefix = min(copies, key=lambda start: (not is_average(start), "teacher" in start, -prefixes[start], len(start)))
+    counted = {name for name in stored if plain[name].rpartition(".")[2] in _BOOKKEEPING and not source.shapes[name]}
+    names, left_out = _behind(prefix, {name: short for name, short in plain.items() if name not in counted}, dialect)
+    left_out += sorted(counted)
     inside = sorted({part for name in stored for part in name.split(".") if part in WRAPPERS})
     taken_off = ", ".join([*(f"{part}." for part in inside), *([prefix] if prefix else [])])
     return Recognised(dialect, Renamed(source, names), taken_off, tuple(left_out))

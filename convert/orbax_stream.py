@@ -1,9 +1,11 @@
 """Orbax checkpoints written and read a few arrays at a time: as a whole they take the memory of the weights twice."""
 
+import logging
 import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +46,7 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _without_warnings(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
             tree = checkpointer.metadata(path.absolute()).item_metadata.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
@@ -63,6 +65,18 @@ def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]
                 raise _damaged(path, error) from None
             for kind in tree.values():
                 yield from kind.items()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What Orbax warns of is in the exception that follows."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:

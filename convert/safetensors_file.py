@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from safetensors import SafetensorError, safe_open
 
-from convert.fill import CheckpointError, Shape
+from convert.fill import MOST_TENSORS, CheckpointError, Shape
 from dfine_jax.plain_file import plain_size
 
 REOPEN_AFTER = 32 * 2**20
@@ -29,7 +29,10 @@ class SafetensorsFile:
         self._file: Any = None
         self._bytes_read = 0
         file = self._opened()
-        for name in file.keys():  # noqa: SIM118, it is no dictionary
+        names = file.keys()
+        if len(names) > MOST_TENSORS:
+            raise CheckpointError(f"{path} holds {len(names):,} tensors, up to {MOST_TENSORS:,} are read")
+        for name in names:
             entry = file.get_slice(name)
             self.shapes[name] = tuple(entry.get_shape())
             self.types[name] = _plain(entry.get_dtype())

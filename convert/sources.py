@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from convert.fill import CheckpointError, fill, finite, plan
-from convert.folder import StoredModel, is_converted, model_shapes, open_folder, preprocessing_in
+from convert.fill import CheckpointError, Shape, fill, finite, plan
+from convert.folder import StoredModel, is_converted, model_shapes, open_folder, preprocessing_in, usual_preprocessing
 from convert.names import Recognised, recognise
 from convert.rules import BACKBONE, HUB, ORIGINAL, Dialect
 from convert.told import (
@@ -25,6 +25,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
 from dfine_jax.hub_config import from_hub, labels_disagree, surplus_layers
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.json_fields import FieldError
 from dfine_jax.json_file import read_object
 
 MOST_NAMED = 5
@@ -49,12 +50,12 @@ def open_model(
     if path.is_dir():
         config = _read_config(path)
         if config is not None:
-            from_hub(config)  # that it is of another kind of model is a better reason than what its weights lack
+            _described(config, source)  # another kind of model is a better reason than what its weights lack
         files = weights_in(path)
     else:
         files = listed(path) if is_index(path.name) else Files((path,), path.name)
         config = _config_beside(path)
-    opened = _opened(files, config, path if path.is_dir() else path.parent, source, size)
+    opened = _opened(files, config, path if path.is_dir() else None, source, size)
     return _renamed(opened._replace(place=path), class_names)
 
 
@@ -80,13 +81,14 @@ def _opened(files: Files, given: Mapping[str, Any] | None, folder: Path, source:
     dialect, remarks = read.dialect, _left_out(read)
     if given is None:
         config = told_config(dialect, shapes, source, size)
-        side = original_picture_side(shapes, config)
-        preprocessing, said = (Preprocessing(side, side), ()) if side else preprocessing_in(folder)
+        preprocessing, said = _told_preprocessing(shapes, config, folder)
+        if dialect is HUB:
+            said = (*said, f"there is no config.json: size {size_of_config(config)} is told from the weights' shapes")
     else:
         _refuse_size(size, source)
         classes = classes_of_shapes(known_shapes(dialect, shapes))
-        config, dialect = from_hub(given, classes), _with_surplus(dialect, given)
-        preprocessing, said = preprocessing_in(folder)
+        config, dialect = _described(given, source, classes), _with_surplus(dialect, given)
+        preprocessing, said = preprocessing_in(files.paths[0].parent)
         if disagreement := labels_disagree(given):
             remarks = (*remarks, f"{disagreement}; {config.num_classes} classes are taken")
     arrays = _checked(dialect, read, config, source)
@@ -94,6 +96,17 @@ def _opened(files: Files, given: Mapping[str, Any] | None, folder: Path, source:
     is_whole = files.usual and given is not None and not notes and dialect.name == HUB.name
     hub_folder = folder if is_whole and isinstance(given.get("id2label"), Mapping) else None
     return StoredModel(source, config, preprocessing, arrays, hub_folder, notes=notes, remarks=(*remarks, *said))
+
+
+def _told_preprocessing(
+    shapes: Mapping[str, Shape], config: DFineConfig, folder: Path | None
+) -> tuple[Preprocessing, tuple[str, ...]]:
+    """How a model without ``config.json`` wants its pictures, and remarks."""
+    if side := original_picture_side(shapes, config):
+        return Preprocessing(side, side), ()
+    if folder is not None:
+        return preprocessing_in(folder)
+    return usual_preprocessing("nothing says for which size of pictures the weights are")
 
 
 def _read_config(folder: Path) -> dict[str, Any] | None:
@@ -110,6 +123,14 @@ def _config_beside(path: Path) -> dict[str, Any] | None:
     except CheckpointError:
         return None
     return config if config is not None and config.get("model_type") == "d_fine" else None
+
+
+def _described(given: Mapping[str, Any], source: str, classes: int | None = None) -> DFineConfig:
+    """The configuration that a ``config.json`` describes."""
+    try:
+        return from_hub(given, classes)
+    except FieldError as error:
+        raise CheckpointError(f"{source}: {error}") from None
 
 
 def _refuse_size(size: str | None, source: str) -> None:

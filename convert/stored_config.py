@@ -15,6 +15,13 @@ from dfine_jax.hub_config import from_hub, to_hub
 from dfine_jax.json_fields import LARGEST_NUMBER, MOST, shown
 from dfine_jax.limits import check_limits
 
+_WANTED = {
+    float: f"a number within {LARGEST_NUMBER:,.0f}",
+    int: f"a whole number up to {MOST:,}",
+    str: "text",
+    bool: "true or false",
+}
+
 
 def stored_config(values: Any, path: Path) -> DFineConfig:
     """The configuration that ``dataclasses.asdict`` made ``values`` of; ``CheckpointError`` names the field.
@@ -50,8 +57,8 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
             return value
     elif kind in (str, bool) and type(value) is kind:
         return value
-    name = getattr(kind, "__name__", str(kind)) if not options else str(kind)
-    raise InputError(f"{place or 'it'} = {shown(value)}, expected {name} that is not too large")
+    wanted = _WANTED.get(kind, f"a list of up to {MOST:,} entries")
+    raise InputError(f"{place or 'it'} = {shown(value)}, expected {wanted}")
 
 
 def _dataclass(kind: type, value: Any, place: str) -> Any:

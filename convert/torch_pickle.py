@@ -15,8 +15,8 @@ from typing import IO, Any
 from convert.contents import Content
 from convert.fill import CheckpointError
 
-MOST_STEPS = 2_000_000
-"""Of a pickle's program; a training checkpoint of the largest model has 120 thousand."""
+MOST_STEPS = 1_000_000
+"""Of a pickle's program; a training checkpoint of the largest model has 200 thousand."""
 MOST_INFLATED = 4
 """How many times the size of the file its parts may have, if they are compressed."""
 
@@ -79,6 +79,8 @@ def stand_ins(path: Path, content: Content) -> list[tuple[type, str]]:
     """
     try:
         names = _names(path, content)
+    except CheckpointError:
+        raise
     except (zipfile.BadZipFile, NotImplementedError, OSError, EOFError, ValueError, LookupError, RuntimeError) as error:
         raise damaged(path, error) from None
     known = (name for name in names if _TENSORS.fullmatch(name) or _HARMLESS.fullmatch(name))
@@ -144,7 +146,7 @@ def _named(path: Path, file: IO[bytes]) -> Iterator[str]:
         if operation.name == "GLOBAL":
             yield argument
         elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):
-            yield f"{operation.name.lower()} of pickle protocol {operation.proto}"
+            yield operation.name  # of protocols that PyTorch doesn't write
 
 
 def _python_3(name: str) -> str:

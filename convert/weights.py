@@ -7,8 +7,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 import numpy as np
 
 from convert.contents import TORCH_ENDINGS, WEIGHTS_ENDINGS, Content, content_of
-from convert.fill import CheckpointError, Shape, Source
-from convert.names import MOST_TENSORS
+from convert.fill import MOST_TENSORS, CheckpointError, Shape, Source
 from convert.rules import Dialect
 from convert.safetensors_file import SafetensorsFile
 from dfine_jax.json_file import read_object
@@ -65,7 +64,7 @@ def weights_in(folder: Path) -> Files:
         names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
     except OSError as error:
         raise CheckpointError(f"{folder} can't be read ({error.strerror or error})") from None
-    for group in _groups([name for name in names if (folder / name).exists()]):
+    for group in _groups(names):
         if len(group) == 1:
             return listed(folder / group[0]) if is_index(group[0]) else Files((folder / group[0],), group[0])
         if group:

@@ -124,6 +124,11 @@ class DFineConfig:
         maps = len(self.backbone.out_stages)
         _require(self.num_classes > 0, "class_names", self.class_names, "needs at least one class")
         _require(maps > 0, "backbone.out_stages", self.backbone.out_stages, "needs at least one stage")
+        stages = len(self.backbone.stages)
+        _require(all(1 <= stage <= stages for stage in self.backbone.out_stages), "backbone.out_stages",
+                 self.backbone.out_stages, f"must lie in 1..{stages}")  # fmt: skip
+        _require(encoder.heads >= 1, "encoder.heads", encoder.heads, "must be at least 1")
+        _require(decoder.heads >= 1, "decoder.heads", decoder.heads, "must be at least 1")
         _require(encoder.width % 4 == 0, "encoder.width", encoder.width, "must be divisible by 4")
         _require(encoder.width % encoder.heads == 0, "encoder.heads", encoder.heads, "must divide the width")
         _require(all(0 <= i < maps for i in encoder.attention_levels), "encoder.attention_levels",

@@ -15,11 +15,11 @@ MOST = {
     "queries": 65_536,
     "width": 65_536,  # channels of any map
     "kernel size": 31,
-    "convolutions in the backbone": 1024,  # X has 102
-    "blocks in a layer of the encoder": 64,  # X has 3
-    "attention layers of the encoder": 64,  # X has 1
-    "layers of the decoder": 64,  # X has 6
-    "layers that judge quality": 64,  # X has 2
+    "convolutions in the backbone": 256,  # X has 102
+    "blocks in a layer of the encoder": 32,  # X has 3
+    "attention layers of the encoder": 32,  # X has 1
+    "layers of the decoder": 32,  # X has 6
+    "layers that judge quality": 32,  # X has 2
     "levels": 16,  # X has 3
     "points a head": 1024,  # X has 12
     "bins": 4096,  # X has 32

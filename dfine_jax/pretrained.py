@@ -161,6 +161,6 @@ def _unknown(name: str) -> str:
     close = difflib.get_close_matches(_canonical(name), SHORT_NAMES, n=3, cutoff=0.5)
     names = [*close, *(other for other in SHORT_NAMES if other not in close)]
     return (
-        f"no model {name!r}: give one of {', '.join(names)}, a Hub repository as owner/name, "
+        f"no model {name!r:.200}: give one of {', '.join(names)}, a Hub repository as owner/name, "
         "a folder (with config.json and weights), or a .pth file"
     )
