@@ -4,6 +4,7 @@ import logging
 import math
 import os
 import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,9 +35,10 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
         (_Place, _StreamHandler(arrays)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # none comes, but Orbax warns where it isn't there
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    with _plain(path) as plain, ocp.Checkpointer(handler) as checkpointer:
         try:
-            checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+            checkpointer.save(plain, args=ocp.args.PyTreeSave(tree))
         except ValueError as error:
             if code := re.search(r"os_error_code='(\d+)'", str(error)):  # what the system says, within a long text
                 raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
@@ -46,8 +48,9 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        with _without_warnings(), ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+        handler = ocp.PyTreeCheckpointHandler()
+        with _plain(path) as plain, _without_warnings(), ocp.Checkpointer(handler) as checkpointer:
+            tree = checkpointer.metadata(plain).item_metadata.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
         raise _damaged(path, error) from None
@@ -55,16 +58,29 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _plain(path) as plain, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
             try:
-                tree = checkpointer.restore(path.absolute(), args=wanted)
+                tree = checkpointer.restore(plain, args=wanted)
             except Exception as error:
                 raise _damaged(path, error) from None
             for kind in tree.values():
                 yield from kind.items()
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The same place by a plain name: Orbax takes brackets for patterns and can't store where bytes are no UTF-8."""
+    path = path.absolute()
+    if re.fullmatch(r"[\w./+=, -]+", str(path), re.ASCII):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
 
 
 @contextmanager

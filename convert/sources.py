@@ -184,7 +184,8 @@ def _left_out(read: Recognised) -> tuple[str, ...]:
         return ()
     some = ", ".join(map(printable, names[:MOST_NAMED]))
     more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
-    return (f"left out, because their names don't begin with {printable(read.taken_off)}: {some}{more}",)
+    why = f", because their names don't begin with {printable(read.taken_off)}" if read.taken_off else ""
+    return (f"left out{why}: {some}{more}",)
 
 
 def _renamed(model: StoredModel, class_names: Sequence[str] | None) -> StoredModel:

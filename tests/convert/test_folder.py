@@ -38,6 +38,12 @@ def test_there_and_back_to_the_bit(stored, stored_hub, same_arrays, monkeypatch)
     same_arrays(model.arrays(), stored_hub.arrays)
 
 
+@pytest.mark.parametrize("name", ["a [1]", "what?", "*", "b\udcff", "größe", "[/x]", "a b"])
+def test_any_name_of_a_folder_will_do(tmp_path, stored_hub, same_arrays, name):
+    save_folder(tmp_path / name / "tiny", TINY, SETTINGS, stored_hub.arrays.items())
+    same_arrays(open_folder(tmp_path / name / "tiny").arrays(), stored_hub.arrays)
+
+
 def test_written_in_many_batches_it_is_the_same(tmp_path, stored_hub, same_arrays, monkeypatch):
     monkeypatch.setattr(orbax_stream, "WRITE_BYTES", 20_000)
     save_folder(tmp_path / "tiny", TINY, SETTINGS, stored_hub.arrays.items())
