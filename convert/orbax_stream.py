@@ -1,7 +1,12 @@
 """Orbax checkpoints written and read a few arrays at a time: as a whole they take the memory of the weights twice."""
 
+import logging
 import math
+import os
+import re
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from convert.fill import CheckpointError, Shape
+from dfine_jax.errors import InputError
 
 WRITE_BYTES, READ_BYTES = 8 * 2**20, 32 * 2**20
 """Arrays are committed to the disk, and read, in batches of about this size."""
@@ -22,22 +28,29 @@ Shapes = Mapping[str, Mapping[str, Shape]]
 def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes dictionaries of arrays as any Orbax handler of PyTrees reads them.
 
-    ``ValueError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
+    ``InputError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
     """
     tree = {part: {name: _Place(name, shape) for name, shape in kind.items()} for part, kind in shapes.items()}
     registry = ocp.type_handlers.create_type_handler_registry(
         (_Place, _StreamHandler(arrays)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # none comes, but Orbax warns where it isn't there
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
+    with _plain(path) as plain, ocp.Checkpointer(handler) as checkpointer:
+        try:
+            checkpointer.save(plain, args=ocp.args.PyTreeSave(tree))
+        except ValueError as error:
+            if code := re.search(r"os_error_code='(\d+)'", str(error)):  # what the system says, within a long text
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+            raise
 
 
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
-            tree = checkpointer.metadata(path.absolute()).item_metadata.tree
+        handler = ocp.PyTreeCheckpointHandler()
+        with _plain(path) as plain, _without_warnings(), ocp.Checkpointer(handler) as checkpointer:
+            tree = checkpointer.metadata(plain).item_metadata.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
         raise _damaged(path, error) from None
@@ -45,16 +58,41 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _plain(path) as plain, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
             try:
-                tree = checkpointer.restore(path.absolute(), args=wanted)
+                tree = checkpointer.restore(plain, args=wanted)
             except Exception as error:
                 raise _damaged(path, error) from None
             for kind in tree.values():
                 yield from kind.items()
+
+
+@contextmanager
+def _plain(path: Path) -> Iterator[Path]:
+    """The same place by a plain name: Orbax takes brackets for patterns and can't store where bytes are no UTF-8."""
+    path = path.absolute()
+    if re.fullmatch(r"[\w./+=, -]+", str(path), re.ASCII):
+        yield path
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        link = Path(folder) / "model"
+        link.symlink_to(path.parent, target_is_directory=True)
+        yield link / path.name
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """What Orbax warns of is in the exception that follows."""
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:
@@ -90,6 +128,7 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
     def __init__(self, arrays: Iterable[tuple[str, np.ndarray]]):
         super().__init__()
         self.arrays = arrays
+        self.failures: list[Exception] = []
 
     async def serialize(self, values: Sequence[_Place], infos: Sequence[Any], args: Sequence[Any] | None = None):
         args = args or [ocp.type_handlers.SaveArgs()] * len(values)
@@ -98,14 +137,14 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
         for name, array in self.arrays:
             place, info, arg = waiting.pop(name, (None, None, None))
             if place is None or array.shape != place.shape:
-                raise ValueError(f"{name} of shape {array.shape} is not the model's, or is given twice")
+                raise InputError(f"{name} of shape {array.shape} is not the model's, or is given twice")
             batch.append((array, info, arg))
             size += array.nbytes
             if size >= WRITE_BYTES:
                 await self._commit(batch)
                 batch, size = [], 0
         if waiting:
-            raise ValueError(f"arrays of the model are missing: {', '.join(sorted(waiting))}")
+            raise InputError(f"arrays of the model are missing: {', '.join(sorted(waiting))}")
         await self._commit(batch)
         return []
 
@@ -113,6 +152,15 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
         if batch:
             for commit in await super().serialize(*map(list, zip(*batch, strict=True))):
                 commit.result()
+        if self.failures:
+            raise self.failures[0]
+
+    async def _open_and_write(self, *args: Any, **options: Any) -> None:
+        """Writes one array. An error waits until all have ended: else each of the others complains, at length."""
+        try:
+            await super()._open_and_write(*args, **options)
+        except Exception as error:
+            self.failures.append(error)
 
     def memory_size(self, values: Sequence[_Place]) -> Sequence[tuple[int, int]]:
         return [(0, 0)] * len(values)

@@ -53,7 +53,7 @@ class EncoderConfig:
     attention_levels: tuple[int, ...] = (2,)  # which maps get AIFI
     attention_activation: str = "gelu"
     position_temperature: float = 10000.0
-    activation: str = "silu"
+    activation: str | None = "silu"
     expansion: float = 1.0  # inner width of the RepNCSPELAN4 blocks, relative to ``width``
     depth: float = 1.0  # RepVGG blocks in each CSP layer, relative to 3
 
@@ -110,7 +110,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class DFineConfig:
-    """A whole model. Values are checked on construction; an impossible one raises ``ValueError`` by field name."""
+    """A whole model. Values are checked on construction; an impossible one raises ``InputError`` by field name."""
 
     backbone: BackboneConfig
     encoder: EncoderConfig
@@ -124,6 +124,11 @@ class DFineConfig:
         maps = len(self.backbone.out_stages)
         _require(self.num_classes > 0, "class_names", self.class_names, "needs at least one class")
         _require(maps > 0, "backbone.out_stages", self.backbone.out_stages, "needs at least one stage")
+        stages = len(self.backbone.stages)
+        _require(all(1 <= stage <= stages for stage in self.backbone.out_stages), "backbone.out_stages",
+                 self.backbone.out_stages, f"must lie in 1..{stages}")  # fmt: skip
+        _require(encoder.heads >= 1, "encoder.heads", encoder.heads, "must be at least 1")
+        _require(decoder.heads >= 1, "decoder.heads", decoder.heads, "must be at least 1")
         _require(encoder.width % 4 == 0, "encoder.width", encoder.width, "must be divisible by 4")
         _require(encoder.width % encoder.heads == 0, "encoder.heads", encoder.heads, "must divide the width")
         _require(all(0 <= i < maps for i in encoder.attention_levels), "encoder.attention_levels",
@@ -212,7 +217,7 @@ class DFineConfig:
 
     @classmethod
     def from_size(cls, size: str) -> "DFineConfig":
-        """The published size called ``n``, ``s``, ``m``, ``l`` or ``x``; ``ValueError`` for anything else."""
+        """The published size called ``n``, ``s``, ``m``, ``l`` or ``x``; ``InputError`` for anything else."""
         if size not in SIZES:
             raise InputError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
         return SIZES[size]()
@@ -256,4 +261,4 @@ def _hgnetv2(
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
     if not condition:
-        raise InputError(f"{name} = {value!r} {rule}")
+        raise InputError(f"{name} = {value!r:.100} {rule}")

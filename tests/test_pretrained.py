@@ -125,3 +125,46 @@ def test_close_names_come_first(downloads):
         load_pretrained("medium-obj356")
     with pytest.raises(CheckpointError, match="give one of xlarge-coco, "):
         load_pretrained("dfine_x_cocco")
+
+
+@pytest.fixture
+def home(hub_folder, tmp_path, monkeypatch):
+    """A home, which is the current folder too, with models of odd names."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "name", ["my_model", "my_model/", "~/my_model", "./my_model/.", "a [/b] c", "b\udcff", "nano_coco"]
+)
+def test_a_path_is_taken_as_it_is(home, hub_folder, downloads, name):
+    (home / "a [").mkdir()
+    for folder in ("my_model", "a [/b] c", "b\udcff", "nano_coco"):
+        (home / folder).symlink_to(hub_folder)
+    assert open_pretrained(name).config == TINY
+    assert downloads == []
+
+
+@pytest.mark.parametrize("name", ["~nobody-at-all/model", "a\0b", "a" * 5000, "a/" * 3000, "/dev/null/x"])
+def test_paths_that_can_not_be(home, downloads, name):
+    with pytest.raises(CheckpointError, match="^no model ") as caught:
+        open_pretrained(name)
+    assert len(str(caught.value)) < 700
+
+
+def test_a_path_that_may_not_be_looked_at(home, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(pretrained.os, "lstat", refuse)
+    with pytest.raises(CheckpointError, match=r"^private can't be looked at \(Permission denied\)"):
+        open_pretrained("private")
+
+
+def test_what_is_assumed_is_a_warning_and_kept(hub_folder, tmp_path):
+    for file in ("config.json", "model.safetensors"):
+        (tmp_path / file).write_bytes((hub_folder / file).read_bytes())
+    with pytest.warns(UserWarning, match="640x640 is assumed"):
+        loaded = load_pretrained(tmp_path)
+    assert len(loaded.remarks) == 1

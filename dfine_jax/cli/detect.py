@@ -16,7 +16,7 @@ from rich.text import Text
 from dfine_jax.bundled import SHAPES_PICTURE
 from dfine_jax.cli.drawn import drawn_files, save_drawn, without_drawn
 from dfine_jax.cli.inputs import Inputs
-from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.display import printable, verbatim
 from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections, class_ids
@@ -92,6 +92,7 @@ def run(
     inputs.add_model(model)
     if json is not None and json not in STANDARD_OUTPUT:
         inputs.refuse(json, "--json")
+    say_remarks(stored)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
     if len(pictures) > 1:

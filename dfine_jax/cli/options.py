@@ -5,13 +5,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
 
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.display import printable
 from dfine_jax.errors import InputError
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 
 if TYPE_CHECKING:
+    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
 
 DEFAULT_MODEL = "nano-coco"
@@ -27,6 +30,14 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
+def say_remarks(stored: "StoredModel") -> None:
+    """Tells on standard error what was assumed about a model or left out of it."""
+    notes = Console(stderr=True)
+    for remark in stored.remarks:
+        text = printable(f"{stored.source}: {remark}")
+        notes.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+
+
 def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple["DFine", Preprocessing]:
     """A model and how it wants its pictures: of a published size with random weights, or a trained one by name.
 
@@ -40,8 +51,10 @@ def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute
             Preprocessing(),
         )
     else:
-        from dfine_jax.pretrained import load_pretrained  # brings the converter
+        from dfine_jax.pretrained import open_pretrained, read_stored  # brings the converter
 
-        loaded = load_pretrained(name, compute=compute)
+        stored = open_pretrained(name)
+        say_remarks(stored)
+        loaded = read_stored(stored, compute)
         model, settings = loaded.model, loaded.preprocessing
     return model, settings if size is None else replace(settings, height=size[0], width=size[1])

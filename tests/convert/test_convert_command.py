@@ -87,6 +87,54 @@ def test_an_existing_folder_needs_force(hub, tmp_path, capsys):
     assert open_model(tmp_path / "out").config == TINY
 
 
+def test_what_was_taken_off_and_what_is_assumed_is_said(hub, tmp_path, capsys):
+    weights = load_file(hub.path / "model.safetensors")
+    save_file({f"module.net.{name}": value for name, value in weights.items()}, hub.path / "model.safetensors")
+    (hub.path / "preprocessor_config.json").unlink()
+    code, out, err = run(capsys, hub.path, tmp_path / "out")
+    assert code == 0
+    assert "module., net. taken off their names" in out
+    assert "640x640 is assumed" in err
+    assert err.count("\n") == 1
+
+
+def test_names_that_look_like_markup_are_shown_as_they_are(hub, tmp_path, capsys):
+    target = tmp_path / "a [/x] [bold]b"
+    code, out, _ = run(capsys, hub.path, target)
+    assert code == 0
+    assert "a [/x] [bold]b" in out.replace("\n", "")
+    assert open_model(target).config == TINY
+
+
+def test_a_source_is_not_replaced_by_what_is_made_of_it(hub, tmp_path, capsys):
+    before = {file.name: file.read_bytes() for file in hub.path.iterdir()}
+    for target in (hub.path, hub.path.parent / "link"):
+        (hub.path.parent / "link").is_symlink() or (hub.path.parent / "link").symlink_to(hub.path)
+        code, _, err = run(capsys, hub.path, target, "--force", "--to", "hub")
+        assert code == 2
+        assert "is or holds" in err
+        assert {file.name: file.read_bytes() for file in hub.path.iterdir()} == before
+
+
+def test_a_target_that_can_not_be_is_known_before_the_work(hub, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    code, _, err = run(capsys, "no-such-model", tmp_path / "file" / "out")
+    assert code == 2
+    assert "file is no folder" in err
+
+
+def test_spoilt_weights_are_named_and_nothing_is_written(hub, tmp_path, capsys):
+    weights = load_file(hub.path / "model.safetensors")
+    name = "model.enc_output.1.bias"
+    save_file({**weights, name: weights[name] * np.float32("nan")}, hub.path / "model.safetensors")
+    for to in ("jax", "hub"):
+        code, _, err = run(capsys, hub.path, tmp_path / "out", "--to", to)
+        assert code == 2
+        assert f"the weights are spoilt: {name} has 16 NaN of 16 values" in err
+        assert err.count("\n") == 1
+        assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
 def test_verify_says_what_to_install(hub, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(verify, "find_spec", lambda name: None)
     code, _, err = run(capsys, hub.path, tmp_path / "out", "--verify")
