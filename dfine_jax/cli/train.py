@@ -26,10 +26,11 @@ from dfine_jax.training.configuration import (
     read_configuration,
     write_configuration,
 )
+from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.processes import Processes, join
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start, fine_tune, fresh
-from dfine_jax.training.trainer import Evaluated, Trained, TrainingError, train
+from dfine_jax.training.trainer import Evaluated, Trained, train
 
 MODEL_FOLDER = "model"
 

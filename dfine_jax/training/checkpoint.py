@@ -7,12 +7,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy
 
-from dfine_jax.errors import InputError
+from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.step import TrainState
-
-
-class TrainingError(InputError):
-    """A training that can't start or go on; one line that says why and what to do."""
 
 
 class Standing(NamedTuple):

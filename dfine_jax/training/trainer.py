@@ -17,8 +17,9 @@ from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
 from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.training.checkpoint import Checkpoints, Standing, TrainingError
+from dfine_jax.training.checkpoint import Checkpoints, Standing
 from dfine_jax.training.devices import Devices
+from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
 from dfine_jax.training.packing import Values

@@ -25,7 +25,7 @@ from tensorboardX.proto.event_pb2 import Event
 from dfine_jax.data.samples import DataError
 from dfine_jax.native.registers import registers
 from dfine_jax.training import trainer
-from dfine_jax.training.checkpoint import TrainingError
+from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal
 from dfine_jax.training.optimizer import Optimization
 from dfine_jax.training.trainer import train
