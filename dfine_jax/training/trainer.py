@@ -17,7 +17,7 @@ from dfine_jax.data.samples import Dataset
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
-from dfine_jax.training.errors import TrainingError, WriteError
+from dfine_jax.training.errors import WriteError
 from dfine_jax.training.folder import CHECKPOINTS, LOG, claimed, require_ours, writing
 from dfine_jax.training.journal import Journal
 from dfine_jax.training.memory import memory_errors
