@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dfine_jax.bundled import SHAPES_PICTURE
-from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.inference.detections import Detections, class_ids
 from dfine_jax.inference.detector import Detector, Found
 from dfine_jax.inference.draw import draw
@@ -69,6 +69,7 @@ def run(
     model = model or DEFAULT_MODEL
     pictures = _outside(save, find_pictures(paths))
     stored = open_pretrained(model)
+    say_remarks(stored)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
     if len(pictures) > 1:

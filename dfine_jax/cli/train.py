@@ -1,7 +1,6 @@
 """``dfine train``: from a folder of labelled pictures to a detector."""
 
 import argparse
-import json
 import os
 import sys
 from contextlib import nullcontext
@@ -14,12 +13,14 @@ import tyro
 from rich.console import Console
 
 from convert.sources import read_backbone
+from dfine_jax.cli.options import say_remarks
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, summarise
 from dfine_jax.display import printable
 from dfine_jax.hub_config import from_hub
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.json_file import read_object
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import (
     FILE_NAME,
@@ -162,9 +163,10 @@ def make_start(configuration: Configuration, dataset: Dataset) -> Start:
         raise ValueError("give --model, which has a backbone, or --backbone, not both")
     stored = open_pretrained(configuration.model) if configuration.model else None
     if stored is not None:
+        say_remarks(stored)
         config = stored.config
     elif configuration.architecture:
-        config = from_hub(json.loads(configuration.architecture.read_text("utf-8")))
+        config = from_hub(read_object(configuration.architecture))
     else:
         config = DFineConfig.from_size(configuration.size)
     config = config if queries is None else config.with_queries(queries)

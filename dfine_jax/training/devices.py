@@ -128,9 +128,9 @@ class FittingUpdate:
         self._devices = list(devices.mesh.local_devices)
         self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
-    def __call__(self, state: TrainState, images: jax.Array, targets: Targets) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, images: jax.Array, *rest: Any) -> tuple[TrainState, Metrics]:
         if images.shape not in self._compiled:
-            compiled = self._update.lower(state, images, targets).compile()
+            compiled = self._update.lower(state, images, *rest).compile()
             require_memory(compiled, self._devices, self._recipe)
             self._compiled[images.shape] = compiled
-        return self._compiled[images.shape](state, images, targets)
+        return self._compiled[images.shape](state, images, *rest)

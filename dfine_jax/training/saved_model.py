@@ -14,9 +14,6 @@ from dfine_jax.training.errors import TrainingError, first_line
 from dfine_jax.training.folder import require_ours, writing
 from dfine_jax.training.packing import Values
 
-ROOM_FOR_REST = 2**20
-"""Bytes that a model's folder takes besides its arrays, at most."""
-
 
 class ModelFolder:
     """A model beside a training's checkpoints, which knows of which step it is."""
@@ -34,7 +31,6 @@ class ModelFolder:
             if os.path.lexists(self.path) and not (self.path / "config.json").is_file():
                 # It would not be taken for a model that may be replaced, and might be something of the user's.
                 self.path.rename(self.path.with_name(f"{self.path.name}.damaged.{secrets.token_hex(2)}"))
-            _require_room(self.path.parent, sum(array.nbytes for array in arrays.values()) + ROOM_FOR_REST)
             note = f"{self._source}, step {step}"
             save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
 
@@ -68,15 +64,3 @@ class ModelFolder:
             raise TrainingError(
                 f"the model in {self.path} can't be read ({first_line(error)}): --resume writes it again"
             ) from error
-
-
-def _require_room(folder: Path, size: int) -> None:
-    """``OSError`` where a file of this size can't be written: what writes the arrays would tell so in many lines."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    path = folder / f".room.{secrets.token_hex(4)}"
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    finally:
-        path.unlink(missing_ok=True)
