@@ -35,8 +35,7 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
         (_Place, _StreamHandler(arrays)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # none comes, but Orbax warns where it isn't there
     )
-    handler = ocp.PyTreeCheckpointHandler(type_handler_registry=registry)
-    with _plain(path) as plain, ocp.Checkpointer(handler) as checkpointer:
+    with _plain(path) as plain, _checkpointer(type_handler_registry=registry) as checkpointer:
         try:
             checkpointer.save(plain, args=ocp.args.PyTreeSave(tree))
         except ValueError as error:
@@ -48,8 +47,7 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        handler = ocp.PyTreeCheckpointHandler()
-        with _plain(path) as plain, _without_warnings(), ocp.Checkpointer(handler) as checkpointer:
+        with _plain(path) as plain, _without_warnings(), _checkpointer() as checkpointer:
             tree = checkpointer.metadata(plain).item_metadata.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
@@ -58,7 +56,7 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    with _plain(path) as plain, ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _plain(path) as plain, _checkpointer() as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
@@ -93,6 +91,14 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _checkpointer(**options: Any) -> ocp.Checkpointer:
+    """For this process alone: where several train together, one of them writes and reads without the others."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, active_processes={own}, barrier_sync_key_prefix=f"alone_{own}")
+    handler = ocp.PyTreeCheckpointHandler(**options, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:

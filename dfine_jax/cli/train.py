@@ -1,7 +1,9 @@
 """``dfine train``: from a folder of labelled pictures to a detector."""
 
 import argparse
+import os
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +12,6 @@ import jax
 import tyro
 from rich.console import Console
 
-from convert.folder import save_folder
 from convert.sources import read_backbone
 from dfine_jax.cli.options import say_remarks
 from dfine_jax.config import DFineConfig
@@ -29,10 +30,13 @@ from dfine_jax.training.configuration import (
     read_configuration,
     write_configuration,
 )
-from dfine_jax.training.processes import Processes, join
+from dfine_jax.training.errors import TrainingError
+from dfine_jax.training.folder import claimed, writing
+from dfine_jax.training.processes import Processes, joined
 from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.saved_model import ModelFolder
 from dfine_jax.training.start import Start, fine_tune, fresh
-from dfine_jax.training.trainer import Evaluated, Trained, TrainingError, train
+from dfine_jax.training.trainer import Evaluated, Trained, train
 
 MODEL_FOLDER = "model"
 MOST_REMARKS = 3
@@ -71,27 +75,28 @@ def command(arguments: list[str]) -> int:
     """Parses and runs; errors are exceptions of one line."""
     defaults = _defaults(arguments)
     parsed = tyro.cli(Command, prog="dfine train", args=arguments, default=Command(defaults))
-    join(parsed.processes)
-    return run(parsed.configuration, resume=parsed.resume)
+    with joined(parsed.processes):
+        return run(parsed.configuration, resume=parsed.resume)
 
 
 def run(configuration: Configuration, *, resume: bool = False) -> int:
     """Trains as configured; see ``Command``."""
     first = jax.process_index() == 0
-    console, output = Console(quiet=not first), configuration.output
+    with claimed(configuration.output, resume=resume) if first else nullcontext():
+        return _run(configuration, Console(quiet=not first), resume)
+
+
+def _run(configuration: Configuration, console: Console, resume: bool) -> int:
+    output = configuration.output
     written = output / FILE_NAME
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
         raise TrainingError(f"{output} was trained with other settings: {'; '.join(changed)}")
     dataset, held_out = open_datasets(configuration.data, console)
     start = make_start(configuration, dataset)
-    if first:
-        write_configuration(configuration, written)
-
-    def save(config: DFineConfig, params, batch_stats) -> None:
-        side = configuration.recipe.image_size
-        arrays = {**params, **batch_stats}.items()
-        about = f"dfine train on {configuration.data}"
-        save_folder(output / MODEL_FOLDER, config, Preprocessing(side, side), arrays, source=about, replace=True)
+    side, about = configuration.recipe.image_size, f"dfine train on {configuration.data}"
+    model = ModelFolder(output / MODEL_FOLDER, Preprocessing(side, side), about)
+    if jax.process_index() == 0:
+        _write_whole(configuration, written)
 
     trained = train(
         start,
@@ -102,11 +107,21 @@ def run(configuration: Configuration, *, resume: bool = False) -> int:
         resume=resume,
         make_evaluate=_evaluation(configuration, start.config, held_out) if held_out else None,
         on_evaluation=_reporter(configuration, held_out) if held_out else None,
-        save=save,
+        save=model,
         console=console,
     )
-    console.print(_ending(trained, output), markup=False, highlight=False, soft_wrap=True)
+    if jax.process_index() == 0:
+        ending = printable(_ending(trained, output, model))
+        console.print(ending, markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _write_whole(configuration: Configuration, path: Path) -> None:
+    """Writes the settings beside their place and moves them there: half a file would be no training to go on with."""
+    with writing("to", path):
+        new = path.with_name(f".{path.name}.new")
+        write_configuration(configuration, new)
+        os.replace(new, path)
 
 
 def _defaults(arguments: list[str]) -> Configuration:
@@ -208,13 +223,16 @@ def _reporter(configuration: Configuration, held_out: Dataset):
     return report
 
 
-def _ending(trained: Trained, output: Path) -> str:
+def _ending(trained: Trained, output: Path, model: ModelFolder) -> str:
+    """What is said last; ``TrainingError`` where the model that it tells of can't be read."""
     standing = trained.standing
     if not trained.finished:
-        return f"stopped at step {standing.step:,}; go on with: dfine train --output {output} --resume"
+        return (
+            f"stopped at step {standing.step:,}, with a checkpoint; go on with: dfine train --output {output} --resume"
+        )
     best = "" if standing.best_ap is None else f", AP {standing.best_ap:.4f} at step {standing.best_step:,}"
-    model = output / MODEL_FOLDER
-    return f"the model is in {model}{best}; use it with: dfine detect PICTURE --model {model}"
+    model.require()
+    return f"the model is in {model.path}{best}; use it with: dfine detect PICTURE --model {model.path}"
 
 
 if __name__ == "__main__":
