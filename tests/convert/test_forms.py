@@ -207,8 +207,8 @@ def test_pytorchs_files_are_found_too(tmp_path, name):
 @pytest.mark.parametrize(
     ("content", "name", "words"),
     [
-        (gzip.compress(b"x"), "a.pth.tar.gz", "is compressed with gzip: unpack it with gunzip"),
-        (gzip.compress(b"x"), "a.pth", "is compressed with gzip: unpack it with gunzip"),
+        (gzip.compress(b"x", mtime=0), "a.pth.tar.gz", "is compressed with gzip: unpack it with gunzip"),
+        (gzip.compress(b"x", mtime=0), "a.pth", "is compressed with gzip: unpack it with gunzip"),
         (b"BZh9", "a.bz2", "is compressed with bzip2"),
         (b"\xfd7zXZ\x00", "a.xz", "is compressed with xz"),
         (b"\x28\xb5\x2f\xfd", "a.zst", "is compressed with zstd"),
