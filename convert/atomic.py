@@ -70,7 +70,7 @@ def check_target(target: Path, *, replace: bool, source: Path | None = None) -> 
     if os.path.lexists(target):
         if not replace:
             raise CheckpointError(f"{target} exists: choose another name, or replace it with --force")
-        if source is not None and _holds(target, source):
+        if source is not None and os.path.lexists(source) and _holds(target, source):
             raise CheckpointError(f"{target} is or holds {source}, which is read from: choose another name")
         if not (target / "config.json").is_file():
             raise CheckpointError(f"{target} is not a model's folder (no config.json), it won't be replaced")

@@ -1,5 +1,6 @@
 """Orbax checkpoints written and read a few arrays at a time: as a whole they take the memory of the weights twice."""
 
+import asyncio
 import logging
 import math
 import os
@@ -56,7 +57,10 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    with _plain(path) as plain, _checkpointer() as checkpointer:
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (int, _ReadHandler()), (np.ndarray, _ReadHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    with _plain(path) as plain, _checkpointer(type_handler_registry=registry) as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
@@ -118,6 +122,19 @@ def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:
 def _damaged(path: Path, error: Exception) -> CheckpointError:
     reason = next(iter(str(error).splitlines()), type(error).__name__)
     return CheckpointError(f"{path} is damaged or no Orbax checkpoint ({reason:.200})")
+
+
+class _ReadHandler(ocp.type_handlers.NumpyHandler):
+    """Where reading one array fails it waits for the others: they would each complain that nobody does, at length."""
+
+    async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[np.ndarray]:
+        args = args or [ocp.RestoreArgs()] * len(infos)
+        one_by_one = (super(_ReadHandler, self).deserialize([i], [a]) for i, a in zip(infos, args, strict=True))
+        outcomes = await asyncio.gather(*one_by_one, return_exceptions=True)
+        for outcome in outcomes:
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return [array for outcome in outcomes for array in outcome]
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_fields import FieldError
 from dfine_jax.json_file import read_object
 
+_PLAIN = (b"{\n", b"{\r", b'{"', b"{ ")
+"""How JSON in UTF-8 without a byte order mark begins."""
 MOST_NAMED = 5
 """Tensors that are named in a remark about many."""
 
@@ -73,8 +75,13 @@ def read_backbone(path: Path, config: DFineConfig) -> dict[str, np.ndarray]:
     return dict(finite(fill(result, tensors), str(path), {ours: name for ours, (name, _) in result.origins.items()}))
 
 
-def _opened(files: Files, given: Mapping[str, Any] | None, folder: Path, source: str, size: str | None) -> StoredModel:
-    """The model whose weights are in ``files``; ``given`` is what its ``config.json`` says, where there is one."""
+def _opened(
+    files: Files, given: Mapping[str, Any] | None, folder: Path | None, source: str, size: str | None
+) -> StoredModel:
+    """The model whose weights are in ``files``; ``given`` is what its ``config.json`` says, where there is one.
+
+    ``folder``: all that lies in it belongs to the model; None where a file was named.
+    """
     stored, place = open_weights(files, (HUB, ORIGINAL))
     read = recognise(stored, (HUB, ORIGINAL), source)
     shapes = read.tensors.shapes
@@ -93,8 +100,10 @@ def _opened(files: Files, given: Mapping[str, Any] | None, folder: Path, source:
             remarks = (*remarks, f"{disagreement}; {config.num_classes} classes are taken")
     arrays = _checked(dialect, read, config, source)
     notes = _notes(files, place, read)
-    is_whole = files.usual and given is not None and not notes and dialect.name == HUB.name
-    hub_folder = folder if is_whole and isinstance(given.get("id2label"), Mapping) else None
+    for_transformers = (
+        folder is not None and given is not None and files.usual and not notes and _is_plain(folder, given)
+    )
+    hub_folder = folder if for_transformers else None
     return StoredModel(source, config, preprocessing, arrays, hub_folder, notes=notes, remarks=(*remarks, *said))
 
 
@@ -112,6 +121,11 @@ def _told_preprocessing(
 def _read_config(folder: Path) -> dict[str, Any] | None:
     path = folder / "config.json"
     return read_object(path, CheckpointError) if os.path.lexists(path) else None
+
+
+def _is_plain(folder: Path, given: Mapping[str, Any]) -> bool:
+    """Whether transformers reads the ``config.json`` of a folder, too."""
+    return isinstance(given.get("id2label"), Mapping) and (folder / "config.json").read_bytes().lstrip()[:2] in _PLAIN
 
 
 def _config_beside(path: Path) -> dict[str, Any] | None:
@@ -195,4 +209,7 @@ def _renamed(model: StoredModel, class_names: Sequence[str] | None) -> StoredMod
         raise CheckpointError(
             f"{model.source} has {model.config.num_classes} classes, but {len(class_names)} names were given"
         )
+    for name in class_names:
+        if any("\ud800" <= character <= "\udfff" for character in name):
+            raise CheckpointError(f"the class name {name!r:.100} is no text: it has bytes that are no UTF-8")
     return model._replace(config=model.config.with_classes(tuple(class_names)))

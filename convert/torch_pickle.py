@@ -64,12 +64,14 @@ class _EmptyList:
         return []
 
 
-def _stand_in(name: str) -> type:
-    """What takes its place; what PyTorch's reader fills after it was made has to be a dictionary or a list."""
-    kind = name.rpartition(".")[2]
-    return {"defaultdict": _EmptyDict, "AttributeDict": _EmptyDict, "dict": _EmptyDict}.get(
-        kind, {"deque": _EmptyList, "list": _EmptyList}.get(kind, Empty)
-    )
+_FILLED = {
+    "dict": _EmptyDict,
+    "defaultdict": _EmptyDict,
+    "AttributeDict": _EmptyDict,
+    "list": _EmptyList,
+    "deque": _EmptyList,
+}
+"""By the last part of their names, what stands for data that PyTorch's reader fills after it was made."""
 
 
 def stand_ins(path: Path, content: Content) -> list[tuple[type, str]]:
@@ -91,7 +93,7 @@ def stand_ins(path: Path, content: Content) -> list[tuple[type, str]]:
             f"any code: {_WAY_OUT}, where the checkpoint was made"
         )
     plain = [_python_3(name) for name in sorted(names) if not _TENSORS.fullmatch(name)]
-    return [(_stand_in(name), name) for name in plain]
+    return [(_FILLED.get(name.rpartition(".")[2], Empty), name) for name in plain]
 
 
 def damaged(path: Path, error: Exception) -> CheckpointError:

@@ -116,10 +116,11 @@ def open_pretrained(
 ) -> StoredModel:
     """Finds a model by name and checks it, without reading its weights; see ``load_pretrained``."""
     name = os.fsdecode(name)
-    path = _expanded(name)
-    if path is not None:
+    path = Path(os.path.expanduser(name))
+    is_path = bool(name) and "\0" not in name
+    if is_path:
         recover(path)  # where a process was killed while it replaced the folder
-    if path is not None and _exists(path):
+    if is_path and _exists(path):
         return open_model(path, size=size, class_names=class_names)
     place = SHORT_NAMES.get(_canonical(name), name)
     if place != name and Path(place).exists():
@@ -128,16 +129,6 @@ def open_pretrained(
         raise CheckpointError(_unknown(name))
     folder = download(place, revision=revision, token=token)
     return open_model(folder, source=place, size=size, class_names=class_names)
-
-
-def _expanded(name: str) -> Path | None:
-    """The path that a name may be, ``~`` understood; None where it can't be one."""
-    if not name or "\0" in name:
-        return None
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # there is no such user
-        return Path(name)
 
 
 def _exists(path: Path) -> bool:

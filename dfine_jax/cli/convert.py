@@ -1,5 +1,6 @@
 """``dfine convert``: PyTorch weights to a folder for JAX, or back."""
 
+import os
 import tempfile
 import time
 from collections import Counter
@@ -72,7 +73,7 @@ def run(
     began = time.perf_counter()
     if half and to != "hub":
         raise InputError("--half is for --to hub: a folder for JAX holds float32")
-    out = out.expanduser()
+    out = Path(os.path.expanduser(out))
     check_target(out, replace=force, source=Path(source))
     if verify is not None:
         from convert.verify import require_transformers

@@ -219,6 +219,7 @@ def test_a_source_is_not_replaced(tmp_path, source):
     target = model(tmp_path / "out", "old")
     model(target / "inner" / "model", "")
     (target / "weights.pth").touch()
+    check_target(target, replace=True, source=target / "a name on the Hub")
     (tmp_path / "linked").symlink_to(target)
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "model.safetensors").symlink_to(target / "weights.pth")

@@ -54,6 +54,7 @@ def test_names_of_classes(hub, tmp_path, capsys):
         (["--class-names", "a,,b"], "class names: expected one in each place"),
         (["--class-names", "a", "--classes-file", "x"], "give --class-names or --classes-file, not both"),
         (["--classes-file", "nowhere.txt"], "nowhere.txt"),
+        (["--class-names", "a,b,c,d,\udcff"], "is no text: it has bytes that are no UTF-8"),
         (["--half"], "--half is for --to hub"),
         (["--size", "n"], "a size can be given for a .pth only"),
     ],

@@ -257,6 +257,35 @@ def test_spoilt_weights_of_a_converted_folder_are_named(tmp_path, stored_hub):
     )
 
 
+def test_damaged_arrays_of_a_converted_folder_are_one_line(stored, tmp_path):
+    shutil.copytree(stored, tmp_path / "copy")
+    file = max((tmp_path / "copy" / "weights").rglob("d/*"), key=lambda path: path.stat().st_size)
+    data = bytearray(file.read_bytes())
+    for place in range(0, len(data) * 9 // 10, len(data) // 50):
+        data[place] ^= 255
+    file.write_bytes(data)
+    command = [sys.executable, "-m", "dfine_jax.cli.main", "convert", str(tmp_path / "copy"), str(tmp_path / "out")]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"dfine convert: {tmp_path / 'copy' / 'weights'} is damaged")
+    assert finished.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["copy"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs limits of POSIX")
+def test_a_full_disk_is_one_line_and_leaves_nothing(hub, tmp_path):
+    limited = (
+        "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000,) * 2); "
+        "from dfine_jax.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", limited, "convert", str(hub.path), str(tmp_path / "out")]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert finished.returncode == 2
+    assert f"{tmp_path / 'out'} was not written: no room for it on the disk" in finished.stderr
+    assert finished.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["tiny"]
+
+
 def test_where_it_came_from_is_noted_as_plain_text(stored):
     assert json.loads((stored / "config.json").read_text())["source"] == "from \\xff\\nthere"
 

@@ -42,11 +42,15 @@ def evaluated(monkeypatch, capsys):
     def run(*arguments, class_names=CLASS_NAMES):
         asked = []
 
-        def from_pretrained(name, **options):
-            asked.append((name, options))
+        def open_pretrained(name):
+            return SimpleNamespace(source=name, remarks=("something is assumed",))
+
+        def from_stored(stored, **options):
+            asked.append((stored.source, options))
             return Teacher(class_names)
 
-        monkeypatch.setattr(command, "Detector", SimpleNamespace(from_pretrained=from_pretrained))
+        monkeypatch.setattr(command, "open_pretrained", open_pretrained)
+        monkeypatch.setattr(command, "Detector", SimpleNamespace(from_stored=from_stored))
         monkeypatch.setenv("COLUMNS", "110")
         code = tyro.cli(command.run, args=[*map(str, arguments)])
         return SimpleNamespace(code=code, asked=asked, **capsys.readouterr()._asdict())
