@@ -5,6 +5,7 @@ import os
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 
 from dfine_jax.cli.large_pages import start_again_with_large_pages
@@ -60,27 +61,40 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
 def _guarded(run: Callable[[], int | None], verb: str, shows_trace: bool) -> int:
     """The exit code of ``run``, or the one that its exception stands for, after a line about it."""
     try:
-        code = run() or 0
-        if sys.stdout is not None:
-            sys.stdout.flush()  # what can't be printed is noticed now
-        return code
+        code = _flushed(run)
     except SystemExit as stop:
         from dfine_jax.cli.failures import PIPE_CLOSED, is_closed_pipe
 
         if not is_closed_pipe(stop):
             raise
-        return PIPE_CLOSED
+        code = PIPE_CLOSED
     except BaseException as error:
         from dfine_jax.cli.failures import explained
 
-        if shows_trace:
-            import traceback
-
-            traceback.print_exception(error)
         code, line = explained(error, verb)
-        if line is not None:
-            print(f"dfine {verb}: {line}" if verb else f"dfine: {line}", file=sys.stderr)
-        return code
+        with suppress(OSError):  # nobody may read this either
+            if shows_trace:
+                _print_trace(error)
+            if line is not None:
+                print(f"dfine {verb}: {line}" if verb else f"dfine: {line}", file=sys.stderr)
+    return code
+
+
+def _flushed(run: Callable[[], int | None]) -> int:
+    """Runs, and notices now what can't be printed, also where tyro ends the process after its help."""
+    try:
+        return run() or 0
+    finally:
+        if sys.stdout is not None and not isinstance(sys.exception(), BrokenPipeError | KeyboardInterrupt):
+            sys.stdout.flush()
+
+
+def _print_trace(error: BaseException) -> None:
+    import traceback
+
+    from dfine_jax.display import printable
+
+    print(printable("".join(traceback.format_exception(error)), lines=True), end="", file=sys.stderr)
 
 
 def _without_traceback(arguments: list[str]) -> tuple[list[str], bool]:
@@ -126,11 +140,11 @@ def console() -> int:
     try:
         if sys.argv[1:2] == ["train"]:
             start_again_with_large_pages()
-        code = main()
+        return main()
     except KeyboardInterrupt:  # while a line was being printed
-        code = 130
-    _close_output()
-    return code
+        return 130
+    finally:
+        _close_output()
 
 
 def _close_output() -> None:

@@ -52,7 +52,7 @@ def read_configuration(path: Path) -> Configuration:
     """The inverse; ``ValueError`` names the file and the field that is wrong."""
     try:
         return _typed(Configuration, json.loads(path.read_text("utf-8")), "")
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no training's configuration: {error}") from None
 
 
@@ -105,4 +105,4 @@ def _typed(kind: Any, value: Any, place: str) -> Any:
     if kind in (int, str, bool) and type(value) is kind:
         return value
     expected = " or ".join(map(repr, options)) if origin is Literal else str(kind).replace("<class ", "").rstrip(">")
-    raise InputError(f"{place} is {value!r}, expected {expected}")
+    raise InputError(f"{place} is {value!r:.80}, expected {expected}")

@@ -111,10 +111,11 @@ def dfine(*arguments, stdout=subprocess.PIPE, **environment):
     return subprocess.run(command, stdout=stdout, stderr=subprocess.PIPE, env=variables, timeout=100)
 
 
-def test_nobody_reads_what_is_printed():
+@pytest.mark.parametrize("arguments", [["--help"], ["detect", "--help"]])
+def test_nobody_reads_what_is_printed(arguments):
     reading, writing = os.pipe()
     os.close(reading)
-    done = dfine("--help", stdout=writing)
+    done = dfine(*arguments, stdout=writing)
     os.close(writing)
     assert (done.returncode, done.stderr) == (141, b"")
 

@@ -129,8 +129,8 @@ HOSTILE: dict[str, tuple[str, Change]] = {
     "coco: a box of objects": ("coco", annotation(bbox=[{}, [], None, True])),
     "coco: entries that are no objects": ("coco", written(
         _COCO, '{"images": [1], "annotations": [[]], "categories": [2]}')),
-    "coco: a hundred thousand annotations of nothing": ("coco", written(_COCO, json.dumps(
-        {"images": [{"id": 0, "file_name": "a.png"}], "annotations": [{"id": 0}] * 10**5, "categories": []}))),
+    "coco: ten thousand annotations of nothing": ("coco", written(_COCO, json.dumps(
+        {"images": [{"id": 0, "file_name": "a.png"}], "annotations": [{"id": 0}] * 10**4, "categories": []}))),
     "coco: no UTF-8": ("coco", written(_COCO, b"\xff\xfe\xfd")),
     "coco: a pipe": ("coco", pipe(_COCO)),
     "coco: a pipe for a picture": ("coco", pipe("images/a.png")),
@@ -207,5 +207,8 @@ HOSTILE: dict[str, tuple[str, Change]] = {
     "pth: nothing": ("pth", written("best.pth", b"")),
 }  # fmt: skip
 """The kind of input, and what is done to a good one."""
+
+LONG = ("pth: a pickle that inflates",)
+"""Those that take seconds to make."""
 
 HOSTILE = {name: entry for name, entry in HOSTILE.items() if entry[0] in KINDS}

@@ -5,13 +5,14 @@ import resource
 import signal
 import sys
 import threading
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
 from dfine_jax.errors import InputError
 
-SECONDS = 5
-"""How long reading one input may take."""
+SECONDS, PATIENCE = 5, 30
+"""How long reading one input may take: of the processor, and by the clock, for a busy machine or one that waits."""
 BYTES = 2**30
 """How much more memory it may take than there is."""
 
@@ -34,7 +35,8 @@ def fault(read: Callable[[Path], object], path: Path) -> str | None:
     before = _content(path)
     _done = done = []
     outcome = None
-    with _Limits():
+    with warnings.catch_warnings(), _Limits():
+        warnings.simplefilter("ignore")  # of libraries, about what is damaged
         try:
             read(path)
         except (InputError, OSError) as error:
@@ -42,8 +44,8 @@ def fault(read: Callable[[Path], object], path: Path) -> str | None:
                 outcome = f"{type(error).__name__} without a message"
             elif isinstance(error, InputError) and len(str(error)) > 20_000:
                 outcome = f"a message of {len(str(error)):,} characters"
-        except TooLateError:
-            outcome = f"more than {SECONDS} s"
+        except TooLateError as late:
+            outcome = str(late)
         except MemoryError:
             outcome = f"more than {BYTES:,} bytes"
         except Exception as error:
@@ -63,17 +65,21 @@ class _Limits:
         self.memory = resource.getrlimit(resource.RLIMIT_AS)
         size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (size + BYTES, self.memory[1]))
-        self.handler = signal.signal(signal.SIGALRM, self.stop)
-        signal.setitimer(signal.ITIMER_REAL, SECONDS)
+        self.handlers = {number: signal.signal(number, self.stop) for number in (signal.SIGPROF, signal.SIGALRM)}
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.setitimer(signal.ITIMER_REAL, PATIENCE)
 
     def __exit__(self, *_):
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, self.handler)
+        for timer in (signal.ITIMER_PROF, signal.ITIMER_REAL):
+            signal.setitimer(timer, 0)
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
         resource.setrlimit(resource.RLIMIT_AS, self.memory)
 
     @staticmethod
-    def stop(*_):
-        raise TooLateError
+    def stop(number, _):
+        limit = f"{SECONDS} s of the processor" if number == signal.SIGPROF else f"{PATIENCE} s"
+        raise TooLateError(f"more than {limit}")
 
 
 def _watch() -> None:
