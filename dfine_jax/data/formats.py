@@ -18,7 +18,7 @@ from dfine_jax.data.sources import Source
 from dfine_jax.data.values import some
 from dfine_jax.data.voc import find_voc, read_voc
 from dfine_jax.data.yolo import read_yolo
-from dfine_jax.data.yolo_sets import YoloSet, find_darknet, find_description, find_folders, read_description
+from dfine_jax.data.yolo_sets import YoloSet, find_darknet, find_descriptions, find_folders, read_description
 
 LEVELS = 3
 """Folders down from the given one that are looked at if it is no data set itself."""
@@ -70,13 +70,17 @@ def recognise(path: str | Path) -> Source:
 
 def _recognise_folder(folder: Path) -> Source | None:
     name = str(folder)
-    if (description := find_description(folder)) is not None:
-        return _yolo(name, read_description(description))
+    descriptions = find_descriptions(folder)
+    if len(descriptions) == 1:
+        return _yolo(name, read_description(descriptions[0]))
     files = find_json(folder)
     if files is not None and files.certain:
         return _json(name, files, folder)
     if (voc := find_voc(folder)) is not None:
         return Source(name, "voc", voc.splits, partial(read_voc, voc))
+    if descriptions:
+        named = some((path.name for path in descriptions), 4)
+        raise DataError(f"{folder} has several descriptions: {named}; give one of them")
     if (darknet := find_darknet(folder)) is not None:
         return _yolo(name, darknet)
     if (folders := find_imagefolder(folder)) is not None:

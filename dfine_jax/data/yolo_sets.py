@@ -77,14 +77,11 @@ class YoloSet:
         raise DataError(f"{self.description} refers to {named}, which is not at {where}; correct the path")
 
 
-def find_description(folder: Path) -> Path | None:
-    """The YAML file that describes a YOLO data set: `data.yaml`, or the only one in the folder that has `names`."""
+def find_descriptions(folder: Path) -> list[Path]:
+    """The YAML files that may describe a YOLO data set: `data.yaml`, or else those in the folder that have `names`."""
     files = files_in(folder, [".yaml", ".yml"])
     named = [path for path in files if path.stem.lower() == "data"]
-    candidates = named[:1] or [path for path in files if _has_names(path)]
-    if len(candidates) > 1:
-        raise DataError(f"{folder} has several descriptions: {some((path.name for path in candidates), 4)}; give one")
-    return candidates[0] if candidates else None
+    return named[:1] or [path for path in files if _has_names(path)]
 
 
 def _has_names(path: Path) -> bool:

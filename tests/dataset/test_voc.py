@@ -55,6 +55,10 @@ def rotated(width, height, angle):
         points("polygon", [(10, 20), (30, 20), (30, 40), (12, 38)]),
         "<polygon><pt><x>10</x><y>20</y></pt><pt><x>30</x><y>40</y></pt></polygon>",
         "<polygon>10,20 30,20 30,40</polygon>",
+        "<polygon><point>10,20</point><point>30,40</point></polygon>",
+        "<box><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax><ymax>40</ymax></box>",
+        rotated(20, 20, 0).replace("robndbox", "rbox"),
+        points("segment", [(10, 20), (30, 40)]),
         points("points", [(10, 40), (30, 20)]),
         rotated(20, 20, 0),
         rotated(20, 20, math.pi / 2),
@@ -158,6 +162,14 @@ def test_the_picture_of_a_file(tmp_path, picture, filename):
     assert [record.picture for record in dataset.records] == [tmp_path / picture]
     assert len(dataset.records[0].boxes) == 1
     assert not dataset.problems
+
+
+def test_pictures_without_labels_are_said(tmp_path):
+    write_picture(tmp_path / "JPEGImages/b.png")
+    dataset = open_dataset(write_set(tmp_path), None)
+    assert dataset.remarks == (f"1 pictures have no label file and are left out, such as {tmp_path}/JPEGImages/b.png",)
+    lists(tmp_path, "a")
+    assert not open_dataset(tmp_path).remarks
 
 
 def test_a_name_that_leads_out_of_the_data_set_leads_nowhere(tmp_path):
