@@ -65,7 +65,7 @@ def recognise(path: str | Path) -> Source:
         raise DataError(f"{name} does not exist")
     if not path.is_dir():
         return _recognise_file(path)
-    return _recognise_folder(path) or _below(path) or _unknown(path)
+    return _recognise_folder(path) or _below(path) or _guessed(path) or _unknown(path)
 
 
 def _recognise_folder(folder: Path) -> Source | None:
@@ -88,9 +88,14 @@ def _recognise_folder(folder: Path) -> Source | None:
         return Source(name, "imagefolder", splits, partial(read_imagefolder, folders))
     if (labelme := find_labelme(folder)) is not None:
         return Source(name, "labelme", labelme.splits, partial(read_labelme, labelme))
-    if (found := find_folders(folder)) is not None:
-        return _yolo(name, found)
-    return _json(name, files, folder) if files is not None else None
+    found = find_folders(folder)
+    return _yolo(name, found) if found is not None else None
+
+
+def _guessed(folder: Path) -> Source | None:
+    """A JSON file that doesn't look like labels, where there is nothing else: reading it tells what is wrong."""
+    files = find_json(folder)
+    return _json(str(folder), files, folder) if files is not None else None
 
 
 def _yolo(name: str, described: YoloSet) -> Source:
@@ -124,13 +129,15 @@ def _recognise_file(path: Path) -> Source:
 
 def _below(folder: Path) -> Source | None:
     """The only data set in a folder, a few levels down; raises DataError, and says where, if there are several."""
-    found = []
+    found: list[Source] = []
+    failed: list[DataError] = []
     for place in _folders_below(folder):
         if any(place.is_relative_to(other.path) for other in found):
             continue
         try:
             source = _recognise_folder(place)
-        except DataError:  # such as two descriptions: it is told when that folder is given
+        except DataError as error:
+            failed.append(error)
             continue
         if source is not None:
             found.append(source)
@@ -139,6 +146,8 @@ def _below(folder: Path) -> Source | None:
             f"{folder} holds several data sets: {some((one.path for one in found), 3, 120)}; give one of them"
         )
     if not found:
+        if failed:
+            raise failed[0]
         return None
     source = found[0]
     return Source(source.path, source.format, source.splits, source.read, (f"read from {source.path}",))

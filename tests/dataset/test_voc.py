@@ -75,7 +75,7 @@ def test_boxes_and_what_is_there_instead(tmp_path, place):
 
 def test_swapped_corners_are_remarked_on(tmp_path):
     place = "<bndbox><xmin>30</xmin><ymin>20</ymin><xmax>10</xmax><ymax>40</ymax></bndbox>"
-    assert "1 boxes have left and right" in open_dataset(write_set(tmp_path, place=place), None).remarks[0]
+    assert "top and bottom swapped: 1, such as" in open_dataset(write_set(tmp_path, place=place), None).remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,9 @@ def test_the_picture_of_a_file(tmp_path, picture, filename):
 def test_pictures_without_labels_are_said(tmp_path):
     write_picture(tmp_path / "JPEGImages/b.png")
     dataset = open_dataset(write_set(tmp_path), None)
-    assert dataset.remarks == (f"1 pictures have no label file and are left out, such as {tmp_path}/JPEGImages/b.png",)
+    assert dataset.remarks == (
+        f"pictures without a label file, which are left out: 1, such as {tmp_path}/JPEGImages/b.png",
+    )
     lists(tmp_path, "a")
     assert not open_dataset(tmp_path).remarks
 
@@ -249,6 +251,7 @@ def test_an_empty_list_is_an_empty_part(tmp_path):
         ("images/a.png", "annotations/a.xml", None),
         ("Images/a.png", "Annotation/a.xml", None),
         ("imgs/a.png", "xml/a.xml", None),
+        ("images/a.png", "annotations/xmls/a.xml", None),
         ("a.png", "a.xml", None),
         ("train/a.png", "train/a.xml", "train"),
         ("Validation/a.png", "Validation/a.xml", "val"),
@@ -272,6 +275,21 @@ def test_layouts(tmp_path, picture, labels, split):
     dataset = source.open(split)
     assert boxes_of(dataset) == BOX
     assert not dataset.problems
+
+
+def test_lists_beside_the_labels(tmp_path):
+    for stem in "ab":
+        write_set(tmp_path, picture=f"images/{stem}.png", labels=f"annotations/xmls/{stem}.xml", filename=f"{stem}.png")
+    write_text(tmp_path / "annotations/trainval.txt", "a 1 1 1\n")
+    write_text(tmp_path / "annotations/test.txt", "b 2 1 1\n")
+    assert list(boxes_of(open_dataset(tmp_path, "train"))) == ["a.png"]
+    assert list(boxes_of(open_dataset(tmp_path, "test"))) == ["b.png"]
+
+
+def test_json_beside_xml_is_passed_over(tmp_path):
+    write_text(tmp_path / "annotations/settings.json", "{}")
+    write_text(tmp_path / "config/settings.json", "{}")
+    assert boxes_of(open_dataset(write_set(tmp_path, labels="xml/a.xml"), None)) == BOX
 
 
 def test_several_years_are_one_data_set(tmp_path):
