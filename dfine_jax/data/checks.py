@@ -15,7 +15,7 @@ from PIL import Image
 
 from dfine_jax.data.samples import Dataset, EmptyPartError, Findings, ProblemKind, Record
 from dfine_jax.data.texts import check_regular
-from dfine_jax.data.values import Corners, plain_name, shown, some
+from dfine_jax.data.values import Corners, plain_name, shortened, shown, some
 from dfine_jax.inference.pictures import open_image
 
 TOLERANCE = 1.0
@@ -127,7 +127,7 @@ def usable(stated: Stated, source: Path | str) -> Dataset:
             findings.add(*header)
     problems = findings.problems
     if not records:
-        first = f"; the first problem is {problems[0]}" if problems else ""
+        first = f"; the first problem is {shortened(str(problems[0]), 300)}" if problems else ""
         raise EmptyPartError(f"{source} has no usable picture{first}")
     names = tuple(category.name for category in labels.kept)
     category_ids = tuple(category.category_id for category in labels.kept)

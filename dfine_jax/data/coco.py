@@ -8,7 +8,7 @@ from dfine_jax.data import values
 from dfine_jax.data.checks import MOST_BOXES, Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.coco_files import folder_around
 from dfine_jax.data.folders import folders_in
-from dfine_jax.data.json_lines import LIST, Entry, read_entries, sniff
+from dfine_jax.data.json_lines import Entry, read_entries, sniff
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.references import PictureIndex, Reference, remark_on_names
 from dfine_jax.data.samples import DataError, Findings, ProblemKind
@@ -91,8 +91,6 @@ class _Reader:
         takers = {"categories": self._take_class, "images": self._take_image, "annotations": self._take_box}
         for whole in read_entries(self.file):
             self._seen.add(whole.key)
-            if whole.key == LIST:
-                raise DataError(_is_a_list(self.file, whole.value))
             if whole.key not in takers:
                 continue
             for entry in _singly(whole):
@@ -108,7 +106,7 @@ class _Reader:
     def check_complete(self) -> None:
         missing = "images" if self.classes else "categories"
         if not self.images or not (self.classes or self.boxes):
-            keys = some(sorted(self._seen), 6) or "nothing"
+            keys = some(sorted(self._seen), 6, 30) or "nothing"
             sniffed = sniff(self.file)
             lines = "; it is JSON Lines, an object a line" if sniffed is not None and sniffed.is_lines else ""
             raise DataError(f"{self.file} has no {missing}: not a COCO detection file (it has {keys}){lines}")
@@ -225,14 +223,6 @@ def _without_groups(classes: Sequence[_Class], used: set[Hashable], findings: Fi
         else:
             kept.append(Category(one.key, one.category_id, one.name))
     return kept
-
-
-def _is_a_list(file: Path, first: Any) -> str:
-    keys = f"of objects with {some(first, 6)}" if isinstance(first, dict) else f"that begins with {shown(first)}"
-    return (
-        f"{file} is a JSON list {keys}, not COCO's object with images, annotations and categories; "
-        "export the labels as COCO, YOLO or VOC"
-    )
 
 
 def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex) -> Path:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dfine_jax.data.folders import child, files_in, split_folders, split_named
+from dfine_jax.data.folders import children, files_in, split_folders, split_named
 from dfine_jax.data.json_lines import Sniffed, sniff
 from dfine_jax.data.samples import SPLITS, DataError, Split
 from dfine_jax.data.values import some
@@ -43,17 +43,15 @@ def find_json(folder: Path) -> JsonFiles | None:
     Raises:
         DataError: there are several for one part.
     """
-    labels = child(folder, *FOLDERS)
-    together = [*(files_in(labels, [".json"]) if labels is not None else ()), *files_in(folder, [".json"])]
+    together = [path for place in (*children(folder, FOLDERS), folder) for path in files_in(place, [".json"])]
     found: dict[Split | None, Path] = {}
     apart = split_folders(folder)
     for split in SPLITS:
         named = [path for path in together if _split(path, usual=True) == split]
         named = named or _labels_among(path for path in together if _split(path, usual=False) == split)
         if not named and split in apart:
-            inside = child(apart[split], *FOLDERS)
-            near = [*(files_in(inside, [".json"]) if inside is not None else ()), *files_in(apart[split], [".json"])]
-            named = _labels_among(near)
+            places = (*children(apart[split], FOLDERS), apart[split])
+            named = _labels_among(path for place in places for path in files_in(place, [".json"]))
             if len(named) > 1:
                 raise DataError(f"{folder} has several JSON files for {split}: {some(named, 3, 120)}; give one of them")
         if named:

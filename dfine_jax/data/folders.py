@@ -7,6 +7,8 @@ from pathlib import Path
 from dfine_jax.data.samples import SPLITS, Split
 from dfine_jax.inference.pictures import SUFFIXES
 
+PICTURE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
+"""What folders of pictures are called, in small letters."""
 MOST_FILES = 1_000_000
 """Files looked at below one folder when something is searched by its name alone."""
 _DEBRIS = frozenset({"__macosx", "thumbs.db", "desktop.ini", "@eadir", "$recycle.bin", "system volume information"})
@@ -33,10 +35,15 @@ def folders_in(folder: Path) -> list[Path]:
     return sorted(Path(entry.path) for entry in _entries(folder) if _is_folder(entry))
 
 
-def child(folder: Path, *names: str) -> Path | None:
-    """The folder in a folder that is called like one of some names (in small letters), the first of them that is."""
+def children(folder: Path, names: Sequence[str]) -> list[Path]:
+    """The folders in a folder that are called like some names (in small letters), in the order of these."""
     there = {path.name.lower(): path for path in reversed(folders_in(folder))}
-    return next((there[name] for name in names if name in there), None)
+    return [there[name] for name in names if name in there]
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The first of `children`; None if there is none."""
+    return next(iter(children(folder, names)), None)
 
 
 def descend(folder: Path, parts: Sequence[str]) -> Path | None:

@@ -18,7 +18,7 @@ from dfine_jax.data.sources import Source
 from dfine_jax.data.values import some
 from dfine_jax.data.voc import find_voc, read_voc
 from dfine_jax.data.yolo import read_yolo
-from dfine_jax.data.yolo_sets import YoloSet, find_darknet, find_description, find_folders, read_description
+from dfine_jax.data.yolo_sets import YoloSet, find_darknet, find_descriptions, find_folders, read_description
 
 LEVELS = 3
 """Folders down from the given one that are looked at if it is no data set itself."""
@@ -65,18 +65,22 @@ def recognise(path: str | Path) -> Source:
         raise DataError(f"{name} does not exist")
     if not path.is_dir():
         return _recognise_file(path)
-    return _recognise_folder(path) or _below(path) or _unknown(path)
+    return _recognise_folder(path) or _below(path) or _guessed(path) or _unknown(path)
 
 
 def _recognise_folder(folder: Path) -> Source | None:
     name = str(folder)
-    if (description := find_description(folder)) is not None:
-        return _yolo(name, read_description(description))
+    descriptions = find_descriptions(folder)
+    if len(descriptions) == 1:
+        return _yolo(name, read_description(descriptions[0]))
     files = find_json(folder)
     if files is not None and files.certain:
         return _json(name, files, folder)
     if (voc := find_voc(folder)) is not None:
         return Source(name, "voc", voc.splits, partial(read_voc, voc))
+    if descriptions:
+        named = some((path.name for path in descriptions), 4)
+        raise DataError(f"{folder} has several descriptions: {named}; give one of them")
     if (darknet := find_darknet(folder)) is not None:
         return _yolo(name, darknet)
     if (folders := find_imagefolder(folder)) is not None:
@@ -84,9 +88,14 @@ def _recognise_folder(folder: Path) -> Source | None:
         return Source(name, "imagefolder", splits, partial(read_imagefolder, folders))
     if (labelme := find_labelme(folder)) is not None:
         return Source(name, "labelme", labelme.splits, partial(read_labelme, labelme))
-    if (found := find_folders(folder)) is not None:
-        return _yolo(name, found)
-    return _json(name, files, folder) if files is not None else None
+    found = find_folders(folder)
+    return _yolo(name, found) if found is not None else None
+
+
+def _guessed(folder: Path) -> Source | None:
+    """A JSON file that doesn't look like labels, where there is nothing else: reading it tells what is wrong."""
+    files = find_json(folder)
+    return _json(str(folder), files, folder) if files is not None else None
 
 
 def _yolo(name: str, described: YoloSet) -> Source:
@@ -120,13 +129,15 @@ def _recognise_file(path: Path) -> Source:
 
 def _below(folder: Path) -> Source | None:
     """The only data set in a folder, a few levels down; raises DataError, and says where, if there are several."""
-    found = []
+    found: list[Source] = []
+    failed: list[DataError] = []
     for place in _folders_below(folder):
         if any(place.is_relative_to(other.path) for other in found):
             continue
         try:
             source = _recognise_folder(place)
-        except DataError:  # such as two descriptions: it is told when that folder is given
+        except DataError as error:
+            failed.append(error)
             continue
         if source is not None:
             found.append(source)
@@ -135,6 +146,8 @@ def _below(folder: Path) -> Source | None:
             f"{folder} holds several data sets: {some((one.path for one in found), 3, 120)}; give one of them"
         )
     if not found:
+        if failed:
+            raise failed[0]
         return None
     source = found[0]
     return Source(source.path, source.format, source.splits, source.read, (f"read from {source.path}",))

@@ -35,7 +35,9 @@ def read_list(file: Path, root: Path, files: tuple[Path, ...] = ()) -> Stated:
     listed = list(entries_of(entries, file, findings))
     if not known or not listed:
         first = entries[0][1] if entries else None
-        keys = f"of objects with {some(first, 6)}" if isinstance(first, dict) else f"that begins with {shown(first)}"
+        keys = (
+            f"of objects with {some(first, 6, 20)}" if isinstance(first, dict) else f"that begins with {shown(first)}"
+        )
         raise DataError(
             f"{file} is a JSON list {keys if entries else 'without entries'}: not entries of pictures and boxes, "
             "and not COCO's object with images, annotations and categories; export the labels as COCO, YOLO or VOC"

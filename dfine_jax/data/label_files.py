@@ -5,11 +5,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dfine_jax.data.folders import below, child, files_in, folders_in, is_picture, split_folders, split_named
+from dfine_jax.data.folders import (
+    PICTURE_FOLDERS,
+    below,
+    child,
+    children,
+    files_in,
+    folders_in,
+    is_picture,
+    split_folders,
+    split_named,
+)
 from dfine_jax.data.references import Located, Reference, fold, parts_of, stem_of
 from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_paths
-from dfine_jax.data.yolo_labels import PICTURE_FOLDERS
 from dfine_jax.inference.pictures import SUFFIXES
 
 FOLDERS = ("annotations", "annotation", "xmls", "xml", "labels", "json", "jsons", "label")
@@ -55,8 +64,8 @@ class Place(NamedTuple):
 def find_layout(folder: Path, ending: str, accept: Callable[[Path], bool]) -> Layout | None:
     """The layout of a data set, or None if the folder is none; `accept` tells a label file by its content."""
 
-    def has_some(place: Path | None) -> bool:
-        return place is not None and any(accept(path) for path in files_in(place, [ending])[:TRIED])
+    def has_some(place: Path) -> bool:
+        return any(accept(path) for path in files_in(place, [ending])[:TRIED])
 
     parts = _with_folder_of_labels(folder, has_some) or _with_split_folders(folder, has_some)
     if not parts and has_some(folder):
@@ -70,29 +79,30 @@ def find_layout(folder: Path, ending: str, accept: Callable[[Path], bool]) -> La
     return Layout(folder, ending, parts) if parts else None
 
 
-def _with_folder_of_labels(folder: Path, has_some: Callable[[Path | None], bool]) -> dict[Split | None, list[Piece]]:
+def _with_folder_of_labels(folder: Path, has_some: Callable[[Path], bool]) -> dict[Split | None, list[Piece]]:
     """`Annotations` with `JPEGImages`, or what they are called, with lists or folders for the splits."""
-    labels = child(folder, *FOLDERS)
-    inside = {} if labels is None else {s: path for s, path in split_folders(labels).items() if has_some(path)}
-    if labels is None or not (inside or has_some(labels) or any(map(has_some, folders_in(labels)[:TRIED]))):
-        return {}
-    pictures = child(folder, *PICTURE_FOLDERS) or folder
-    if lists := _lists(folder):
-        return {split: [Piece(labels, pictures, *lists[split])] for split in SPLITS if split in lists}
-    beside = split_folders(pictures)
-    if inside:
-        return {split: [Piece(path, beside.get(split, pictures))] for split, path in inside.items()}
-    return {None: [Piece(labels, pictures)]}
+    for labels in children(folder, FOLDERS):
+        inside = {split: path for split, path in split_folders(labels).items() if has_some(path)}
+        if not inside and not has_some(labels) and not any(map(has_some, folders_in(labels)[:TRIED])):
+            continue
+        pictures = child(folder, *PICTURE_FOLDERS) or folder
+        if lists := _lists(folder, labels):
+            return {split: [Piece(labels, pictures, *lists[split])] for split in SPLITS if split in lists}
+        beside = split_folders(pictures)
+        if inside:
+            return {split: [Piece(path, beside.get(split, pictures))] for split, path in inside.items()}
+        return {None: [Piece(labels, pictures)]}
+    return {}
 
 
-def _with_split_folders(folder: Path, has_some: Callable[[Path | None], bool]) -> dict[Split | None, list[Piece]]:
+def _with_split_folders(folder: Path, has_some: Callable[[Path], bool]) -> dict[Split | None, list[Piece]]:
     """A folder for each split, which holds pictures and label files, or a folder of each."""
     parts: dict[Split | None, list[Piece]] = {}
     for split, path in split_folders(folder).items():
-        labels = child(path, *FOLDERS)
+        labels = next((place for place in children(path, FOLDERS) if has_some(place)), None)
         if has_some(path):
             parts[split] = [Piece(path, path)]
-        elif has_some(labels):
+        elif labels is not None:
             parts[split] = [Piece(labels, child(path, *PICTURE_FOLDERS) or path)]
     return parts
 
@@ -104,10 +114,10 @@ def _years(folder: Path) -> Iterator[Path]:
         yield from (path for path in folders_in(devkit) if re.fullmatch(r"VOC\d{4}.*", path.name, re.IGNORECASE))
 
 
-def _lists(folder: Path) -> dict[Split, tuple[Path, tuple[Path, ...]]]:
+def _lists(folder: Path, labels: Path) -> dict[Split, tuple[Path, tuple[Path, ...]]]:
     """The list of each split and those to take out of it: without one for training it is trainval less val."""
     sets = child(folder, "imagesets")
-    places = [place for place in (sets and child(sets, "main"), sets, folder) if place is not None]
+    places = [place for place in (sets and child(sets, "main"), sets, folder, labels) if place is not None]
     lists: dict[Split, tuple[Path, tuple[Path, ...]]] = {}
     both = None
     for path in (path for place in places for path in files_in(place, [".txt"])):
@@ -156,7 +166,7 @@ def _rows(file: Path, by_stem: Mapping[str, Path], piece: Piece, ending: str) ->
         names = [parts[-1] for text in meant if text and (parts := parts_of(text))]
         stems = [fold(stem_of(name.removesuffix(ending))) for name in names]
         found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
-        yield found or piece.labels / f"{names[2] if len(names) > 2 else words[0]}{ending}".replace("\0", ""), line
+        yield found or piece.labels / (stem_of((parts_of(words[0]) or words)[-1]).replace("\0", "") + ending), line
 
 
 def picture_names(folder: Path) -> dict[str, str]:
@@ -179,4 +189,4 @@ def remark_on_unlabelled(findings: Findings, pieces: Sequence[Piece], located: S
     }
     others = [path for folder in sorted(folders) for path in files_in(folder, SUFFIXES) if path not in taken]
     if others:
-        findings.remark(f"{len(others):,} pictures have no label file and are left out, such as {others[0]}")
+        findings.remark(f"pictures without a label file, which are left out: {len(others):,}, such as {others[0]}")

@@ -1,7 +1,7 @@
 """Objects in JSON or CSV as many tools write them: a picture's name, and for each box a class and a place."""
 
 import json
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def categories_of(used: set[Hashable], names: Mapping[int, str] | None, findings
     ]
 
 
-def entries_of(rows: Sequence[tuple[int, Any]], file: Path, findings: Findings) -> Iterator[tuple[int, str, Any]]:
+def entries_of(rows: Iterable[tuple[int, Any]], file: Path, findings: Findings) -> Iterator[tuple[int, str, Any]]:
     """Of rows with their lines those that name a picture, with its name; the others become problems."""
     for line, entry in rows:
         try:

@@ -205,5 +205,5 @@ def grouped(paths: Sequence[Path], key: Callable[[Path], str]) -> dict[str, list
 def remark_on_names(findings: Findings, located: Sequence[Located]) -> None:
     """Says how many pictures were found by their names alone, and where one of them is."""
     if moved := [place.path for place in located if place.by_name]:
-        count = f"{len(moved):,} of {len(located):,} pictures were"
-        findings.remark(f"{count} found by name, not where the labels say, such as {moved[0]}")
+        count = f"{len(moved):,} of {len(located):,} pictures"
+        findings.remark(f"found by name, not where the labels say: {count}, such as {moved[0]}")

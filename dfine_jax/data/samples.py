@@ -208,7 +208,7 @@ class Dataset:
 
     def check_boxes(self, source: str) -> None:
         """Raises DataError if no picture has a box: then there is nothing to learn."""
-        if not any(len(record.boxes) for record in self.records):
+        if self.most_boxes == 0:
             raise DataError(
                 f"none of the {len(self):,} pictures to train with has a box, so there is nothing to learn: "
                 f"dfine data {source} says where labels were looked for"

@@ -60,7 +60,8 @@ def read_text(path: Path, most: int | None = None) -> str:
 def read_paths(path: Path) -> list[tuple[int, str]]:
     """The rows of a list of files, with their line numbers; names that are no UTF-8 as the system gives them."""
     rows = decode(read_bytes(path), "surrogateescape").splitlines()
-    return [(line, row.strip().strip("\"'")) for line, row in enumerate(rows, start=1) if row.strip()]
+    stripped = ((line, row.strip().strip("\"'").strip()) for line, row in enumerate(rows, start=1))
+    return [(line, row) for line, row in stripped if row]
 
 
 def rows(path: Path) -> Iterator[tuple[int, str]]:

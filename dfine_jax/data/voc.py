@@ -129,7 +129,7 @@ def read_voc(layout: Layout, split: Split | None) -> Stated:
     remark_on_unlabelled(findings, layout.parts[split], located)
     if swapped:
         findings.remark(
-            f"{len(swapped):,} boxes have left and right or top and bottom swapped, such as in {swapped[0]}"
+            f"boxes with left and right or top and bottom swapped: {len(swapped):,}, such as in {swapped[0]}"
         )
     pictures = [
         StatedPicture(

@@ -111,7 +111,7 @@ def _write_yolo(dataset: Dataset, folder: Path, split: Split) -> None:
         (labels_folder / path.name).with_suffix(".txt").write_text("".join(f"{row}\n" for row in rows))
     splits = {part: f"images/{part}" for part in COUNTS if (folder / "images" / part).is_dir()}
     description = {**splits, "names": dict(enumerate(dataset.class_names))}
-    (folder / "data.yaml").write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True))
+    (folder / "data.yaml").write_text(yaml.safe_dump(description, sort_keys=False, allow_unicode=True), "utf-8")
 
 
 def _write_voc(dataset: Dataset, folder: Path, split: Split) -> None:

@@ -1,18 +1,16 @@
 """Which label file belongs to which picture of a YOLO data set."""
 
-import os
 from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-from dfine_jax.data.folders import below, child, files_in
+from dfine_jax.data.folders import PICTURE_FOLDERS, below, child, files_in
 from dfine_jax.data.references import PictureIndex, fold, grouped, nearest, without_prefix
 from dfine_jax.data.samples import Findings, ProblemKind
 from dfine_jax.data.texts import rows
 from dfine_jax.data.values import some
 from dfine_jax.data.yolo_rows import parse_row
 
-PICTURE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "pictures", "photos")
 LABEL_FOLDERS = ("labels", "label", "txt", "annotations")
 
 
@@ -39,7 +37,9 @@ class LabelFiles:
                     moved += 1
         if moved:
             such = next(file for file, exact in zip(files, map(self._exact, pictures), strict=True) if file != exact)
-            findings.remark(f"labels of {moved:,} of {len(files):,} pictures were found by name, such as {such}")
+            findings.remark(
+                f"label files found by name alone, for {moved:,} of {len(files):,} pictures, such as {such}"
+            )
         self._report(pictures, files, findings)
         return files
 
@@ -112,4 +112,4 @@ def is_label_file(path: Path) -> bool:
         parse_row(first)
     except (OSError, ValueError):
         return False
-    return os.path.getsize(path) > 0
+    return True

@@ -12,6 +12,7 @@ import yaml
 
 from dfine_jax.data import values
 from dfine_jax.data.folders import (
+    PICTURE_FOLDERS,
     child,
     descend,
     files_in,
@@ -26,8 +27,9 @@ from dfine_jax.data.references import PictureIndex, parts_of
 from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_paths, read_text
 from dfine_jax.data.values import shortened, shown, some
-from dfine_jax.data.yolo_labels import LABEL_FOLDERS, PICTURE_FOLDERS, LabelFiles, is_label_file
+from dfine_jax.data.yolo_labels import LABEL_FOLDERS, LabelFiles, is_label_file
 from dfine_jax.data.yolo_rows import Points
+from dfine_jax.inference.pictures import SUFFIXES
 
 MOST_BYTES = 4 * 2**20
 """Of a description; lists of pictures may be larger."""
@@ -77,14 +79,11 @@ class YoloSet:
         raise DataError(f"{self.description} refers to {named}, which is not at {where}; correct the path")
 
 
-def find_description(folder: Path) -> Path | None:
-    """The YAML file that describes a YOLO data set: `data.yaml`, or the only one in the folder that has `names`."""
+def find_descriptions(folder: Path) -> list[Path]:
+    """The YAML files that may describe a YOLO data set: `data.yaml`, or else those in the folder that have `names`."""
     files = files_in(folder, [".yaml", ".yml"])
     named = [path for path in files if path.stem.lower() == "data"]
-    candidates = named[:1] or [path for path in files if _has_names(path)]
-    if len(candidates) > 1:
-        raise DataError(f"{folder} has several descriptions: {some((path.name for path in candidates), 4)}; give one")
-    return candidates[0] if candidates else None
+    return named[:1] or [path for path in files if _has_names(path)]
 
 
 def _has_names(path: Path) -> bool:
@@ -220,9 +219,8 @@ def find_darknet(folder: Path) -> YoloSet | None:
             text = read_text(file, MOST_BYTES)
         except OSError:
             continue
-        content = {
-            key.strip().lower(): value.strip() for key, is_there, value in map(_halves, text.splitlines()) if is_there
-        }
+        pairs = (row.partition("=") for row in text.splitlines())
+        content = {key.strip().lower(): value.strip() for key, _, value in pairs}
         parts = {split: [content[key]] for split, keys in SPLITS.items() for key in keys if _stated(content.get(key))}
         names = content.get("names")
         if parts:
@@ -235,10 +233,6 @@ def find_darknet(folder: Path) -> YoloSet | None:
                 return replace(described, parts=find_parts(folder) or parts)
             return described
     return None
-
-
-def _halves(row: str) -> tuple[str, str, str]:
-    return row.partition("=")
 
 
 def find_folders(folder: Path) -> YoloSet | None:
@@ -280,7 +274,7 @@ def find_parts(folder: Path) -> dict[Split | None, list[str]]:
             return {split: [str(filled[split].relative_to(folder))] for split in SPLITS if split in filled}
     if pictures is not None and has_pictures(pictures):
         return {None: [pictures.name]}
-    if any(is_picture(path.name) for path in folder.iterdir() if path.is_file()):
+    if files_in(folder, SUFFIXES):
         return {None: ["."]}
     return {}
 

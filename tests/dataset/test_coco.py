@@ -313,7 +313,7 @@ def test_what_is_not_coco_is_told_in_a_short_line(tmp_path, text, pattern):
 
 def test_pictures_found_by_name_are_remarked_on(tmp_path):
     dataset = read(tmp_path, {"file_name": "../server/upload/a.png"}, picture="images/a.png")
-    assert "1 of 1 pictures were found by name" in dataset.remarks[0]
+    assert "found by name, not where the labels say: 1 of 1 pictures" in dataset.remarks[0]
 
 
 def test_a_picture_that_could_be_any_of_several_is_left_out(tmp_path):

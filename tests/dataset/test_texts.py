@@ -35,6 +35,12 @@ def test_rows_are_numbered_and_empty_ones_left_out(tmp_path, end):
     assert list(rows(path)) == [(1, "a"), (3, "b"), (4, "c")]
 
 
+def test_lists_of_paths(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_text('a b.png\n\n"c.png"\n \' \' \n"\n')
+    assert read_paths(path) == [(1, "a b.png"), (3, "c.png")]
+
+
 def test_rows_over_the_pieces_in_which_a_file_is_read(tmp_path, monkeypatch):
     monkeypatch.setattr("dfine_jax.data.texts._CHUNK", 5)
     path = tmp_path / "a.txt"

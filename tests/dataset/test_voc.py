@@ -55,6 +55,10 @@ def rotated(width, height, angle):
         points("polygon", [(10, 20), (30, 20), (30, 40), (12, 38)]),
         "<polygon><pt><x>10</x><y>20</y></pt><pt><x>30</x><y>40</y></pt></polygon>",
         "<polygon>10,20 30,20 30,40</polygon>",
+        "<polygon><point>10,20</point><point>30,40</point></polygon>",
+        "<box><xmin>10</xmin><ymin>20</ymin><xmax>30</xmax><ymax>40</ymax></box>",
+        rotated(20, 20, 0).replace("robndbox", "rbox"),
+        points("segment", [(10, 20), (30, 40)]),
         points("points", [(10, 40), (30, 20)]),
         rotated(20, 20, 0),
         rotated(20, 20, math.pi / 2),
@@ -71,7 +75,7 @@ def test_boxes_and_what_is_there_instead(tmp_path, place):
 
 def test_swapped_corners_are_remarked_on(tmp_path):
     place = "<bndbox><xmin>30</xmin><ymin>20</ymin><xmax>10</xmax><ymax>40</ymax></bndbox>"
-    assert "1 boxes have left and right" in open_dataset(write_set(tmp_path, place=place), None).remarks[0]
+    assert "top and bottom swapped: 1, such as" in open_dataset(write_set(tmp_path, place=place), None).remarks[0]
 
 
 @pytest.mark.parametrize(
@@ -160,6 +164,16 @@ def test_the_picture_of_a_file(tmp_path, picture, filename):
     assert not dataset.problems
 
 
+def test_pictures_without_labels_are_said(tmp_path):
+    write_picture(tmp_path / "JPEGImages/b.png")
+    dataset = open_dataset(write_set(tmp_path), None)
+    assert dataset.remarks == (
+        f"pictures without a label file, which are left out: 1, such as {tmp_path}/JPEGImages/b.png",
+    )
+    lists(tmp_path, "a")
+    assert not open_dataset(tmp_path).remarks
+
+
 def test_a_name_that_leads_out_of_the_data_set_leads_nowhere(tmp_path):
     write_picture(tmp_path / "secret.png")
     write_text(tmp_path / "set/Annotations/a.xml", xml(filename="../../secret.png"))
@@ -237,6 +251,7 @@ def test_an_empty_list_is_an_empty_part(tmp_path):
         ("images/a.png", "annotations/a.xml", None),
         ("Images/a.png", "Annotation/a.xml", None),
         ("imgs/a.png", "xml/a.xml", None),
+        ("images/a.png", "annotations/xmls/a.xml", None),
         ("a.png", "a.xml", None),
         ("train/a.png", "train/a.xml", "train"),
         ("Validation/a.png", "Validation/a.xml", "val"),
@@ -260,6 +275,21 @@ def test_layouts(tmp_path, picture, labels, split):
     dataset = source.open(split)
     assert boxes_of(dataset) == BOX
     assert not dataset.problems
+
+
+def test_lists_beside_the_labels(tmp_path):
+    for stem in "ab":
+        write_set(tmp_path, picture=f"images/{stem}.png", labels=f"annotations/xmls/{stem}.xml", filename=f"{stem}.png")
+    write_text(tmp_path / "annotations/trainval.txt", "a 1 1 1\n")
+    write_text(tmp_path / "annotations/test.txt", "b 2 1 1\n")
+    assert list(boxes_of(open_dataset(tmp_path, "train"))) == ["a.png"]
+    assert list(boxes_of(open_dataset(tmp_path, "test"))) == ["b.png"]
+
+
+def test_json_beside_xml_is_passed_over(tmp_path):
+    write_text(tmp_path / "annotations/settings.json", "{}")
+    write_text(tmp_path / "config/settings.json", "{}")
+    assert boxes_of(open_dataset(write_set(tmp_path, labels="xml/a.xml"), None)) == BOX
 
 
 def test_several_years_are_one_data_set(tmp_path):

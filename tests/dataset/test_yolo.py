@@ -277,6 +277,11 @@ def darknet(folder):
     write_text(folder / "obj.data", "classes = 2\ntrain = data/train.txt\nnames = data/obj.names\nbackup = backup/\n")
 
 
+def darknet_without_its_list(folder):
+    darknet(folder)
+    (folder / "train.txt").unlink()
+
+
 def cvat_ultralytics(folder):
     write_set(folder, yaml="names:\n  0: ant\npath: .\ntrain: train.txt\n")
     write_text(folder / "train.txt", "data/images/train/a.png\n")
@@ -316,6 +321,7 @@ def splits_apart(folder):
     ("build", "split"),
     [
         (darknet, "train"),
+        (darknet_without_its_list, "train"),
         (cvat_ultralytics, "train"),
         (label_studio, None),
         (roboflow_darknet, "train"),
