@@ -13,7 +13,7 @@ from rich.table import Table
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
-from dfine_jax.display import printable
+from dfine_jax.display import verbatim
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import write_report
@@ -92,7 +92,7 @@ def run(
 
 
 def _note(console: Console, text: str) -> None:
-    console.print(printable(text), style="yellow", markup=False, highlight=False, soft_wrap=True)
+    console.print(verbatim(text, "yellow"), soft_wrap=True)
 
 
 def _unknown_classes(detector: Detector, dataset: Dataset) -> list[str]:
