@@ -148,7 +148,7 @@ def test_a_path_is_taken_as_it_is(home, hub_folder, downloads, name):
 
 @pytest.mark.parametrize("name", ["~nobody-at-all/model", "a\0b", "a" * 5000, "a/" * 3000, "/dev/null/x"])
 def test_paths_that_can_not_be(home, downloads, name):
-    with pytest.raises(CheckpointError, match="^no model ") as caught:
+    with pytest.raises(CheckpointError, match=r"^no model ") as caught:
         open_pretrained(name)
     assert len(str(caught.value)) < 700
 
