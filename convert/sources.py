@@ -23,7 +23,8 @@ from convert.told import (
 from convert.weights import Files, is_index, listed, open_weights, weights_in
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
-from dfine_jax.hub_config import from_hub, labels_disagree, surplus_layers
+from dfine_jax.hub_config import from_hub, surplus_layers
+from dfine_jax.hub_labels import labels_disagree
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_fields import FieldError
 from dfine_jax.json_file import read_object

@@ -8,7 +8,8 @@ import pytest
 from tiny import TINY, tiny_config
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.hub_config import evaluated, from_hub, labels_disagree, map_strides, surplus_layers, to_hub
+from dfine_jax.hub_config import evaluated, from_hub, map_strides, surplus_layers, to_hub
+from dfine_jax.hub_labels import labels_disagree
 from dfine_jax.json_fields import FieldError
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())

@@ -255,12 +255,7 @@ def test_a_place_that_can_not_be_written_to_is_known_before(tmp_path, monkeypatc
     ],
 )
 def test_what_the_disk_says_is_one_line(tmp_path, code, words):
-    def write():
-        with new_folder(tmp_path / "out") as folder:
-            (folder / "half").touch()
-            raise OSError(code, os.strerror(code))
-
-    with pytest.raises(CheckpointError, match=words) as caught:
-        write()
+    with pytest.raises(CheckpointError, match=words) as caught, new_folder(tmp_path / "out"):
+        raise OSError(code, os.strerror(code))
     assert "\n" not in str(caught.value)
     assert names(tmp_path) == []
