@@ -78,7 +78,10 @@ def save_drawn(drawn: Image.Image, file: Path) -> None:
 def _lies_in(picture: str, folder: Path) -> bool:
     """Whether the file, or the link that leads to it, is somewhere in the folder."""
     path = local_path(picture)
-    return path is not None and folder.resolve() in Path(path).parent.resolve().joinpath("x").parents
+    if path is None or "\0" in path:
+        return False
+    here = Path(path).parent.resolve()
+    return folder.resolve() in (here, *here.parents)
 
 
 def _stem(picture: str) -> str:
@@ -89,11 +92,12 @@ def _stem(picture: str) -> str:
     elif picture.startswith("data:"):
         stem = ""
     else:
-        last = urllib.parse.unquote(urllib.parse.urlsplit(picture).path).rsplit("/", 1)[-1]
+        address = picture.split("?")[0].split("#")[0].partition("://")[2]
+        last = urllib.parse.unquote(address.partition("/")[2]).rsplit("/", 1)[-1]
         stem = "".join(character if character.isprintable() else "_" for character in Path(last).stem)
     if len(os.fsencode(stem)) > LONGEST_STEM:
         stem = os.fsencode(stem)[:LONGEST_STEM].decode("utf-8", "ignore")
-    return stem or "picture"
+    return stem.replace("\0", "_") or "picture"
 
 
 def _same(name: str) -> str:

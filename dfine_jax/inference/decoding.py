@@ -110,7 +110,7 @@ def decode(
             whole, wanted = whole[::-1], wanted[::-1]
         picture = _smaller(image, name, wanted)
         return Decoded(picture.transpose(_TURNS[orientation]) if orientation > 1 else picture, whole)
-    except (PictureError, MemoryError):
+    except PictureError:
         raise
     except Exception as error:
         raise _undecodable(error, name) from None
@@ -169,6 +169,8 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _undecodable(error: Exception, name: str) -> PictureError:
+    if isinstance(error, MemoryError):  # damaged files ask for any amount
+        return PictureError(f"{name}: not enough memory to decode it, or damaged; shrink it or copy it again")
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0) // 10**6
         return PictureError(

@@ -130,10 +130,13 @@ def open_file(path: str | os.PathLike) -> IO[bytes]:
 
 
 def local_path(source: str) -> str | None:
-    """The file that a path or a `file://` address names; None for what lies elsewhere."""
+    """The file that a path or a `file://` address names; None for what lies elsewhere or is malformed."""
     if not _is_address(source):
         return source
-    parts = urllib.parse.urlsplit(source)
+    try:
+        parts = urllib.parse.urlsplit(source)
+    except ValueError:
+        return None
     if parts.scheme.lower() != "file" or parts.netloc not in ("", "localhost"):
         return None
     return urllib.request.url2pathname(parts.path)
@@ -183,12 +186,9 @@ def _local(address: str, name: str) -> str | IO[bytes]:
         return fetch(address, name)
     if scheme != "file":
         raise PictureError(f"{name}: can't fetch from {printable(scheme)}://; use http, https, file or data")
-    try:
-        path = local_path(address)
-    except ValueError as error:
-        raise PictureError(f"{name}: a malformed address ({reason(error)})") from None
+    path = local_path(address)
     if path is None:
-        raise PictureError(f"{name}: a file on another machine; give a path here, as file:///path/to/it")
+        raise PictureError(f"{name}: malformed, or a file on another machine; give a path here, as file:///path/to/it")
     return path
 
 

@@ -227,6 +227,18 @@ def test_odd_names_are_shown_whole_and_kept(model, compiled, pictures, tmp_path,
     assert drawn == sorted([b"x].jpg", *ODD][: len(held)])
 
 
+def test_addresses_that_can_not_be_read_are_skipped(model, compiled, pictures, tmp_path, capsys):
+    wrong = ["http://[", "file:///a%00/b.jpg", "s3://x/b.jpg", "http://ann:secret@x/a\x1b.jpg"]
+    arguments = [*wrong, str(pictures / "a.jpg"), "--model", model, "--save", str(tmp_path / "drawn")]
+    assert main(["detect", *arguments]) == 1
+    notes = capsys.readouterr().err
+    assert "4 of 5 pictures could not be read" in notes
+    assert len(notes.splitlines()) == 4 + 2
+    assert "secret" not in notes
+    assert "\x1b" not in notes
+    assert os.listdir(tmp_path / "drawn") == ["a.jpg"]
+
+
 def test_json_for_a_terminal_that_knows_few_letters(model, compiled, pictures, capfd, monkeypatch):
     (pictures / "a.jpg").rename(pictures / "\u00e9.jpg")
     with open(os.dup(1), "w", encoding="ascii", errors="backslashreplace") as terminal:

@@ -53,6 +53,9 @@ def test_names(folder):
         ("https://x.org/a%0A%1B[31m.jpg", "a__[31m.jpg"),
         ("https://x.org/" + "x" * 5000 + ".jpg", "x" * 200 + ".jpg"),
         ("data:image/png;base64,iVBOR/w0K", "picture.jpg"),
+        ("http://[", "picture.jpg"),
+        ("https://x.org", "picture.jpg"),
+        ("file:///a%00b.jpg", "a_b.jpg"),
         ("file:///a/b%20c.jpg", "b c.jpg"),
     ],
 )

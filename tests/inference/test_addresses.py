@@ -158,6 +158,8 @@ def test_a_large_picture_does_not_stay_in_memory(serve, monkeypatch):
         ("javascript\x1b://a", "can't fetch from"),
         ("://", "can't fetch from"),
         ("file://elsewhere.org/a.png", "a file on another machine"),
+        ("file://[", "malformed, or a file on another machine"),
+        ("file:///a%00b", "null"),
         ("http://\udc80/a.png", "can't be reached"),
     ],
 )

@@ -85,6 +85,17 @@ def test_bombs_and_what_is_no_picture(tmp_path, data, says):
     assert str(caught.value).isprintable()
 
 
+def test_a_picture_that_asks_for_more_memory_than_there_is(tmp_path, monkeypatch):
+    def load(self):
+        raise MemoryError
+
+    path = tmp_path / "a.png"
+    path.write_bytes(png(8, 8))
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(PictureError, match=r"a\.png: not enough memory to decode it, or damaged"):
+        load_picture(path)
+
+
 def test_no_other_program_is_started_for_postscript(tmp_path, monkeypatch):
     monkeypatch.setattr("subprocess.Popen.__init__", lambda *args, **options: pytest.fail("a program was started"))
     path = tmp_path / "a.jpg"
