@@ -85,8 +85,8 @@ class Devices:
         put = jax.tree.map(lambda column: jax.make_array_from_process_local_data(self.shared, column), columns)
         return OnDevices(*put)
 
-    def compile(self, update: Update) -> Callable[..., tuple[TrainState, Metrics]]:
-        """The update over all devices; the state it is given is used up."""
+    def compile(self, update: Update, *, paced: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The update over all devices, with a pace if it is ``paced``; the state it is given is used up."""
 
         def update_on_mesh(state: TrainState, *batch) -> tuple[TrainState, Metrics]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for what each device does by itself
@@ -95,7 +95,7 @@ class Devices:
         return jax.jit(
             update_on_mesh,
             donate_argnums=0,
-            in_shardings=(self.whole, self.shared, self.shared),
+            in_shardings=(self.whole, self.shared, self.shared, *([self.whole] if paced else [])),
             out_shardings=self.whole,
             compiler_options=self._compiler_options(),
         )

@@ -99,7 +99,8 @@ def make_update(
 ) -> Update:
     """The function from a state and a batch to the next state, for ``jax.jit`` with ``donate_argnums=0``.
 
-    A ``pace`` takes the place of the recipe's schedule. It sees the whole batch: under a sharded ``jit`` batch norms, counts and denoising are the global batch's.
+    A ``pace`` takes the place of the recipe's schedule. It sees the whole batch: under a sharded ``jit`` batch norms,
+    counts and denoising are the global batch's.
     """
     loss_of = make_loss(apply, config, recipe)
     parts = recipe.optimization.accumulate

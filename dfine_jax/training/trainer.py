@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -16,11 +17,13 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
+from dfine_jax.data.sampling import repeat_factors
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal
+from dfine_jax.training.length import Clock, Length
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
 from dfine_jax.training.packing import Values
 from dfine_jax.training.recipe import Recipe
@@ -47,6 +50,8 @@ class RunOptions:
     """Checkpoints that stay, besides the best."""
     evaluate_every: int = 1
     """Epochs between evaluations; there is one at the end, too."""
+    evaluations: int = 0
+    """So many evaluations in all, at equal distances, whatever ``evaluate_every`` says; 0: as that says."""
     patience: int = 0
     """Stop after so many evaluations in a row with an AP below the best; 0: never."""
     most_skipped: int = 5
@@ -94,6 +99,7 @@ def train(
     *,
     output: Path,
     resume: bool = False,
+    clock: Clock | None = None,
     make_evaluate: Callable[[object, Devices], Evaluate] | None = None,
     on_evaluation: OnEvaluation | None = None,
     save: Save | None = None,
@@ -108,6 +114,7 @@ def train(
         options: everything that does not.
         output: folder for ``checkpoints`` and ``log.jsonl``.
         resume: go on from the last checkpoint there, exactly as if the training had not been interrupted.
+        clock: when it has to end and how its steps are laid, where the recipe has minutes and no steps yet.
         make_evaluate: makes the evaluation from the model's pure function and the devices; without it there is none.
         on_evaluation: called after each evaluation, in the first process.
         save: called in the first process with the average whenever its AP is the best so far, or, without an
@@ -122,14 +129,14 @@ def train(
     devices, parts = Devices(), recipe.optimization.accumulate
     devices.check(recipe.batch_size, parts)
     batches = train_batches(dataset, recipe, options, devices)
-    total, epoch_steps = len(batches), batches.steps_per_epoch
+    epoch_steps = batches.steps_per_epoch
 
     compute = devices.compute(options.dtype)
     apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
-    optimizer = make_optimizer(groups, recipe.optimization, total)
-    update = devices.compile(make_update(apply, config, recipe, layout, optimizer))
+    optimizer = make_optimizer(groups, recipe.optimization, len(batches))
+    update = devices.compile(make_update(apply, config, recipe, layout, optimizer), paced=recipe.minutes is not None)
     state = devices.replicate(start_state(start.params, start.batch_stats, layout, optimizer, options.seed))
     evaluate = make_evaluate(apply, devices) if make_evaluate else None
 
@@ -141,10 +148,12 @@ def train(
     elif checkpoints.latest is not None:
         raise TrainingError(f"{output} holds a training already: go on with it (--resume) or choose another folder")
 
+    counted = dict(done=standing.step, per_epoch=epoch_steps)
+    length = Length(recipe, clock, **counted, evaluations=options.evaluations, every=options.evaluate_every)
     console = console or Console(quiet=True)
     journal = Journal(
         output / "log.jsonl",
-        total,
+        length.total,
         every=options.log_every,
         first_step=standing.step,
         console=console,
@@ -152,30 +161,38 @@ def train(
     )
     journal.say(f"{start.report}\n{group_table(groups, start.params)}")
     journal.say(
-        f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, {total:,} steps, "
-        f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
+        f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, "
+        + (f"{recipe.minutes:g} minutes, " if length.is_open else f"{length.total:,} steps, ")
+        + f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
     )
     if told := compute.instead_of(options.dtype):
         journal.say(told)
     skipped = SkippedBatches(dataset, options.most_skipped)
     in_flight: InFlight | None = None
 
-    with Loader(batches, options.workers) as loader, journal, stop_signals() as stop:
+    with Loader(length.batches(batches), options.workers) as loader, journal, stop_signals() as stop:
         loader.restore(Position(*divmod(standing.step, epoch_steps)))
-        for step in range(standing.step + 1, total + 1):
+        step = standing.step
+        while step < length.total:
+            step += 1
             batch = next(loader)
-            state, metrics = update(state, *devices.share(batch))
+            state, metrics = update(state, *devices.share(batch), *length.pace)
             # The step before is looked at while this one is computed.
             if in_flight is not None:
                 report(in_flight, journal, skipped, epoch_steps)
             in_flight = InFlight(step, batch, metrics)
+            if length.is_open and length.laid_after(step, metrics):
+                journal.lay(length.total)
+                loader.batches = length.batches(batches)
+                loader.restore(Position(*divmod(step, epoch_steps)))
 
-            evaluates = step == total or step % (epoch_steps * options.evaluate_every) == 0
-            last = step == total or stop.is_set()
+            evaluates = length.evaluates(step)
+            last = step == length.total or stop.is_set()
             if not (last or evaluates or step % options.checkpoint_every == 0):
                 continue
             report(in_flight, journal, skipped, epoch_steps)
             in_flight = None
+            paused = time.monotonic()
             ap = None
             standing = standing._replace(step=step)
             average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
@@ -184,13 +201,15 @@ def train(
                 ap = float(np.nan_to_num(evaluation.figures.ap))
                 standing = judged(standing, ap)
                 journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
-                journal.say(f"epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
+                journal.say(f"step {step:,}, epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
                 if devices.first_process and on_evaluation is not None:
                     on_evaluation(step, evaluation)
             checkpoints.save(state, standing, ap)
-            is_best = standing.best_step == step if evaluate is not None else step == total
+            is_best = standing.best_step == step if evaluate is not None else step == length.total
             if is_best and devices.first_process and save is not None:
                 save(config, *average)
+            if evaluates:
+                length.evaluated(time.monotonic() - paused)
             journal.restart_clock()
             if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
                 break
@@ -198,7 +217,7 @@ def train(
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
     average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
-    return Trained(config, *average, standing, finished=standing.step == total or not stop.is_set())
+    return Trained(config, *average, standing, finished=standing.step == length.total or not stop.is_set())
 
 
 def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
@@ -215,10 +234,13 @@ def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices
         epochs=recipe.epochs,
         seed=options.seed,
         size=recipe.image_size,
-        max_boxes=places_for(dataset.most_boxes),
+        max_boxes=places_for(dataset.most_boxes * recipe.augmentation.crowding),
         augmentation=recipe.augmentation,
         strong_epochs=recipe.strong_epochs,
         scale_repeats=recipe.scale_repeats,
+        steps=recipe.steps,
+        strong_steps=recipe.steps_with_strong_augmentation or 0,
+        repeat_factors=repeat_factors(dataset) if recipe.sampling == "repeat-factor" else None,
         shard=devices.shard,
     )
 
