@@ -12,7 +12,7 @@ import numpy as np
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.samples import Dataset
-from dfine_jax.training.cost import FORWARD_AND_BACKWARD, Shape, forward_cost, step_memory, step_seconds, strides
+from dfine_jax.training.cost import Shape, forward_cost, step_memory, step_seconds, strides
 from dfine_jax.training.recipe import STRONG_SHARE, Averaging, Recipe
 
 STEP = 32
@@ -167,7 +167,7 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     def shape(side: int) -> Shape:
         return Shape(side, queries, copies, facts.most_boxes)
 
-    most = wishes.batch_size or _most_batch(facts)
+    most = wishes.batch_size or _most_batch(facts, wishes.accumulate or 1)
     small = min(most, max(SMALL_BATCH, facts.devices))
     least = wishes.image_size or min(wanted, _multiple(LEAST_SHRUNK * facts.own_size, math.floor))
     side = next(
@@ -181,8 +181,9 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     reasons["image_size"] = _why_side(facts, side, wanted, needed)
 
     batch = most
-    while wishes.batch_size is None and batch > small and lengths.fitting(shape(side), batch) < WANTED:
-        batch //= 2
+    if wishes.batch_size is None and wishes.accumulate is None:
+        while batch // 2 >= small and lengths.fitting(shape(side), batch) < WANTED:
+            batch //= 2
     parts = wishes.accumulate or _parts(facts, shape(side), batch)
     reasons["batch_size"] = _why_batch(facts, batch, parts, lengths)
 
@@ -195,8 +196,8 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     )
     reasons["learning_rate"] = f"the published ones for batches of {published.batch_size}, times the root of the ratio"
     zoom = published.augmentation.zoom_out_most
-    if facts.small_side is not None:
-        zoom = min(zoom, max(1.0, 2 * side / needed)) if needed else zoom
+    if needed is not None:  # what is shown smaller still stays half as wide as it should be
+        zoom = min(zoom, max(1.0, 2 * side / needed))
     recipe = replace(
         published,
         batch_size=batch,
@@ -212,7 +213,8 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     if wishes.epochs:
         strong = round(STRONG_SHARE * wishes.epochs)
         recipe = replace(recipe, steps=None, strong_steps=None, epochs=wishes.epochs, strong_epochs=strong)
-    evaluations = _evaluations(facts, shape(side), steps * step_seconds(facts.config, shape(side), 1, facts.speed))
+    seconds = steps * step_seconds(facts.config, shape(side), batch / facts.devices, facts.speed)
+    evaluations = _evaluations(facts, shape(side), seconds)
     return Chosen(recipe, queries, evaluations, max(5, evaluations // 2), _workers(facts), reasons)
 
 
@@ -273,15 +275,18 @@ def _wanted_side(facts: Facts, needed: int | None) -> int:
 
 def _queries(facts: Facts, side: int) -> int:
     """The model's own number, or more where a picture has more than a third as many boxes; never more than cells."""
+    if facts.config.decoder.learned_queries:  # their number is that of weights
+        return facts.config.decoder.queries
     cells = sum((side // stride) ** 2 for stride in strides(facts.config))
     crowded = max(min(300, 3 * facts.most_boxes), math.ceil(1.25 * facts.most_boxes))
     return min(cells, max(facts.config.decoder.queries, 10 * math.ceil(crowded / 10)))
 
 
-def _most_batch(facts: Facts) -> int:
-    """The largest power of two that is allowed by the number of pictures, and shared equally by the devices."""
-    most = min(MOST_BATCH, max(1, facts.pictures // 4))
-    return max(2 ** int(math.log2(most)), facts.devices)
+def _most_batch(facts: Facts, parts: int) -> int:
+    """The largest power of two that the number of pictures allows, or what devices and parts can share equally."""
+    most = 2 ** int(math.log2(min(MOST_BATCH, max(1, facts.pictures // 4))))
+    shares = facts.devices * parts
+    return max(1, most // shares) * shares
 
 
 def _fits(facts: Facts, shape: Shape, pictures: int) -> bool:
@@ -296,12 +301,11 @@ def _parts(facts: Facts, shape: Shape, batch: int) -> int:
     return parts
 
 
-def _evaluations(facts: Facts, shape: Shape, seconds_of_one: float) -> int:
-    """How many there may be in their share of the time, given the seconds that all steps take with batches of one."""
-    forward = forward_cost(facts.config, shape).operations / facts.speed / facts.devices
-    each = FIXED_SECONDS + facts.held_out * forward
+def _evaluations(facts: Facts, shape: Shape, seconds: float) -> int:
+    """How many take their share of the seconds of all steps, within bounds."""
+    each = FIXED_SECONDS + facts.held_out * forward_cost(facts.config, shape).operations / facts.speed / facts.devices
     least, most = EVALUATIONS
-    return int(min(most, max(least, EVALUATION_SHARE * seconds_of_one * FORWARD_AND_BACKWARD / each)))
+    return int(min(most, max(least, EVALUATION_SHARE * seconds / each)))
 
 
 def _workers(facts: Facts) -> int:

@@ -163,7 +163,8 @@ def train(
     journal.say(
         f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, "
         + (f"{recipe.minutes:g} minutes, " if length.is_open else f"{length.total:,} steps, ")
-        + f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
+        + f"on {devices.count} device(s)"
+        + (f"; going on from step {standing.step:,}" if standing.step else "")
     )
     if told := compute.instead_of(options.dtype):
         journal.say(told)
