@@ -24,7 +24,7 @@ MOST_ENLARGED = 2.0
 LARGEST_SIDE = 1280
 """... and no further than this."""
 LEAST_SHRUNK = 0.6
-"""Where time is short they may shrink to this share of it."""
+"""Where time is short they may shrink to this share of it, as far as boxes stay wide enough."""
 MOST_BATCH, SMALL_BATCH = 32, 8
 """Pictures a step; below the second number batch norms see too few, so that sides shrink first."""
 MEMORY_SHARE = 0.8
@@ -160,16 +160,16 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     reasons: dict[str, str] = {}
     needed = _needed_side(facts)
     wanted = wishes.image_size or _wanted_side(facts, needed)
-    queries = wishes.queries or _queries(facts, wanted)
-    copies = min(FULL_COPIES, queries // 2) if wishes.denoising_copies is None else wishes.denoising_copies
     lengths = _Lengths(facts, wishes)
 
     def shape(side: int) -> Shape:
+        queries = wishes.queries or _queries(facts, side)
+        copies = min(FULL_COPIES, queries // 2) if wishes.denoising_copies is None else wishes.denoising_copies
         return Shape(side, queries, copies, facts.most_boxes)
 
     most = wishes.batch_size or _most_batch(facts, wishes.accumulate or 1)
     small = min(most, max(SMALL_BATCH, facts.devices))
-    least = wishes.image_size or min(wanted, _multiple(LEAST_SHRUNK * facts.own_size, math.floor))
+    least = wishes.image_size or _least_side(facts, needed)
     side = next(
         (
             side
@@ -205,7 +205,7 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
         scale_repeats=0,
         augmentation=replace(published.augmentation, zoom_out_most=round(zoom, 1)),
         optimization=optimization,
-        denoising_copies=copies,
+        denoising_copies=shape(side).copies,
         minutes=wishes.minutes,
     )
     steps, reasons["length"] = lengths.steps(shape(side), batch)
@@ -215,7 +215,7 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
         recipe = replace(recipe, steps=None, strong_steps=None, epochs=wishes.epochs, strong_epochs=strong)
     seconds = steps * step_seconds(facts.config, shape(side), batch / facts.devices, facts.speed)
     evaluations = _evaluations(facts, shape(side), seconds)
-    return Chosen(recipe, queries, evaluations, max(5, evaluations // 2), _workers(facts), reasons)
+    return Chosen(recipe, shape(side).queries, evaluations, max(5, evaluations // 2), _workers(facts), reasons)
 
 
 class _Lengths:
@@ -271,6 +271,11 @@ def _wanted_side(facts: Facts, needed: int | None) -> int:
     own = _multiple(facts.own_size, round)
     most = max(own, min(LARGEST_SIDE, _multiple(MOST_ENLARGED * own, math.floor)))
     return min(most, max(own, needed or own))
+
+
+def _least_side(facts: Facts, needed: int | None) -> int:
+    own = _multiple(facts.own_size, round)
+    return min(own, max(needed or 0, _multiple(LEAST_SHRUNK * own, math.floor)))
 
 
 def _queries(facts: Facts, side: int) -> int:

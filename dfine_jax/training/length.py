@@ -1,8 +1,8 @@
 """How many steps a training has, and when it evaluates: known from the start, or laid by a clock as it goes.
 
 Where only minutes are given, the first steps are measured once they are compiled, and as many laid as will fit,
-evaluations and saving included. They are laid anew after a tenth of them and where the learning rates begin to fall,
-with all that was measured until then: until there it makes no difference to a step how many will follow.
+evaluations and saving included. They are laid anew after a tenth of them, where the learning rates begin to fall (until
+there it makes no difference to a step how many will follow), and a last time on their way down, from where they are.
 """
 
 import math
@@ -22,8 +22,8 @@ COMPILED = 1
 """The step after which all is compiled, from which time is measured ..."""
 FIRST = 8
 """... and the one after which steps are first laid."""
-EARLY = 0.1
-"""After this share of the steps they are laid a second time."""
+EARLY, LATE = 0.1, 0.85
+"""After these shares of the steps they are laid a second and a last time."""
 UNKNOWN = 1_000_000
 """Stands for the number of steps until they are laid."""
 EVALUATION_SHARE = 0.1
@@ -60,9 +60,8 @@ class Length:
         self._per_epoch, self._done = per_epoch, done
         self._first = done + FIRST
         self.recipe = replace(recipe, steps=UNKNOWN) if self._open else recipe
-        self._early = math.inf
-        self._since: float | None = None
-        self._paused = 0.0
+        self._early = self._late = math.inf
+        self._since, self._from, self._paused = 0.0, 0, 0.0
         self._evaluated: list[float] = []
         self._is_paced = recipe.minutes is not None
 
@@ -100,24 +99,29 @@ class Length:
     def laid_after(self, step: int, result: Any) -> bool:
         """Lays steps anew where that is due after this one, waiting for its result first; whether it did."""
         if step == self._done + COMPILED:
-            jax.block_until_ready(result)
-            self._since, self._paused = time.monotonic(), 0.0
+            self._measure_from(step, result)
         falls = self._falls_from()
-        if step not in (self._first, self._early, falls):
+        if step not in (self._first, self._early, falls, self._late):
             return False
         jax.block_until_ready(result)
         total = max(step + 1, min(self._clock.most_steps, _agreed(self._fitting(step))))
-        if step == falls:
-            self._open = False
-            self.recipe = _ended(self.recipe, step, total)
+        if step >= falls:
+            self.recipe = _continued(self.recipe, step, total)
+            self._open = self._late == math.inf
+            self._late = max(round(LATE * total), step + 1)
         else:
             lay = self._clock.lay or (lambda steps: replace(self.recipe, steps=steps, strong_steps=None))
             self.recipe = lay(total)
             if step == self._first:
                 self._early = max(round(EARLY * total), step + 1)
+        self._measure_from(step, result)
         if self._clock.laid is not None:
             self._clock.laid(self.recipe)
         return True
+
+    def _measure_from(self, step: int, result: Any) -> None:
+        jax.block_until_ready(result)
+        self._since, self._from, self._paused = time.monotonic(), step, 0.0
 
     def _falls_from(self) -> int:
         """The step from which on it matters how many follow."""
@@ -127,7 +131,7 @@ class Length:
     def _fitting(self, step: int) -> int:
         """As many steps as will have been done when the time is over."""
         now = time.monotonic()
-        each = (now - self._since - self._paused) / (step - self._done - COMPILED)
+        each = (now - self._since - self._paused) / (step - self._from)
         left = self._clock.began + 60 * self.recipe.minutes - now - CLOSING_SECONDS
         if self._evaluated and self._evaluations:
             # The first one compiled, the last ones tell what those to come will take.
@@ -139,15 +143,16 @@ class Length:
         return step + max(1, math.floor(left / each))
 
 
-def _ended(recipe: Recipe, step: int, total: int) -> Recipe:
-    """The recipe with another number of steps, of which those after ``step`` fall if any did."""
+def _continued(recipe: Recipe, step: int, total: int) -> Recipe:
+    """The recipe with another number of steps, in which learning rates go on from where they are after ``step``."""
+    falling = round(recipe.optimization.cooldown * recipe.steps)
+    done = (step - (recipe.steps - falling)) / falling if falling else 0.0
+    cooldown = min(1.0, (total - step) / (1 - done) / total) if falling and done < 1 else 0.0
     strong = recipe.steps_with_strong_augmentation
-    falls = recipe.optimization.cooldown > 0
-    cooldown = (total - step) / total if falls else 0.0
     return replace(
         recipe,
         steps=total,
-        strong_steps=max(step, round(strong * total / recipe.steps)),
+        strong_steps=strong if strong <= step else max(step, round(strong * total / recipe.steps)),
         optimization=replace(recipe.optimization, cooldown=cooldown),
     )
 
