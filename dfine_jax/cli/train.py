@@ -2,9 +2,11 @@
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
@@ -15,7 +17,7 @@ from rich.console import Console
 
 from convert.sources import read_backbone
 from dfine_jax.cli.train_recipe import chosen_for, early_options, facts_of, recipe_in_words, wishes_of
-from dfine_jax.cli.train_results import Results, ending
+from dfine_jax.cli.train_results import Results
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.holdout import hold_out
@@ -34,9 +36,10 @@ from dfine_jax.training.configuration import (
 )
 from dfine_jax.training.defaults import most_steps, paced
 from dfine_jax.training.errors import TrainingError
+from dfine_jax.training.folder import LOG, claimed, writing
 from dfine_jax.training.length import Clock
 from dfine_jax.training.memory import OutOfMemoryError
-from dfine_jax.training.processes import Processes, first_of_all, join
+from dfine_jax.training.processes import Processes, first_of_all, joined
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start, fine_tune, fresh
 from dfine_jax.training.trainer import train
@@ -97,10 +100,10 @@ def command(arguments: list[str]) -> int:
     lengths = [name for name in ("epochs", "steps", "minutes") if getattr(early, name)]
     if len(lengths) > 1:
         raise ValueError(f"--{' and --'.join(lengths)} each say how long to train: give one of them")
-    join(parsed.processes)
-    if early.preset == "coco" or not is_published:
-        return run(parsed.configuration, resume=parsed.resume, clock=Clock(began))
-    return _run_chosen(defaults, parsed, parse, early, began)
+    with joined(parsed.processes):
+        if early.preset == "coco" or not is_published:
+            return run(parsed.configuration, resume=parsed.resume, clock=Clock(began))
+        return _run_chosen(defaults, parsed, parse, early, began)
 
 
 def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: argparse.Namespace, began: float) -> int:
@@ -130,7 +133,7 @@ def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: a
             return run(configuration, resume=parsed.resume, clock=clock, data=data)
         except OutOfMemoryError as error:
             parts = 2 * configuration.recipe.optimization.accumulate
-            has_begun = (configuration.output / "log.jsonl").exists()
+            has_begun = (configuration.output / LOG).exists()
             if early.accumulate or has_begun or configuration.recipe.batch_size % (parts * facts.devices):
                 raise
             console.print(f"{error}; tried again in {parts} parts", markup=False, highlight=False, soft_wrap=True)
@@ -151,36 +154,50 @@ def run(
 ) -> int:
     """Trains as configured; see ``Command``. ``data`` is what ``open_datasets`` gives, where it was called already."""
     first = jax.process_index() == 0
-    console, output = Console(quiet=not first), configuration.output
-    written = output / FILE_NAME
+    with claimed(configuration.output, resume=resume) if first else nullcontext():
+        console = Console(quiet=not first)
+        return _run(configuration, console, resume, clock or Clock(time.monotonic()), data)
+
+
+def _run(configuration: Configuration, console: Console, resume: bool, clock: Clock, data: Data | None) -> int:
+    written, first = configuration.output / FILE_NAME, jax.process_index() == 0
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
-        raise TrainingError(f"{output} was trained with other settings: {'; '.join(changed)}")
+        raise TrainingError(f"{configuration.output} was trained with other settings: {'; '.join(changed)}")
     dataset, held_out, part = data or open_datasets(configuration, console)
     start = make_start(configuration, dataset)
     if first:
-        write_configuration(configuration, written)
+        _write_whole(configuration, written)
     results = Results(configuration, dataset, held_out, part)
 
     def laid(recipe: Recipe) -> None:
         results.configuration = replace(configuration, recipe=recipe)
         if first:
-            write_configuration(results.configuration, written)
+            _write_whole(results.configuration, written)
 
     trained = train(
         start,
         dataset,
         configuration.recipe,
         configuration.run,
-        output=output,
+        output=configuration.output,
         resume=resume,
-        clock=replace(clock or Clock(time.monotonic()), laid=laid),
+        clock=replace(clock, laid=laid),
         make_evaluate=_evaluation(configuration, start.config, held_out) if held_out else None,
         on_evaluation=results.on_evaluation if held_out else None,
-        save=results.save,
+        save=results.model,
         console=console,
     )
-    console.print(ending(trained, results.configuration), markup=False, highlight=False, soft_wrap=True)
+    if first:
+        console.print(printable(results.ending(trained)), markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def _write_whole(configuration: Configuration, path: Path) -> None:
+    """Writes the settings beside their place and moves them there: half a file would be no training to go on with."""
+    with writing("to", path):
+        new = path.with_name(f".{path.name}.new")
+        write_configuration(configuration, new)
+        os.replace(new, path)
 
 
 def _defaults(early: argparse.Namespace) -> tuple[Configuration, bool]:

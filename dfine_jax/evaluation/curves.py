@@ -1,6 +1,5 @@
 """How a training went, from its log."""
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +8,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from dfine_jax.evaluation.plots import BAR, BAR_BEHIND, GRID, INK, WRONG, new_figure, note, plain
+from dfine_jax.training.log import read_log
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -23,7 +23,7 @@ def training_curves(log: str | os.PathLike) -> "Figure":
     Raises:
         ValueError: the file holds neither a loss nor an AP.
     """
-    lines = [json.loads(line) for line in Path(log).read_text("utf-8").splitlines() if line.strip()]
+    lines = read_log(Path(log))
     losses = _columns(lines, "loss")
     aps = _columns(lines, "ap")
     if not len(losses) and not len(aps):
@@ -57,8 +57,12 @@ def training_curves(log: str | os.PathLike) -> "Figure":
 
 def _columns(lines: list[dict], name: str) -> Float64[np.ndarray, "L 2"]:
     """Step and value of each line that has a finite one."""
-    points = [(line["step"], line[name]) for line in lines if name in line and np.isfinite(line[name])]
+    points = [(line["step"], line[name]) for line in lines if _is_finite(line.get(name))]
     return np.array(points, np.float64).reshape(-1, 2)
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and bool(np.isfinite(value))
 
 
 def _smoothed(values: Float64[np.ndarray, " L"]) -> Float64[np.ndarray, " L"]:

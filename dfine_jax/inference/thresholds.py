@@ -62,10 +62,10 @@ class Thresholds:
         return ", ".join(shown[:8]) + more
 
 
-def write_thresholds(thresholds: Thresholds, folder: Path) -> None:
-    """Keeps them in a model's folder."""
+def write_thresholds(thresholds: Thresholds, path: Path) -> None:
+    """Keeps them in a file."""
     text = json.dumps(asdict(thresholds), indent=1, ensure_ascii=False)
-    (folder / FILE_NAME).write_text(text + "\n", "utf-8")
+    path.write_text(text + "\n", "utf-8")
 
 
 def read_thresholds(model: str | os.PathLike) -> Thresholds | None:

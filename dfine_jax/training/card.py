@@ -1,7 +1,6 @@
 """A model card: what a trained model finds, how well, how it came about and how to use it, as ``README.md``."""
 
 import math
-from pathlib import Path
 
 from dfine_jax.data.samples import Dataset
 from dfine_jax.display import printable
@@ -71,11 +70,6 @@ def model_card(
         "",
     ]
     return "\n".join(lines)
-
-
-def write_card(card: str, folder: Path) -> None:
-    """Puts it into a model's folder."""
-    (folder / FILE_NAME).write_text(card, "utf-8")
 
 
 def _figures(evaluation: Evaluation | None, thresholds: Thresholds | None, held_out: str) -> list[str]:

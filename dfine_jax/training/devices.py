@@ -12,6 +12,9 @@ from dfine_jax.data.loader import Shard
 from dfine_jax.model.compute import Compute
 from dfine_jax.native.registers import registers
 from dfine_jax.processor import multiplies_tiles_of_bfloat16
+from dfine_jax.training.memory import require_memory
+from dfine_jax.training.optimizer import Pace
+from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.step import Metrics, TrainState, Update
 from dfine_jax.training.targets import Targets
 
@@ -40,6 +43,11 @@ class Devices:
     def count(self) -> int:
         """How many there are."""
         return self.mesh.size
+
+    @property
+    def first(self) -> jax.Device:
+        """The first of this process's own."""
+        return self.mesh.local_devices[0]
 
     @property
     def shard(self) -> Shard:
@@ -85,6 +93,10 @@ class Devices:
         put = jax.tree.map(lambda column: jax.make_array_from_process_local_data(self.shared, column), columns)
         return OnDevices(*put)
 
+    def fitting(self, update: Update, recipe: Recipe) -> "FittingUpdate":
+        """The update over all devices, which says before it is first run where memory is too small for it."""
+        return FittingUpdate(self.compile(update, paced=recipe.minutes is not None), self, recipe)
+
     def compile(self, update: Update, *, paced: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
         """The update over all devices, with a pace if it is ``paced``; the state it is given is used up."""
 
@@ -103,3 +115,25 @@ class Devices:
     def _compiler_options(self) -> dict[str, int] | None:
         """None leaves all to JAX, as where it was told to optimise little."""
         return CPU_OPTIONS if self._are_cpus and not jax.config.read("jax_disable_most_optimizations") else None
+
+
+class FittingUpdate:
+    """An update that is compiled once for each size of pictures, and refused where it clearly needs too much memory.
+
+    The state it is given is used up. ``OutOfMemoryError`` before the first step of a size.
+    """
+
+    def __init__(self, update: Callable[..., Any], devices: Devices, recipe: Recipe):
+        """``update`` is what ``jax.jit`` made."""
+        self._update, self._recipe = update, recipe
+        self._devices = list(devices.mesh.local_devices)
+        self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
+
+    def __call__(
+        self, state: TrainState, images: jax.Array, targets: Targets, *pace: Pace
+    ) -> tuple[TrainState, Metrics]:
+        if images.shape not in self._compiled:
+            compiled = self._update.lower(state, images, targets, *pace).compile()
+            require_memory(compiled, self._devices, self._recipe)
+            self._compiled[images.shape] = compiled
+        return self._compiled[images.shape](state, images, targets, *pace)

@@ -1,15 +1,22 @@
 """What a training says while it runs: a line on the screen, a file with a JSON object a line, and TensorBoard's."""
 
-import json
+import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.summary import scalar
+
+from dfine_jax.display import printable
+from dfine_jax.training.folder import require_ours, writing
+from dfine_jax.training.log import append_line, forget_after
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line is printed this often instead of a moving one."""
@@ -28,10 +35,13 @@ class Journal:
         self._writes = writes
         self._steps: list[Mapping[str, Any]] = []
         self._pictures, self._since, self._printed = 0, time.monotonic(), 0.0
-        self._board: SummaryWriter | None = None
+        self._board: Board | None = None
         if writes:
-            _forget_after(path, first_step)
-            self._board = SummaryWriter(str(path.parent / "tensorboard"), purge_step=first_step + 1)
+            with writing("to", path):
+                damaged = forget_after(path, first_step)
+            if damaged:
+                self.say(f"{path}: left out {damaged} line(s) that a crash has damaged")
+            self._board = Board(path.parent / "tensorboard", first_step)
         columns = (
             TextColumn("epoch {task.fields[epoch]}"),
             BarColumn(20),
@@ -79,17 +89,18 @@ class Journal:
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line to the file."""
-        if self._board is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(line) + "\n")
-            for name, value in {**line, **line.get("terms", {})}.items():
-                if name not in ("step", "terms"):
-                    self._board.add_scalar(name, value, line["step"])
+        if self._board is None:
+            return
+        require_ours(self.path.parent)
+        with writing("to", self.path):
+            append_line(self.path, line)
+        numbers = {**line, **line.get("terms", {})}
+        self._board.add(line["step"], {name: v for name, v in numbers.items() if name not in ("step", "terms")})
 
     def say(self, text: str) -> None:
         """Prints a line above the moving one."""
         if self._writes:
-            self.console.print(text, markup=False, highlight=False, soft_wrap=True)
+            self.console.print(printable(text, lines=True), markup=False, highlight=False, soft_wrap=True)
 
     def restart_clock(self) -> None:
         """What was done since the last line, an evaluation for example, does not count for the speed."""
@@ -106,11 +117,32 @@ def _means(steps: list[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drops lines of steps that are about to be done again."""
-    if path.exists():
-        lines = [line for line in path.read_text("utf-8").splitlines() if json.loads(line)["step"] <= step]
-        path.write_text("".join(f"{line}\n" for line in lines), "utf-8")
+class Board:
+    """Files of TensorBoard's. It is told to forget what earlier ones hold of steps that are about to be done again.
+
+    All numbers are written at once: tensorboardX's usual writer has a thread, from which a full disk is heard of too
+    late and in many lines.
+    """
+
+    def __init__(self, folder: Path, first_step: int):
+        self._folder = folder
+        with writing("to", folder):
+            folder.mkdir(exist_ok=True)
+            self._writer = EventsWriter(str(folder / "events"), f".{os.getpid()}")
+            self._writer.write_event(Event(step=first_step + 1, session_log=SessionLog(status=SessionLog.START)))
+            self._writer.flush()
+
+    def add(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Numbers by name; ``WriteError`` where they can't be written."""
+        with writing("to", self._folder):
+            for name, value in numbers.items():
+                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+            self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the file; what was added is in it already, so there is nothing more to fail."""
+        with suppress(OSError):
+            self._writer.close()
 
 
 def _duration(seconds: float) -> str:

@@ -1,10 +1,25 @@
-"""Several processes that train one model together, on one machine or many."""
+"""Several processes that train one model together, on one machine or many; when one ends, all end, with one line."""
 
+import atexit
 import os
+import re
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
 import numpy as np
+
+from dfine_jax.errors import InputError
+from dfine_jax.training.errors import TrainingError, first_line
+from dfine_jax.training.peers import Peers, filter_native_errors
+
+MEETING_SECONDS = 300
+"""So long the processes wait for each other at the start."""
+NOTICING_SECONDS = 10.0
+"""So long an error waits for news of another process, whose end may be its cause."""
 
 
 @dataclass(frozen=True)
@@ -22,18 +37,71 @@ class Processes:
     """Which of them this is, from 0."""
 
 
-def join(processes: Processes = Processes()) -> None:
+@contextmanager
+def joined(processes: Processes = Processes()) -> Iterator[None]:
     """Meets the other processes, if there are any; must come before anything else that JAX does.
 
-    ``ValueError`` if only some of the three values are given.
+    Inside, this process ends with one line, and exit code 2, as soon as another one has: alone none can go on. If the
+    block ends with an exception the others are told, and this process ends without waiting for them.
+
+    Raises:
+        ValueError: only some of the three values are given, or they make no sense.
+        TrainingError: the others don't come.
     """
+    if not _are_several(processes):
+        yield
+        return
+    filter_native_errors()
+    _meet(processes)
+    host = processes.coordinator.rpartition(":")[0] if processes.coordinator else None
+    peers = Peers(host)
+    try:
+        yield
+    except BaseException as error:
+        if not isinstance(error, InputError | KeyboardInterrupt | SystemExit):
+            time.sleep(NOTICING_SECONDS)  # the end of another process ends this one meanwhile
+        peers.close()
+        # JAX would wait for the others, who are ending, and then abort.
+        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ValueError | OSError) else 70
+        atexit.register(_end, code)
+        raise
+    peers.leave()
+
+
+def _are_several(processes: Processes) -> bool:
     given = [value is not None for value in (processes.coordinator, processes.count, processes.index)]
     if any(given) and not all(given):
         raise ValueError("processes: give all of coordinator (HOST:PORT), count and index, or none")
-    if all(given):
-        jax.distributed.initialize(processes.coordinator, processes.count, processes.index)
-    elif _is_one_of_many():
-        jax.distributed.initialize()
+    if not any(given):
+        return _is_one_of_many()
+    if not re.fullmatch(r".+:\d{1,5}", processes.coordinator):
+        raise ValueError(
+            f"processes: the coordinator is HOST:PORT, such as 10.0.0.1:1234, not {processes.coordinator!r}"
+        )
+    if not 0 <= processes.index < processes.count:
+        raise ValueError(
+            f"processes: index {processes.index} of count {processes.count}: indices go from 0 to the count less 1"
+        )
+    return processes.count > 1
+
+
+def _meet(processes: Processes) -> None:
+    try:
+        if processes.coordinator is not None:
+            jax.distributed.initialize(
+                processes.coordinator,
+                processes.count,
+                processes.index,
+                initialization_timeout=MEETING_SECONDS,
+            )
+        else:
+            jax.distributed.initialize(initialization_timeout=MEETING_SECONDS)
+    except (RuntimeError, ValueError, OSError) as error:
+        place = f" at {processes.coordinator}" if processes.coordinator else ""
+        raise TrainingError(
+            f"the processes did not all meet{place} ({first_line(error)}): start as many as --processes.count says, "
+            "each with an index of its own and the same coordinator, a free port of process 0's machine"
+        ) from error
 
 
 def _is_one_of_many() -> bool:
@@ -54,3 +122,9 @@ def first_of_all(text: str) -> str:
     padded = np.zeros(length, np.uint8)
     padded[: min(length, len(own))] = own[:length]
     return bytes(np.asarray(broadcast_one_to_all(padded))).decode()
+
+
+def _end(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)

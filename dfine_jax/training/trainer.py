@@ -1,13 +1,11 @@
 """The training loop: batches to devices, updates, evaluations, checkpoints. It reads from top to bottom."""
 
-import signal
-import threading
 import time
-from collections.abc import Callable
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -19,16 +17,20 @@ from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
 from dfine_jax.data.sampling import repeat_factors
 from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.training.checkpoint import Checkpoints, Standing
+from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
-from dfine_jax.training.errors import TrainingError
+from dfine_jax.training.errors import WriteError
+from dfine_jax.training.folder import CHECKPOINTS, LOG, claimed, require_ours, writing
 from dfine_jax.training.journal import Journal
 from dfine_jax.training.length import Clock, Length
+from dfine_jax.training.memory import memory_errors
+from dfine_jax.training.mending import Average, SavedModel, mend_model
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
 from dfine_jax.training.packing import Values
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start
-from dfine_jax.training.step import Metrics, layout_of, make_update, start_state
+from dfine_jax.training.step import Metrics, TrainState, layout_of, make_update, start_state
+from dfine_jax.training.stopping import SkippedBatches, stop_signals
 
 
 @dataclass(frozen=True)
@@ -75,8 +77,6 @@ Evaluate = Callable[[Values, Values], Evaluated]
 """From parameters and batch statistics (``dfine_jax.evaluation.held_out.HeldOut`` is one)."""
 OnEvaluation = Callable[[int, Evaluated], None]
 """Is given the step and what was found, to draw or report."""
-Save = Callable[[DFineConfig, Values, Values], None]
-"""Writes a model: configuration, parameters and batch statistics, those of the average."""
 
 
 class Trained(NamedTuple):
@@ -102,7 +102,7 @@ def train(
     clock: Clock | None = None,
     make_evaluate: Callable[[object, Devices], Evaluate] | None = None,
     on_evaluation: OnEvaluation | None = None,
-    save: Save | None = None,
+    save: SavedModel | None = None,
     console: Console | None = None,
 ) -> Trained:
     """Trains until the recipe's last epoch.
@@ -117,12 +117,13 @@ def train(
         clock: when it has to end and how its steps are laid, where the recipe has minutes and no steps yet.
         make_evaluate: makes the evaluation from the model's pure function and the devices; without it there is none.
         on_evaluation: called after each evaluation, in the first process.
-        save: called in the first process with the average whenever its AP is the best so far, or, without an
-            evaluation, at the end.
+        save: is given, in the first process, the average whenever its AP is the best so far, or, without an
+            evaluation, at the end; and once more when a training is gone on with and it is not there.
         console: where to print; nowhere if not given.
 
     Raises:
-        TrainingError: the loss is not finite again and again, a checkpoint can't be written or read.
+        TrainingError: the loss is not finite again and again, no checkpoint is whole, something can't be written,
+            another training uses the folder, memory is too small.
         DataError: a picture can't be prepared, or the data set is smaller than a batch.
     """
     config = model_config(start.config, recipe)
@@ -136,89 +137,113 @@ def train(
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, len(batches))
-    update = devices.compile(make_update(apply, config, recipe, layout, optimizer), paced=recipe.minutes is not None)
-    state = devices.replicate(start_state(start.params, start.batch_stats, layout, optimizer, options.seed))
+    update = devices.fitting(make_update(apply, config, recipe, layout, optimizer), recipe)
     evaluate = make_evaluate(apply, devices) if make_evaluate else None
+    save = save if devices.first_process else None
 
-    output.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(output / "checkpoints", options.keep)
-    standing = Standing()
-    if resume and checkpoints.latest is not None:
-        state, standing = checkpoints.restore(state)
-    elif checkpoints.latest is not None:
-        raise TrainingError(f"{output} holds a training already: go on with it (--resume) or choose another folder")
+    def average_of(state: TrainState) -> Average:
+        return Average(config, *layout.variables(*on_host((state.ema.params, state.ema.batch_stats))))
 
-    counted = dict(done=standing.step, per_epoch=epoch_steps)
-    length = Length(recipe, clock, **counted, evaluations=options.evaluations, every=options.evaluate_every)
-    console = console or Console(quiet=True)
-    journal = Journal(
-        output / "log.jsonl",
-        length.total,
-        every=options.log_every,
-        first_step=standing.step,
-        console=console,
-        writes=devices.first_process,
-    )
-    journal.say(f"{start.report}\n{group_table(groups, start.params)}")
-    journal.say(
-        f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, "
-        + (f"{recipe.minutes:g} minutes, " if length.is_open else f"{length.total:,} steps, ")
-        + f"on {devices.count} device(s)"
-        + (f"; going on from step {standing.step:,}" if standing.step else "")
-    )
-    if told := compute.instead_of(options.dtype):
-        journal.say(told)
-    skipped = SkippedBatches(dataset, options.most_skipped)
-    in_flight: InFlight | None = None
+    with (
+        claimed(output, resume=resume) if devices.first_process else nullcontext(),
+        memory_errors(devices.first, recipe),
+        naming_the_last(output, options.keep) as checkpoints,
+    ):
+        state = devices.replicate(start_state(start.params, start.batch_stats, layout, optimizer, options.seed))
+        standing, told = Standing(), []
+        if restored := checkpoints.restore(state):
+            state, standing, damaged = restored
+            told += [damaged] if damaged else []
+            whole = recipe.steps or len(batches)
+            best = standing.best_step if evaluate is not None else whole if standing.step == whole else None
+            if best is not None:
+                standing, mended = mend_model(save, best, state, standing, checkpoints, average_of)
+                told += [mended] if mended else []
 
-    with Loader(length.batches(batches), options.workers) as loader, journal, stop_signals() as stop:
-        loader.restore(Position(*divmod(standing.step, epoch_steps)))
-        step = standing.step
-        while step < length.total:
-            step += 1
-            batch = next(loader)
-            state, metrics = update(state, *devices.share(batch), *length.pace)
-            # The step before is looked at while this one is computed.
-            if in_flight is not None:
+        counted = dict(done=standing.step, per_epoch=epoch_steps)
+        length = Length(recipe, clock, **counted, evaluations=options.evaluations, every=options.evaluate_every)
+        journal = Journal(
+            output / LOG,
+            length.total,
+            every=options.log_every,
+            first_step=standing.step,
+            console=console or Console(quiet=True),
+            writes=devices.first_process,
+        )
+        for line in told:
+            journal.say(line)
+        journal.say(f"{start.report}\n{group_table(groups, start.params)}")
+        journal.say(
+            f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, "
+            + (f"{recipe.minutes:g} minutes, " if length.is_open else f"{length.total:,} steps, ")
+            + f"on {devices.count} device(s)"
+            + (f"; going on from step {standing.step:,}" if standing.step else "")
+        )
+        if slower := compute.instead_of(options.dtype):
+            journal.say(slower)
+        skipped = SkippedBatches(dataset, options.most_skipped)
+        in_flight: InFlight | None = None
+
+        with Loader(length.batches(batches), options.workers) as loader, journal, stop_signals(journal.say) as stop:
+            loader.restore(Position(*divmod(standing.step, epoch_steps)))
+            step = standing.step
+            while step < length.total:
+                step += 1
+                batch = next(loader)
+                state, metrics = update(state, *devices.share(batch), *length.pace)
+                # The step before is looked at while this one is computed.
+                if in_flight is not None:
+                    report(in_flight, journal, skipped, epoch_steps)
+                in_flight = InFlight(step, batch, metrics)
+                if length.is_open and length.laid_after(step, metrics):
+                    journal.lay(length.total)
+                    loader.batches = length.batches(batches)
+                    loader.restore(Position(*divmod(step, epoch_steps)))
+
+                checkpoints.check()
+                evaluates = length.evaluates(step)
+                last = step == length.total or stop.is_set()
+                if not (last or evaluates or step % options.checkpoint_every == 0):
+                    continue
                 report(in_flight, journal, skipped, epoch_steps)
-            in_flight = InFlight(step, batch, metrics)
-            if length.is_open and length.laid_after(step, metrics):
-                journal.lay(length.total)
-                loader.batches = length.batches(batches)
-                loader.restore(Position(*divmod(step, epoch_steps)))
-
-            evaluates = length.evaluates(step)
-            last = step == length.total or stop.is_set()
-            if not (last or evaluates or step % options.checkpoint_every == 0):
-                continue
-            report(in_flight, journal, skipped, epoch_steps)
-            in_flight = None
-            paused = time.monotonic()
-            ap = None
-            standing = standing._replace(step=step)
-            average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
-            if evaluates and evaluate is not None:
-                evaluation = evaluate(*average)
-                ap = float(np.nan_to_num(evaluation.figures.ap))
-                standing = judged(standing, ap)
-                journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
-                journal.say(f"step {step:,}, epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
-                if devices.first_process and on_evaluation is not None:
-                    on_evaluation(step, evaluation)
-            checkpoints.save(state, standing, ap)
-            is_best = standing.best_step == step if evaluate is not None else step == length.total
-            if is_best and devices.first_process and save is not None:
-                save(config, *average)
-            if evaluates:
-                length.evaluated(time.monotonic() - paused)
-            journal.restart_clock()
-            if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
-                break
-    checkpoints.close()
+                in_flight = None
+                paused = time.monotonic()
+                standing = standing._replace(step=step)
+                average = average_of(state)
+                if evaluates and evaluate is not None:
+                    evaluation = evaluate(average.params, average.batch_stats)
+                    ap = float(np.nan_to_num(evaluation.figures.ap))
+                    standing = judged(standing, ap)
+                    journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
+                    journal.say(f"step {step:,}, epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
+                    if devices.first_process and on_evaluation is not None:
+                        with writing("to", output):
+                            on_evaluation(step, evaluation)
+                if devices.first_process:
+                    require_ours(output)
+                checkpoints.save(state, standing)
+                is_best = standing.best_step == step if evaluate is not None else step == length.total
+                if is_best and save is not None:
+                    save.write(*average, step)
+                if evaluates:
+                    length.evaluated(time.monotonic() - paused)
+                journal.restart_clock()
+                if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
+                    break
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
-    average = layout.variables(*on_host((state.ema.params, state.ema.batch_stats)))
-    return Trained(config, *average, standing, finished=standing.step == length.total or not stop.is_set())
+    return Trained(*average_of(state), standing, finished=standing.step == length.total or not stop.is_set())
+
+
+@contextmanager
+def naming_the_last(output: Path, keep: int) -> Iterator[Checkpoints]:
+    """The checkpoints of a folder; where something can't be written, the error says which of them is whole."""
+    checkpoints = Checkpoints(output / CHECKPOINTS, keep)
+    try:
+        with checkpoints:
+            yield checkpoints
+    except WriteError as error:
+        raise WriteError(f"{error}; {checkpoints.kept()}") from error
 
 
 def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
@@ -246,11 +271,6 @@ def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices
     )
 
 
-def on_host(tree: Any) -> Any:
-    """Copies of the tree's arrays that stay as they are when the state is used up."""
-    return jax.tree.map(np.array, jax.device_get(tree))
-
-
 def judged(standing: Standing, ap: float) -> Standing:
     """The standing after an evaluation."""
     if standing.best_ap is None or ap >= standing.best_ap:
@@ -266,56 +286,10 @@ class InFlight(NamedTuple):
     metrics: Metrics
 
 
-def report(done: InFlight, journal: Journal, skipped: "SkippedBatches", epoch_steps: int) -> None:
+def report(done: InFlight, journal: Journal, skipped: SkippedBatches, epoch_steps: int) -> None:
     """Waits for a step and hands its numbers on."""
     metrics = jax.device_get(done.metrics)
     epoch = (done.step - 1) // epoch_steps + 1
     skipped.look_at(done.step, done.batch, bool(metrics.finite))
     numbers = {"loss": metrics.loss, "gradient_norm": metrics.gradient_norm, "terms": metrics.terms}
     journal.step(done.step, epoch, len(done.batch.images) * jax.process_count(), numbers)
-
-
-class SkippedBatches:
-    """Counts updates that were skipped one after another, and remembers what was in them."""
-
-    def __init__(self, dataset: Dataset, most: int):
-        self._dataset, self._most = dataset, most
-        self._steps: list[int] = []
-        self._files: list[str] = []
-
-    def look_at(self, step: int, batch: Batch, finite: bool) -> None:
-        """``TrainingError`` after too many."""
-        if finite:
-            self._steps, self._files = [], []
-            return
-        self._steps.append(step)
-        self._files += [self._dataset.records[index].name for index in batch.indices]
-        if len(self._steps) >= self._most:
-            raise TrainingError(
-                f"the loss was not finite in steps {self._steps[0]} to {self._steps[-1]}: lower the learning rate, or "
-                f"look at these pictures: {', '.join(dict.fromkeys(self._files))}"
-            )
-
-
-@contextmanager
-def stop_signals():
-    """An event that the first Ctrl-C or SIGTERM sets; the second ends the process as usual.
-
-    Only where this is the only process: others would wait for it.
-    """
-    event = threading.Event()
-    usual = {}
-
-    def ask_to_stop(number, frame):
-        event.set()
-        for number, handler in usual.items():
-            signal.signal(number, handler)
-
-    if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            usual[number] = signal.signal(number, ask_to_stop)
-    try:
-        yield event
-    finally:
-        for number, handler in usual.items():
-            signal.signal(number, handler)

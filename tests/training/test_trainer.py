@@ -44,6 +44,22 @@ def compiled_once(tmp_path_factory):
     jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
+class Saved:
+    """Keeps what is written, instead of a folder."""
+
+    def __init__(self):
+        self.written = []
+
+    def write(self, *model):
+        self.written.append(model)
+
+    def holds(self, *model) -> bool:
+        return False
+
+    def step(self) -> int | None:
+        return self.written[-1][-1] if self.written else None
+
+
 class Whole(NamedTuple):
     """A training that nothing disturbed."""
 
@@ -54,11 +70,11 @@ class Whole(NamedTuple):
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Whole:
-    output, saved = tmp_path_factory.mktemp("whole"), []
-    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=output, save=lambda *model: saved.append(model))
+    output, saved = tmp_path_factory.mktemp("whole"), Saved()
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=output, save=saved)
     assert trained.finished
     assert trained.standing.step == STEPS
-    return Whole(output, digest(trained), saved)
+    return Whole(output, digest(trained), saved.written)
 
 
 def test_the_loss_falls(whole):
@@ -91,9 +107,10 @@ def test_tensorboard_holds_what_the_log_holds(whole):
 
 
 def test_the_average_is_saved_once_without_evaluations(whole):
-    ((config, params, batch_stats),) = whole.saved
+    ((config, params, batch_stats, step),) = whole.saved
     start = begin()
     assert config == CONFIG
+    assert step == STEPS
     assert {name: value.shape for name, value in params.items()} == {n: v.shape for n, v in start.params.items()}
     assert batch_stats.keys() == start.batch_stats.keys()
     assert any(np.any(params[name] != start.params[name]) for name in params)
@@ -150,7 +167,7 @@ def test_a_full_disk_ends_with_one_line_and_loses_no_checkpoint(whole, tmp_path,
         with monkeypatch.context() as patch:
             patch.setattr(Journal, "step", fill_at_five)
             with pytest.raises(
-                TrainingError, match=r"can't write a checkpoint to .*; the one of step 4 is whole"
+                TrainingError, match=r"can't write a checkpoint to .*; the checkpoint of step 4 is whole"
             ) as full:
                 train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path)
     finally:
@@ -175,7 +192,7 @@ class Evaluation(NamedTuple):
 
 @pytest.mark.slow
 def test_it_stops_when_nothing_gets_better_and_keeps_the_best(tmp_path):
-    aps, seen, saved = iter([0.1, 0.5, 0.4, 0.3]), [], []
+    aps, seen, saved = iter([0.1, 0.5, 0.4, 0.3]), [], Saved()
 
     def evaluate(params, batch_stats):
         assert params.keys() == begin().params.keys()
@@ -189,11 +206,11 @@ def test_it_stops_when_nothing_gets_better_and_keeps_the_best(tmp_path):
         output=tmp_path,
         make_evaluate=lambda apply, devices: evaluate,
         on_evaluation=lambda step, evaluation: seen.append((step, evaluation.figures.ap)),
-        save=lambda *model: saved.append(model),
+        save=saved,
     )
     assert seen == [(3, 0.1), (6, 0.5), (9, 0.4), (12, 0.3)]
     assert trained.standing == (12, 0.5, 6, 2)
-    assert len(saved) == 2  # after 3 and after 6
+    assert [step for *_, step in saved.written] == [3, 6]
     kept = sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit())
     assert kept == [6, 12]
     assert [json.loads(line)["ap"] for line in (tmp_path / "log.jsonl").open() if '"ap"' in line] == [

@@ -1,0 +1,82 @@
+"""The folder with a training's best model: written whole, and looked at before anybody is told that it is there."""
+
+import os
+import re
+import secrets
+from pathlib import Path
+
+import numpy as np
+
+from convert.folder import open_folder, read_json, save_folder
+from dfine_jax.config import DFineConfig
+from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.training.errors import TrainingError, first_line
+from dfine_jax.training.folder import require_ours, writing
+from dfine_jax.training.packing import Values
+
+ROOM_FOR_REST = 2**20
+"""Bytes that a model's folder takes besides its arrays, at most."""
+
+
+class ModelFolder:
+    """A model beside a training's checkpoints, which knows of which step it is."""
+
+    def __init__(self, path: Path, preprocessing: Preprocessing, source: str):
+        """``source`` is kept as a note, with the step."""
+        self.path = path
+        self._preprocessing, self._source = preprocessing, source
+
+    def write(self, config: DFineConfig, params: Values, batch_stats: Values, step: int) -> None:
+        """Writes the model, complete or not at all, in place of one that is there; ``WriteError`` where that fails."""
+        require_ours(self.path.parent)
+        arrays = {**params, **batch_stats}
+        with writing("the model to", self.path):
+            if os.path.lexists(self.path) and not (self.path / "config.json").is_file():
+                # It would not be taken for a model that may be replaced, and might be something of the user's.
+                self.path.rename(self.path.with_name(f"{self.path.name}.damaged.{secrets.token_hex(2)}"))
+            _require_room(self.path.parent, sum(array.nbytes for array in arrays.values()) + ROOM_FOR_REST)
+            note = f"{self._source}, step {step}"
+            save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
+
+    def holds(self, config: DFineConfig, params: Values, batch_stats: Values) -> bool:
+        """Whether exactly this model is there, to the bit."""
+        try:
+            stored = open_folder(self.path)
+            found = dict(stored.arrays())
+        except Exception:  # whatever is wrong with it
+            return False
+        wanted = {**params, **batch_stats}
+        return stored.config == config and all(
+            np.asarray(found[name]).tobytes() == np.asarray(value).tobytes() for name, value in wanted.items()
+        )
+
+    def step(self) -> int | None:
+        """The step that the model is of; None where there is none, or none that can be read."""
+        try:
+            self.require()
+            found = re.search(r", step (\d+)$", str(read_json(self.path / "config.json").get("source")))
+        except ValueError:
+            return None
+        return int(found[1]) if found else None
+
+    def require(self) -> None:
+        """``TrainingError`` unless a model is there that can be read."""
+        try:
+            for _ in open_folder(self.path).arrays():
+                pass
+        except Exception as error:
+            raise TrainingError(
+                f"the model in {self.path} can't be read ({first_line(error)}): --resume writes it again"
+            ) from error
+
+
+def _require_room(folder: Path, size: int) -> None:
+    """``OSError`` where a file of this size can't be written: what writes the arrays would tell so in many lines."""
+    if not hasattr(os, "posix_fallocate"):
+        return
+    path = folder / f".room.{secrets.token_hex(4)}"
+    try:
+        with path.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, size)
+    finally:
+        path.unlink(missing_ok=True)
