@@ -2,10 +2,10 @@
 
     $ python -m benchmarks.small_sets bccd --minutes 15 --seeds 0 1 2 --pictures 12 30 100 all
 
-For each number so many pictures of the train part are taken, other ones for each seed, as if they were all that a person
-has: where it is not ``all``, those to choose the best model by are held out from them. AP is on the test part, of which a
-training sees nothing. ``--transformers`` trains transformers' model for as many steps, too (``train_transformers``).
-What is in the output folder already is not trained again.
+For each number so many pictures of the train part are taken, other ones for each seed, as if they were all that a
+person has: where it is not ``all``, those to choose the best model by are held out from them. AP is on the test part,
+of which a training sees nothing. ``--transformers`` trains transformers' model for as many steps, too
+(``train_transformers``). What is in the output folder already is not trained again.
 """
 
 import argparse

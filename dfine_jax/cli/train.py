@@ -113,10 +113,12 @@ def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: a
     data = open_datasets(configuration, console)
     config, own_size = _model_of(configuration)
     trained = configuration.model is not None
-    facts = facts_of(config, own_size, data.train, data.held_out, trained=trained)
+    facts = facts_of(config, own_size, data.train, data.held_out, labelled=data.labelled, trained=trained)
     wishes = wishes_of(early)
     while True:
-        settings, chosen = chosen_for(defaults, defaults.recipe, facts, wishes)
+        settings, chosen = chosen_for(
+            defaults, defaults.recipe, facts, wishes, every_so_many_epochs=early.evaluate_every is not None
+        )
         configuration = from_json(first_of_all(to_json(parse(settings).configuration)))
         settings = replace(settings, recipe=configuration.recipe)
 
@@ -147,6 +149,8 @@ class Data(NamedTuple):
     held_out: Dataset | None
     part: str
     """What is held out, in words."""
+    labelled: int
+    """Pictures to train on, and such as were held out from them."""
 
 
 def run(
@@ -163,7 +167,7 @@ def _run(configuration: Configuration, console: Console, resume: bool, clock: Cl
     written, first = configuration.output / FILE_NAME, jax.process_index() == 0
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
         raise TrainingError(f"{configuration.output} was trained with other settings: {'; '.join(changed)}")
-    dataset, held_out, part = data or open_datasets(configuration, console)
+    dataset, held_out, part, _ = data or open_datasets(configuration, console)
     start = make_start(configuration, dataset)
     if first:
         _write_whole(configuration, written)
@@ -237,7 +241,7 @@ def open_datasets(configuration: Configuration, console: Console) -> Data:
         )
     if "val" in source.splits:
         held_out = source.open("val")
-        return Data(dataset, held_out, f"{len(held_out):,} pictures of the val part")
+        return Data(dataset, held_out, f"{len(held_out):,} pictures of the val part", len(dataset))
     if configuration.holdout and len(dataset) > 1:
         kept, held_out = hold_out(dataset, configuration.run.seed)
         console.print(
@@ -248,12 +252,12 @@ def open_datasets(configuration: Configuration, console: Console) -> Data:
             highlight=False,
             soft_wrap=True,
         )
-        return Data(kept, held_out, f"{len(held_out):,} pictures held out")
+        return Data(kept, held_out, f"{len(held_out):,} pictures held out", len(dataset))
     if "test" in source.splits:
         held_out = source.open("test")
-        return Data(dataset, held_out, f"{len(held_out):,} pictures of the test part")
+        return Data(dataset, held_out, f"{len(held_out):,} pictures of the test part", len(dataset))
     console.print(f"{data} has no val or test part: the model won't be evaluated", style="yellow")
-    return Data(dataset, None, "none: there is nothing to evaluate on")
+    return Data(dataset, None, "none: there is nothing to evaluate on", len(dataset))
 
 
 def _model_of(configuration: Configuration) -> tuple[DFineConfig, int]:

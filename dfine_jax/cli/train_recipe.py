@@ -15,8 +15,9 @@ from dfine_jax.training.cost import training_speed
 from dfine_jax.training.defaults import Chosen, Facts, Wishes, choose, small_side
 from dfine_jax.training.memory import as_text, available_memory
 from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.trainer import RunOptions
 
-_NAMES = ("config", "output", "size", "model", "preset")
+_NAMES = ("config", "output", "size", "model", "preset", "evaluate-every")
 _WISHES = ("image-size", "batch-size", "queries", "denoising-copies", "epochs", "steps", "optimization.accumulate")
 
 
@@ -36,14 +37,17 @@ def wishes_of(early: argparse.Namespace) -> Wishes:
     return Wishes(**numbers, minutes=None if early.minutes in (None, "None") else float(early.minutes))
 
 
-def facts_of(config: DFineConfig, own_size: int, dataset: Dataset, held_out: Dataset | None, *, trained: bool) -> Facts:
-    """The facts about data, model and machine that decide what is left open."""
+def facts_of(
+    config: DFineConfig, own_size: int, dataset: Dataset, held_out: Dataset | None, *, labelled: int, trained: bool
+) -> Facts:
+    """The facts about data, model and machine that decide what is left open; see ``Facts``."""
     local = jax.local_devices()
     memory = available_memory(local[0])
     if memory is not None and local[0].platform == "cpu":
         memory //= len(local)  # they all share what the host has
     return Facts(
         pictures=len(dataset),
+        labelled=labelled,
         held_out=len(held_out) if held_out else 0,
         most_boxes=dataset.most_boxes,
         small_side=small_side(dataset),
@@ -58,11 +62,15 @@ def facts_of(config: DFineConfig, own_size: int, dataset: Dataset, held_out: Dat
 
 
 def chosen_for(
-    configuration: Configuration, published: Recipe, facts: Facts, wishes: Wishes
+    configuration: Configuration, published: Recipe, facts: Facts, wishes: Wishes, *, every_so_many_epochs: bool = False
 ) -> tuple[Configuration, Chosen]:
-    """The settings for these facts, where a person gives no others, and the reasons."""
+    """The settings for these facts, where a person gives no others, and the reasons.
+
+    ``every_so_many_epochs``: that is when there shall be evaluations, not so many in all.
+    """
     chosen = choose(published, facts, wishes)
-    run = replace(configuration.run, evaluations=chosen.evaluations, patience=chosen.patience, workers=chosen.workers)
+    evaluations = 0 if every_so_many_epochs else chosen.evaluations
+    run = replace(configuration.run, evaluations=evaluations, patience=chosen.patience, workers=chosen.workers)
     return replace(configuration, recipe=chosen.recipe, queries=chosen.queries, run=run), chosen
 
 
@@ -82,7 +90,7 @@ def recipe_in_words(configuration: Configuration, chosen: Chosen, facts: Facts, 
         ("average", f"of weights over about {1 / (1 - average.decay):,.0f} steps"),
         ("augmentation", _augmentation(recipe)),
         ("queries", f"{configuration.queries}, and {recipe.denoising_copies} noisy copies of boxes"),
-        ("evaluations", f"{run.evaluations} on {held_out}" if facts.held_out else held_out),
+        ("evaluations", f"{_evaluations(run)} on {held_out}" if facts.held_out else held_out),
     ]
     if run.patience and facts.held_out:
         lines.append(("", f"ends early after {run.patience} evaluations without a better AP"))
@@ -110,6 +118,10 @@ def _rates(recipe: Recipe) -> str:
 def _length(recipe: Recipe) -> str:
     steps = f"{recipe.epochs:,} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
     return steps if recipe.minutes is None else f"{recipe.minutes:g} minutes, about {steps}"
+
+
+def _evaluations(run: RunOptions) -> str:
+    return f"{run.evaluations}" if run.evaluations else f"every {run.evaluate_every} epochs"
 
 
 def _augmentation(recipe: Recipe) -> str:

@@ -62,6 +62,8 @@ class Facts:
 
     pictures: int
     """To train on."""
+    labelled: int
+    """Those, and such as were held out from them."""
     held_out: int
     """To evaluate on."""
     most_boxes: int
@@ -289,7 +291,7 @@ def _queries(facts: Facts, side: int) -> int:
 
 def _most_batch(facts: Facts, parts: int) -> int:
     """The largest power of two that the number of pictures allows, or what devices and parts can share equally."""
-    most = 2 ** int(math.log2(min(MOST_BATCH, max(1, facts.pictures // 4))))
+    most = 2 ** int(math.log2(max(1, min(MOST_BATCH, facts.labelled // 4, facts.pictures))))
     shares = facts.devices * parts
     return max(1, most // shares) * shares
 

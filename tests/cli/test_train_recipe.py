@@ -123,7 +123,7 @@ def test_a_training_without_settings_gives_a_model_that_detect_shows_by_its_own_
     assert "5 of 12 pictures are held out" in printed
     assert re.search(r"recipe for 7 pictures with 8 classes", printed)
     assert re.search(r"image size +\d+ x \d+ \(", printed)
-    assert re.search(r"batch +1 \(", printed)
+    assert re.search(r"batch +2 \(", printed)
     assert "length          6 steps (as asked for)" in printed
     model = output / "model"
     assert (model / "README.md").read_text().startswith("# A detector of 8 classes")

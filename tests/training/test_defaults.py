@@ -17,6 +17,7 @@ from dfine_jax.training.recipe import Recipe
 GIB = 2**30
 CELLS = Facts(
     pictures=205,
+    labelled=205,
     held_out=87,
     most_boxes=28,
     small_side=0.065,
@@ -51,11 +52,12 @@ def test_pictures_grow_until_smaller_boxes_span_one_and_a_half_cells():
 def test_the_batch_goes_by_pictures_time_and_memory():
     assert chosen(CELLS).recipe.batch_size == 32
     for pictures, batch in ((3, 1), (12, 2), (30, 4), (100, 16), (127, 16), (128, 32), (100_000, 32)):
-        assert chosen(replace(CELLS, pictures=pictures)).recipe.batch_size == batch, pictures
+        assert chosen(replace(CELLS, pictures=pictures, labelled=pictures)).recipe.batch_size == batch, pictures
+    assert chosen(replace(CELLS, pictures=7, labelled=12)).recipe.batch_size == 2
     assert chosen(CELLS, minutes=15).recipe.batch_size == 8
     assert chosen(CELLS, minutes=600).recipe.batch_size == 32
     assert chosen(CELLS, batch_size=6, minutes=15).recipe.batch_size == 6
-    assert chosen(replace(CELLS, pictures=9, devices=4)).recipe.batch_size == 4
+    assert chosen(replace(CELLS, pictures=9, labelled=9, devices=4)).recipe.batch_size == 4
 
 
 def test_a_batch_that_does_not_fit_goes_through_in_parts():
