@@ -10,6 +10,7 @@ of which a training sees nothing. ``--transformers`` trains transformers' model 
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from rich.table import Table
 from benchmarks.measure import machine, versions
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.write import write_dataset
+from dfine_jax.display import verbatim
 from dfine_jax.training.configuration import FILE_NAME, read_configuration
 
 ALL = "all"
@@ -49,11 +51,12 @@ def main() -> None:
     parser.add_argument("data", help="a data set with a train and a test part")
     parser.add_argument("--model", default="shapes", help="to start from")
     parser.add_argument("--minutes", type=float, default=15.0, help="for each training")
+    parser.add_argument("--steps", type=int, help="of each training, instead of minutes: to compare settings by")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--pictures", nargs="+", default=["12", "30", "100", ALL], help=f"numbers, or {ALL}")
     parser.add_argument("--transformers", action="store_true", help="train transformers' model beside it, equal steps")
     parser.add_argument("--output", type=Path, default=Path("runs/small-sets"))
-    parser.add_argument("settings", nargs="*", help="of dfine train, after --, such as -- --loss.kind mal")
+    parser.add_argument("--settings", default="", help='others of dfine train: --settings="--loss.kind mal"')
     arguments = parser.parse_args()
     console, results = Console(), []
     for pictures in arguments.pictures:
@@ -68,8 +71,9 @@ def run(arguments: argparse.Namespace, pictures: str, seed: int, console: Consol
     """One training, and transformers' after it if asked for."""
     folder = arguments.output / f"{pictures}-{seed}"
     data = arguments.data if pictures == ALL else str(subset(arguments.data, int(pictures), seed, arguments.output))
-    settings = ["--data", data, "--model", arguments.model, "--minutes", f"{arguments.minutes:g}", "--seed", str(seed)]
-    train = ["-m", "dfine_jax.cli.main", "train", *settings, "--output", str(folder), *arguments.settings]
+    settings = ["--data", data, "--model", arguments.model, "--seed", str(seed)]
+    settings += ["--steps", str(arguments.steps)] if arguments.steps else ["--minutes", f"{arguments.minutes:g}"]
+    train = ["-m", "dfine_jax.cli.main", "train", *settings, "--output", str(folder), *shlex.split(arguments.settings)]
     results = [measured(arguments.data, pictures, seed, "dfine_jax", folder, train, folder, console)]
     if arguments.transformers:
         theirs = folder.with_name(f"{folder.name}-transformers")
@@ -110,7 +114,9 @@ def subset(data: str, count: int, seed: int, output: Path) -> Path:
 
 def report(results: list[Result], arguments: argparse.Namespace, console: Console) -> None:
     """All that is known so far as a table: AP by seed, the mean, minutes."""
-    table = Table(title=f"AP on the test part of {arguments.data} after {arguments.minutes:g} minutes")
+    length = f"{arguments.steps:,} steps" if arguments.steps else f"{arguments.minutes:g} minutes"
+    title = f"AP on the test part of {arguments.data}, {length} from {arguments.model} {arguments.settings}"
+    table = Table(title=verbatim(title), title_justify="left")
     for heading in ("pictures", "", *(f"seed {seed}" for seed in arguments.seeds), "mean", "minutes", "trained as"):
         table.add_column(heading, justify="left" if heading in ("", "trained as") else "right")
     for pictures, side in Counter((result.pictures, result.side) for result in results):
