@@ -5,6 +5,7 @@ The checkpoint holds two flat dictionaries from dotted names to float32 arrays, 
 
 import dataclasses
 import json
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -14,15 +15,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from convert.atomic import new_folder
-from convert.fill import CheckpointError, Shape
-from dfine_jax.config import BackboneConfig, DecoderConfig, DFineConfig, EncoderConfig, StageConfig
+from convert.fill import CheckpointError, Shape, finite
+from convert.stored_config import stored_config
+from dfine_jax.config import DFineConfig
+from dfine_jax.display import printable
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.json_file import read_object
 from dfine_jax.kept import kept
+from dfine_jax.plain_file import plain_size
 
 if TYPE_CHECKING:
     from convert.orbax_stream import Shapes
 
 FORMAT, VERSION = "dfine-jax", 1
+MOST_FILES = 10_000
+"""In a folder of weights; of the largest model there are eight."""
 
 
 class StoredModel(NamedTuple):
@@ -35,6 +42,12 @@ class StoredModel(NamedTuple):
     """A call gives the names and values of all variables, one at a time."""
     hub_folder: Path | None = None
     """The folder that transformers can load, where this model is one."""
+    place: Path | None = None
+    """The file or folder that it was read from."""
+    notes: tuple[str, ...] = ()
+    """What was made of it where that isn't plain: which part of a checkpoint, and what was taken off its names."""
+    remarks: tuple[str, ...] = ()
+    """What the user should know before relying on it: what was assumed or left out."""
 
 
 @lru_cache(maxsize=8)
@@ -70,7 +83,7 @@ def save_folder(
 ) -> None:
     """Writes a converted folder, complete or not at all; see ``new_folder`` for what happens to an existing one.
 
-    ``source`` is kept as a note. ``ValueError`` unless ``arrays`` are those of a model of this configuration.
+    ``source`` is kept as a note. ``InputError`` unless ``arrays`` are those of a model of this configuration.
     """
     from convert.orbax_stream import save_streamed  # Orbax takes a while to load
 
@@ -78,47 +91,48 @@ def save_folder(
     with new_folder(target, replace=replace) as folder:
         save_streamed(folder / "weights", {"params": params, "batch_stats": batch_stats}, arrays)
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
-        about = {"format": FORMAT, "version": VERSION, "source": source, "model": dataclasses.asdict(config)}
+        about = {"format": FORMAT, "version": VERSION, "source": printable(source), "model": dataclasses.asdict(config)}
         write_json(folder / "config.json", about)
 
 
 def is_converted(folder: Path) -> bool:
     """Whether a folder's ``config.json`` is one that ``save_folder`` wrote."""
     path = folder / "config.json"
-    return path.is_file() and read_json(path).get("format") == FORMAT
+    return os.path.lexists(path) and read_object(path, CheckpointError).get("format") == FORMAT
 
 
 def open_folder(folder: Path) -> StoredModel:
     """A converted folder; ``CheckpointError`` where it is damaged or does not fit its own configuration."""
-    from convert.orbax_stream import read_streamed, stored_shapes
-
-    about = read_json(folder / "config.json")
+    about = read_object(folder / "config.json", CheckpointError)
     if about.get("version") != VERSION:
-        raise CheckpointError(f"{folder}: format version {about.get('version')!r}, this release reads {VERSION}")
-    config = _config(about.get("model"), folder)
+        raise CheckpointError(f"{folder}: format version {about.get('version')!r:.40}, this release reads {VERSION}")
+    config = stored_config(about.get("model"), folder / "config.json")
     params, batch_stats = model_shapes(config)
     wanted = {"params": params, "batch_stats": batch_stats}
     weights = folder / "weights"
+    _require_plain(weights)
+    from convert.orbax_stream import read_streamed, stored_shapes  # Orbax takes a while to load
+
     found = stored_shapes(weights)
     _check_fit(folder, wanted, found)
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        return read_streamed(weights, wanted)
+        return finite(read_streamed(weights, wanted), str(folder))
 
-    return StoredModel(str(folder), config, Preprocessing.from_json(folder / "preprocessor_config.json"), arrays)
+    preprocessing, remarks = preprocessing_in(folder)
+    return StoredModel(str(folder), config, preprocessing, arrays, place=folder, remarks=remarks)
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; ``CheckpointError`` where there is none."""
-    try:
-        value = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{path}: there is no such file") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} can't be read as JSON ({error})") from None
-    if not isinstance(value, dict):
-        raise CheckpointError(f"{path}: expected a JSON object, found {value!r:.60}")
-    return value
+def preprocessing_in(folder: Path) -> tuple[Preprocessing, tuple[str, ...]]:
+    """A folder's ``preprocessor_config.json``; without one what is usual, and a remark that says so."""
+    path = folder / "preprocessor_config.json"
+    if os.path.lexists(path):
+        return Preprocessing.from_json(path), ()
+    usual = Preprocessing()
+    return usual, (
+        f"there is no preprocessor_config.json in {folder}: {usual.height}x{usual.width} is assumed to be "
+        "the height and width of the pictures that the model was trained on",
+    )
 
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
@@ -138,18 +152,12 @@ def _check_fit(folder: Path, wanted: "Shapes", found: "Shapes") -> None:
         raise CheckpointError("\n  ".join([f"{folder}: the weights do not fit config.json", *problems]))
 
 
-_NESTED = {"backbone": BackboneConfig, "encoder": EncoderConfig, "decoder": DecoderConfig}
-
-
-def _config(values: Any, folder: Path) -> DFineConfig:
-    try:
-        nested = {name: kind(**_tuples(values[name])) for name, kind in _NESTED.items()}
-        stages = tuple(StageConfig(**_tuples(stage)) for stage in values["backbone"]["stages"])
-        nested["backbone"] = dataclasses.replace(nested["backbone"], stages=stages)
-        return DFineConfig(**{**_tuples(values), **nested})
-    except (TypeError, KeyError, AttributeError, ValueError) as error:
-        raise CheckpointError(f'{folder / "config.json"}: "model" describes no model ({error})') from None
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+def _require_plain(weights: Path) -> None:
+    """``CheckpointError`` unless there are files and folders only: Orbax would wait for a named pipe."""
+    if not weights.is_dir():
+        raise CheckpointError(f"{weights} is damaged or no Orbax checkpoint (there is no such folder)")
+    for count, path in enumerate(weights.rglob("*")):
+        if count > MOST_FILES:
+            raise CheckpointError(f"{weights} is damaged or no Orbax checkpoint (more than {MOST_FILES:,} files)")
+        if not path.is_dir():
+            plain_size(path, CheckpointError)

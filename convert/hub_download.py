@@ -11,6 +11,16 @@ FILES = [
     "model.safetensors.index.json",
     "model-*-of-*.safetensors",
 ]
+OTHERS = [
+    "*.safetensors",
+    "*.safetensors.index*.json",
+    "pytorch_model*.bin",
+    "*.bin.index.json",
+    "*.pth",
+    "*.pt",
+    "*.ckpt",
+]
+"""Weights by other names, for repositories that have none by the usual ones; of the top folder only."""
 
 
 def download(repo: str, *, revision: str | None = None, token: str | None = None) -> Path:
@@ -18,8 +28,12 @@ def download(repo: str, *, revision: str | None = None, token: str | None = None
     from huggingface_hub import errors, snapshot_download  # not for those who have their model already
 
     at = f" at revision {revision}" if revision else ""
+    options = dict(revision=revision, token=token)
     try:
-        return Path(snapshot_download(repo, revision=revision, token=token, allow_patterns=FILES))
+        folder = Path(snapshot_download(repo, allow_patterns=FILES, **options))
+        if any(folder.glob("model*.safetensors")):
+            return folder
+        return Path(snapshot_download(repo, allow_patterns=[*FILES, *OTHERS], ignore_patterns=["*/*"], **options))
     except errors.HFValidationError:
         problem = "that is no name of a Hub repository (owner/name)"
     except errors.GatedRepoError:

@@ -17,6 +17,7 @@ from convert.fill import Shape, torch_shape
 from convert.folder import model_shapes, write_json
 from convert.rules import HUB, Match, to_torch
 from dfine_jax.config import DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.hub_config import evaluated, to_hub
 from dfine_jax.inference.preprocess import Preprocessing
 
@@ -35,7 +36,7 @@ def save_hub_folder(
     """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
 
     Decoder layers past the one that counts are left out. ``half`` rounds matrices and kernels, which are nearly all of
-    a model, to float16. ``ValueError`` unless ``arrays`` are those of a model of this configuration, or where one is
+    a model, to float16. ``InputError`` unless ``arrays`` are those of a model of this configuration, or where one is
     too large for float16.
     """
     kept = evaluated(config)
@@ -90,15 +91,15 @@ def _write_safetensors(path: Path, config: DFineConfig, arrays: Iterable[tuple[s
         for ours, array in arrays:
             match, shape = weights.pop(ours, (None, None))
             if match is None or tuple(array.shape) != shape:
-                raise ValueError(f"{ours} of shape {array.shape} is not the model's, or is given twice")
+                raise InputError(f"{ours} of shape {array.shape} is not the model's, or is given twice")
             with np.errstate(over="ignore"):
                 stored = match.layout.to_torch(np.asarray(array)).astype(tensors[match.name][0])
             if np.isinf(stored).any() and np.isfinite(array).all():
-                raise ValueError(f"{ours} has values up to {np.abs(array).max():g}, too large for half precision")
+                raise InputError(f"{ours} has values up to {np.abs(array).max():g}, too large for half precision")
             file.seek(places[match.name])
             file.write(stored.tobytes())
     if weights:
-        raise ValueError(f"arrays of the model are missing: {', '.join(sorted(weights))}")
+        raise InputError(f"arrays of the model are missing: {', '.join(sorted(weights))}")
 
 
 def _header(tensors: dict[str, tuple[np.dtype, Shape]]) -> tuple[bytes, dict[str, int]]:

@@ -1,6 +1,8 @@
 """Orbax checkpoints written and read a few arrays at a time: as a whole they take the memory of the weights twice."""
 
 import math
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from convert.fill import CheckpointError, Shape
+from dfine_jax.errors import InputError
 
 WRITE_BYTES, READ_BYTES = 8 * 2**20, 32 * 2**20
 """Arrays are committed to the disk, and read, in batches of about this size."""
@@ -22,21 +25,26 @@ Shapes = Mapping[str, Mapping[str, Shape]]
 def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.ndarray]]) -> None:
     """Writes dictionaries of arrays as any Orbax handler of PyTrees reads them.
 
-    ``ValueError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
+    ``InputError`` unless ``arrays`` are exactly those of ``shapes``, in whatever order.
     """
     tree = {part: {name: _Place(name, shape) for name, shape in kind.items()} for part, kind in shapes.items()}
     registry = ocp.type_handlers.create_type_handler_registry(
         (_Place, _StreamHandler(arrays)),
         (jax.Array, ocp.type_handlers.ArrayHandler()),  # none comes, but Orbax warns where it isn't there
     )
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler(type_handler_registry=registry)) as checkpointer:
-        checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+    with _checkpointer(type_handler_registry=registry) as checkpointer:
+        try:
+            checkpointer.save(path.absolute(), args=ocp.args.PyTreeSave(tree))
+        except ValueError as error:
+            if code := re.search(r"os_error_code='(\d+)'", str(error)):  # what the system says, within a long text
+                raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
+            raise
 
 
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+        with _checkpointer() as checkpointer:
             tree = checkpointer.metadata(path.absolute()).item_metadata.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
@@ -45,7 +53,7 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    with ocp.Checkpointer(ocp.PyTreeCheckpointHandler()) as checkpointer:
+    with _checkpointer() as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
@@ -55,6 +63,14 @@ def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]
                 raise _damaged(path, error) from None
             for kind in tree.values():
                 yield from kind.items()
+
+
+def _checkpointer(**options: Any) -> ocp.Checkpointer:
+    """For this process alone: where several train together, one of them writes and reads without the others."""
+    own = jax.process_index()
+    alone = ocp.options.MultiprocessingOptions(own, active_processes={own}, barrier_sync_key_prefix=f"alone_{own}")
+    handler = ocp.PyTreeCheckpointHandler(**options, multiprocessing_options=alone)
+    return ocp.Checkpointer(handler, multiprocessing_options=alone)
 
 
 def _batches(shapes: Shapes) -> Iterator[dict[str, dict[str, int]]]:
@@ -90,6 +106,7 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
     def __init__(self, arrays: Iterable[tuple[str, np.ndarray]]):
         super().__init__()
         self.arrays = arrays
+        self.failures: list[Exception] = []
 
     async def serialize(self, values: Sequence[_Place], infos: Sequence[Any], args: Sequence[Any] | None = None):
         args = args or [ocp.type_handlers.SaveArgs()] * len(values)
@@ -98,14 +115,14 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
         for name, array in self.arrays:
             place, info, arg = waiting.pop(name, (None, None, None))
             if place is None or array.shape != place.shape:
-                raise ValueError(f"{name} of shape {array.shape} is not the model's, or is given twice")
+                raise InputError(f"{name} of shape {array.shape} is not the model's, or is given twice")
             batch.append((array, info, arg))
             size += array.nbytes
             if size >= WRITE_BYTES:
                 await self._commit(batch)
                 batch, size = [], 0
         if waiting:
-            raise ValueError(f"arrays of the model are missing: {', '.join(sorted(waiting))}")
+            raise InputError(f"arrays of the model are missing: {', '.join(sorted(waiting))}")
         await self._commit(batch)
         return []
 
@@ -113,6 +130,15 @@ class _StreamHandler(ocp.type_handlers.NumpyHandler):
         if batch:
             for commit in await super().serialize(*map(list, zip(*batch, strict=True))):
                 commit.result()
+        if self.failures:
+            raise self.failures[0]
+
+    async def _open_and_write(self, *args: Any, **options: Any) -> None:
+        """Writes one array. An error waits until all have ended: else each of the others complains, at length."""
+        try:
+            await super()._open_and_write(*args, **options)
+        except Exception as error:
+            self.failures.append(error)
 
     def memory_size(self, values: Sequence[_Place]) -> Sequence[tuple[int, int]]:
         return [(0, 0)] * len(values)

@@ -1,108 +1,169 @@
 """A model on disk in any of the forms that are known, checked against its configuration before a tensor is read."""
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from convert.fill import CheckpointError, Source, fill, plan
-from convert.folder import StoredModel, is_converted, model_shapes, open_folder, read_json
+from convert.fill import CheckpointError, fill, finite, plan
+from convert.folder import StoredModel, is_converted, model_shapes, open_folder, preprocessing_in
+from convert.names import Recognised, recognise
 from convert.rules import BACKBONE, HUB, ORIGINAL, Dialect
-from convert.tensors import PthFile, SafetensorsFiles
-from convert.told import known_shapes, original_config, original_picture_side, size_of_config, size_of_shapes
+from convert.told import (
+    classes_of_shapes,
+    known_shapes,
+    original_picture_side,
+    size_of_config,
+    size_of_shapes,
+    told_config,
+)
+from convert.weights import Files, is_index, listed, open_weights, weights_in
 from dfine_jax.config import DFineConfig
-from dfine_jax.hub_config import from_hub, surplus_layers
+from dfine_jax.display import printable
+from dfine_jax.hub_config import from_hub, labels_disagree, surplus_layers
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.json_file import read_object
 
-PTH_SUFFIXES = (".pth", ".pt")
+MOST_NAMED = 5
+"""Tensors that are named in a remark about many."""
 
 
 def open_model(
     path: Path, *, source: str | None = None, size: str | None = None, class_names: Sequence[str] | None = None
 ) -> StoredModel:
-    """Opens a Hub-layout folder or its ``.safetensors`` file, a converted folder, or a ``.pth`` of the original.
+    """Opens a converted folder, one with ``config.json`` and weights, or a file of weights, told by what is in it.
 
-    ``source`` is what messages call it. ``size`` (n, s, m, l, x) is for a ``.pth`` whose shapes should not tell it;
-    ``class_names`` replace those that come with the model. ``CheckpointError`` says all that is wrong at once.
+    ``source`` is what messages call it. ``size`` (n, s, m, l, x) is for weights without ``config.json`` whose shapes
+    should not tell it; ``class_names`` replace those that come with the model. ``CheckpointError`` says all that is
+    wrong at once.
     """
     source = source or str(path)
-    if path.is_file() and path.suffix in PTH_SUFFIXES:
-        return _open_original(path, source, size, class_names)
-    if size is not None:
-        raise CheckpointError(f"{source}: a size can be given for a .pth only; config.json says it here")
+    if not os.path.lexists(path):
+        raise CheckpointError(f"{path}: there is no such file or folder")
     if path.is_dir() and is_converted(path):
+        _refuse_size(size, source)
         return _renamed(open_folder(path)._replace(source=source), class_names)
     if path.is_dir():
-        return _renamed(_open_hub(path, None, source), class_names)
-    if path.name.endswith(".safetensors"):
-        return _renamed(_open_hub(path.parent, path, source), class_names)
-    if path.name.endswith(".safetensors.index.json"):
-        return _renamed(_open_hub(path.parent, None, source), class_names)
-    if not path.exists():
-        raise CheckpointError(f"{path}: there is no such file or folder")
-    raise CheckpointError(f"{source}: expected a folder, a .safetensors file or a .pth")
+        config = _read_config(path)
+        if config is not None:
+            from_hub(config)  # that it is of another kind of model is a better reason than what its weights lack
+        files = weights_in(path)
+    else:
+        files = listed(path) if is_index(path.name) else Files((path,), path.name)
+        config = _config_beside(path)
+    opened = _opened(files, config, path if path.is_dir() else path.parent, source, size)
+    return _renamed(opened._replace(place=path), class_names)
 
 
 def read_backbone(path: Path, config: DFineConfig) -> dict[str, np.ndarray]:
     """The backbone's arrays by our names, from HGNetV2 trained alone: the original release's ``.pth`` or timm's file.
 
-    ``CheckpointError`` says all that is wrong at once.
+    A whole detector's file of the original release will do as well. ``CheckpointError`` says all that is wrong at once.
     """
-    if path.suffix in PTH_SUFFIXES:
-        tensors: Source = PthFile(path, bare=True)
-    else:
-        tensors = SafetensorsFiles([path])
+    source, _ = open_weights(Files((path,), path.name), (BACKBONE,))
+    tensors = recognise(source, (BACKBONE,), str(path)).tensors
     params, batch_stats = model_shapes(config)
     targets = {name: shape for name, shape in {**params, **batch_stats}.items() if name.startswith("backbone.")}
-    result = plan(BACKBONE, tensors.shapes, targets)
+    result = plan(BACKBONE, tensors.shapes, targets, tensors.types)
     result.check(str(path), f"expected HGNetV2 alone, of the size that is trained ({size_of_config(config) or 'own'})")
-    return dict(fill(result, tensors))
+    return dict(finite(fill(result, tensors), str(path), {ours: name for ours, (name, _) in result.origins.items()}))
 
 
-def _open_hub(folder: Path, file: Path | None, source: str) -> StoredModel:
-    if not (folder / "config.json").is_file():
-        raise CheckpointError(f"{source} has no config.json: expected config.json and model.safetensors")
-    raw = read_json(folder / "config.json")
-    config = from_hub(raw)
-    files = SafetensorsFiles([file]) if file is not None else SafetensorsFiles.from_folder(folder)
-    settings = folder / "preprocessor_config.json"
-    preprocessing = Preprocessing.from_json(settings) if settings.is_file() else Preprocessing()
-    surplus = "|".join(map(str, surplus_layers(raw)))
-    unused = (rf"model\.decoder\.(layers|class_embed|bbox_embed|lqe_layers)\.({surplus})\..*",) if surplus else ()
-    dialect = replace(HUB, ignored=(*HUB.ignored, *unused))
-    model = _checked(dialect, files, config, preprocessing, source)
-    return model._replace(hub_folder=folder if file is None else None)
+def _opened(files: Files, given: Mapping[str, Any] | None, folder: Path, source: str, size: str | None) -> StoredModel:
+    """The model whose weights are in ``files``; ``given`` is what its ``config.json`` says, where there is one."""
+    stored, place = open_weights(files, (HUB, ORIGINAL))
+    read = recognise(stored, (HUB, ORIGINAL), source)
+    shapes = read.tensors.shapes
+    dialect, remarks = read.dialect, _left_out(read)
+    if given is None:
+        config = told_config(dialect, shapes, source, size)
+        side = original_picture_side(shapes, config)
+        preprocessing, said = (Preprocessing(side, side), ()) if side else preprocessing_in(folder)
+    else:
+        _refuse_size(size, source)
+        classes = classes_of_shapes(known_shapes(dialect, shapes))
+        config, dialect = from_hub(given, classes), _with_surplus(dialect, given)
+        preprocessing, said = preprocessing_in(folder)
+        if disagreement := labels_disagree(given):
+            remarks = (*remarks, f"{disagreement}; {config.num_classes} classes are taken")
+    arrays = _checked(dialect, read, config, source)
+    notes = _notes(files, place, read)
+    is_whole = files.usual and given is not None and not notes and dialect.name == HUB.name
+    hub_folder = folder if is_whole and isinstance(given.get("id2label"), Mapping) else None
+    return StoredModel(source, config, preprocessing, arrays, hub_folder, notes=notes, remarks=(*remarks, *said))
 
 
-def _open_original(path: Path, source: str, size: str | None, class_names: Sequence[str] | None) -> StoredModel:
-    file = PthFile(path)
-    config = original_config(file.shapes, source, size)
-    side = original_picture_side(file.shapes, config)
-    preprocessing = Preprocessing(side, side) if side else Preprocessing()
-    return _renamed(_checked(ORIGINAL, file, config, preprocessing, source), class_names)
+def _read_config(folder: Path) -> dict[str, Any] | None:
+    path = folder / "config.json"
+    return read_object(path, CheckpointError) if os.path.lexists(path) else None
+
+
+def _config_beside(path: Path) -> dict[str, Any] | None:
+    """The ``config.json`` beside a file of weights; beside others than safetensors only one that is D-FINE's."""
+    if path.name.endswith((".safetensors", ".json")):
+        return _read_config(path.parent)
+    try:
+        config = _read_config(path.parent)
+    except CheckpointError:
+        return None
+    return config if config is not None and config.get("model_type") == "d_fine" else None
+
+
+def _refuse_size(size: str | None, source: str) -> None:
+    if size is not None:
+        raise CheckpointError(f"{source}: a size can be given for a .pth only; config.json says it here")
+
+
+def _with_surplus(dialect: Dialect, given: Mapping[str, Any]) -> Dialect:
+    """Decoder layers past ``eval_idx``, which ``config.json`` speaks of and nothing computes, are passed over."""
+    surplus = "|".join(map(str, surplus_layers(given)))
+    if not surplus or dialect is not HUB:
+        return dialect
+    unused = rf"model\.decoder\.(layers|class_embed|bbox_embed|lqe_layers)\.({surplus})\..*"
+    return replace(dialect, ignored=(*dialect.ignored, unused))
 
 
 def _checked(
-    dialect: Dialect, tensors: Source, config: DFineConfig, preprocessing: Preprocessing, source: str
-) -> StoredModel:
+    dialect: Dialect, read: Recognised, config: DFineConfig, source: str
+) -> Callable[[], Iterator[tuple[str, np.ndarray]]]:
+    """What gives the arrays of a checkpoint, which is known to fit."""
+    tensors = read.tensors
     params, batch_stats = model_shapes(config)
-    result = plan(dialect, tensors.shapes, {**params, **batch_stats})
+    result = plan(dialect, tensors.shapes, {**params, **batch_stats}, tensors.types)
     known = known_shapes(dialect, tensors.shapes)
-    if not known:
-        names = ", ".join(sorted(tensors.shapes)[:3]) or "nothing"
-        raise CheckpointError(f"{source} holds no weights of D-FINE that {dialect.name} would write: {names}, ...")
     found, expected = size_of_shapes(known), size_of_config(config)
-    hint = ""
+    hints = [f"{read.taken_off} is taken off its names"] if read.taken_off else []
     if found != expected and found is not None:
         named = f"size {expected}" if expected else "no published size"
-        hint = f"the weights look like size {found}, the configuration is that of {named}"
-    result.check(source, hint)
+        hints.append(f"the weights look like size {found}, the configuration is that of {named}")
+    result.check(source, "; ".join(hints))
+    called = {ours: name for ours, (name, _) in result.origins.items()}
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        return fill(result, tensors)
+        return finite(fill(result, tensors), source, called)
 
-    return StoredModel(source, config, preprocessing, arrays)
+    return arrays
+
+
+def _notes(files: Files, place: str, read: Recognised) -> tuple[str, ...]:
+    notes = [] if files.usual else [f"weights of {read.dialect.name} in {files.name}"]
+    if place:
+        notes.append(f"those under {printable(place)}")
+    if read.taken_off:
+        notes.append(f"{printable(read.taken_off)} taken off their names")
+    return tuple(notes)
+
+
+def _left_out(read: Recognised) -> tuple[str, ...]:
+    names = read.left_out
+    if not names:
+        return ()
+    some = ", ".join(map(printable, names[:MOST_NAMED]))
+    more = f" and {len(names) - MOST_NAMED:,} more" if len(names) > MOST_NAMED else ""
+    return (f"left out, because their names don't begin with {printable(read.taken_off)}: {some}{more}",)
 
 
 def _renamed(model: StoredModel, class_names: Sequence[str] | None) -> StoredModel:

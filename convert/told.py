@@ -1,4 +1,4 @@
-"""What shapes tell about a checkpoint's model: its size, and for the original's ``.pth`` the whole configuration."""
+"""What shapes tell about a checkpoint's model: its size, and where there is no ``config.json`` all of it."""
 
 import math
 import re
@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from convert.fill import CheckpointError, Shape
-from convert.rules import ORIGINAL, Dialect, to_jax
+from convert.rules import Dialect, to_jax
 from dfine_jax.class_names import class_names_for
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.errors import InputError
 from dfine_jax.hub_config import map_strides
+from dfine_jax.limits import MOST, check_limits
 
 
 def known_shapes(dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, Shape]:
@@ -20,7 +22,7 @@ def known_shapes(dialect: Dialect, shapes: Mapping[str, Shape]) -> dict[str, Sha
 def size_of_shapes(known: Mapping[str, Shape]) -> str | None:
     """The published size whose stem and encoder have these widths, or None."""
     stem, encoder = known.get("backbone.stem.stem4.kernel"), known.get("encoder.lateral.0.kernel")
-    if stem is None or encoder is None:
+    if not stem or not encoder:
         return None
     return next((size for size, make in SIZES.items() if _widths(make()) == (*stem[-2:], encoder[-1])), None)
 
@@ -30,21 +32,24 @@ def size_of_config(config: DFineConfig) -> str | None:
     return next((size for size, make in SIZES.items() if _widths(make()) == _widths(config)), None)
 
 
-def original_config(shapes: Mapping[str, Shape], source: str, size: str | None = None) -> DFineConfig:
-    """The configuration of a ``.pth``, told from its names and shapes; those of ``size`` count where it is given.
+def told_config(dialect: Dialect, shapes: Mapping[str, Shape], source: str, size: str | None = None) -> DFineConfig:
+    """The configuration of a checkpoint, told from its names and shapes; those of ``size`` count where it is given.
 
     Told are the size, the classes, the decoder's layers (those past ``eval_idx`` by their width, where they have
     another), whether queries are learned, denoised, and whether the backbone's norms are frozen. ``CheckpointError``
     where no published size has such shapes.
     """
-    known = known_shapes(ORIGINAL, shapes)
-    if not known:
-        raise CheckpointError(f"{source} holds no weights of D-FINE: no rule knows any of its tensors{_some(shapes)}")
+    known = known_shapes(dialect, shapes)
     size = size or size_of_shapes(known)
     if size is None:
-        raise CheckpointError(f"{source} has the shapes of no published size: say which to take it for (n, s, m, l, x)")
+        raise CheckpointError(
+            f"{source} has the shapes of no published size: say which to take it for (n, s, m, l, x), "
+            "or put its config.json beside it"
+        )
     config = DFineConfig.from_size(size)
-    classes = known.get("decoder.encoder_score.bias", (config.num_classes,))[0]
+    classes = classes_of_shapes(known) or config.num_classes
+    if classes > MOST["classes"]:
+        raise CheckpointError(f"{source} scores {classes:,} classes, up to {MOST['classes']:,} are supported")
     decoder = config.decoder
     if layers := _layer_widths(known):
         wide = [i for i, width in enumerate(layers) if width != layers[0]]
@@ -52,19 +57,31 @@ def original_config(shapes: Mapping[str, Shape], source: str, size: str | None =
             decoder,
             layers=len(layers),
             eval_layer=wide[0] - 1 if wide else -1,
-            layer_scale=layers[-1] / layers[0],
+            layer_scale=layers[-1] / max(1, layers[0]),
         )
     if "decoder.denoising_embed" not in known:
         decoder = replace(decoder, denoising_queries=0)
     if "decoder.learned_content" in known:
-        decoder = replace(decoder, learned_queries=True, queries=known["decoder.learned_content"][0])
-    counts_batches = any(re.fullmatch(r"backbone\..*\.num_batches_tracked", name) for name in shapes)
-    return replace(
-        config,
-        backbone=replace(config.backbone, frozen_norms=not counts_batches),
-        decoder=decoder,
-        class_names=class_names_for(classes),
-    )
+        queries = next(iter(known["decoder.learned_content"]), 0)
+        decoder = replace(decoder, learned_queries=True, queries=max(1, queries))
+    counts_batches = any(re.fullmatch(r"(model\.)?backbone\..*\.num_batches_tracked", name) for name in shapes)
+    try:
+        told = replace(
+            config,
+            backbone=replace(config.backbone, frozen_norms=not counts_batches),
+            decoder=decoder,
+            class_names=class_names_for(classes),
+        )
+        check_limits(told)
+    except InputError as error:
+        raise CheckpointError(f"{source}: {error}") from None
+    return told
+
+
+def classes_of_shapes(known: Mapping[str, Shape]) -> int | None:
+    """How many classes are scored, or None where that isn't told."""
+    shape = known.get("decoder.encoder_score.bias", ())
+    return shape[0] if len(shape) == 1 and shape[0] > 0 else None
 
 
 def original_picture_side(shapes: Mapping[str, Shape], config: DFineConfig) -> int | None:
@@ -87,8 +104,3 @@ def _layer_widths(known: Mapping[str, Shape]) -> list[int]:
     while shape := known.get(f"decoder.layers.{len(widths)}.norm1.scale"):
         widths.append(shape[0])
     return widths
-
-
-def _some(shapes: Mapping[str, Shape]) -> str:
-    names = sorted(shapes)
-    return f" ({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})" if names else ""

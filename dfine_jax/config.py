@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from dfine_jax.class_names import COCO_CLASSES
+from dfine_jax.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class EncoderConfig:
     attention_levels: tuple[int, ...] = (2,)  # which maps get AIFI
     attention_activation: str = "gelu"
     position_temperature: float = 10000.0
-    activation: str = "silu"
+    activation: str | None = "silu"
     expansion: float = 1.0  # inner width of the RepNCSPELAN4 blocks, relative to ``width``
     depth: float = 1.0  # RepVGG blocks in each CSP layer, relative to 3
 
@@ -109,7 +110,7 @@ class DecoderConfig:
 
 @dataclass(frozen=True)
 class DFineConfig:
-    """A whole model. Values are checked on construction; an impossible one raises ``ValueError`` by field name."""
+    """A whole model. Values are checked on construction; an impossible one raises ``InputError`` by field name."""
 
     backbone: BackboneConfig
     encoder: EncoderConfig
@@ -211,9 +212,9 @@ class DFineConfig:
 
     @classmethod
     def from_size(cls, size: str) -> "DFineConfig":
-        """The published size called ``n``, ``s``, ``m``, ``l`` or ``x``; ``ValueError`` for anything else."""
+        """The published size called ``n``, ``s``, ``m``, ``l`` or ``x``; ``InputError`` for anything else."""
         if size not in SIZES:
-            raise ValueError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
+            raise InputError(f"unknown size {size!r}: choose one of {', '.join(SIZES)}")
         return SIZES[size]()
 
     def with_classes(self, class_names: tuple[str, ...]) -> "DFineConfig":
@@ -255,4 +256,4 @@ def _hgnetv2(
 
 def _require(condition: bool, name: str, value: object, rule: str) -> None:
     if not condition:
-        raise ValueError(f"{name} = {value!r} {rule}")
+        raise InputError(f"{name} = {value!r:.100} {rule}")

@@ -5,13 +5,16 @@ noise, losses, initial values), ``feat_strides`` and ``anchor_image_size`` (anch
 hand), and the values, but not the number, of ``encoder_in_channels``, which transformers does not read either.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 from dfine_jax.config import BackboneConfig, DecoderConfig, DFineConfig, EncoderConfig, StageConfig
-from dfine_jax.json_fields import Fields
+from dfine_jax.errors import InputError
+from dfine_jax.json_fields import MOST, FieldError, Fields, shown
+from dfine_jax.limits import check_limits
 from dfine_jax.model.activations import ACTIVATIONS
 
 _DEFAULTS = {
@@ -56,6 +59,7 @@ _DEFAULTS = {
     "decoder_offset_scale": 0.5,
     "decoder_method": "default",
     "id2label": None,
+    "label2id": None,
     "num_labels": None,
 }
 _ACTIVATIONS = [name for name in ACTIVATIONS if name is not None]
@@ -84,10 +88,11 @@ _BACKBONE_DEFAULTS = {
 }
 
 
-def from_hub(config: Mapping[str, Any]) -> DFineConfig:
+def from_hub(config: Mapping[str, Any], classes: int | None = None) -> DFineConfig:
     """The configuration that a parsed ``config.json`` describes; ``FieldError`` where it isn't supported.
 
-    Decoder layers past ``eval_idx`` are left out: transformers has no use for them.
+    Decoder layers past ``eval_idx`` are left out: transformers has no use for them. ``classes``, how many the weights
+    score, decides where ``num_labels`` and the names of labels disagree.
     """
     fields = Fields({_ALIASES.get(name, name): value for name, value in config.items()}, _DEFAULTS, "config.json: ")
     fields.only("model_type", "d_fine")
@@ -100,14 +105,19 @@ def from_hub(config: Mapping[str, Any]) -> DFineConfig:
         "encoder_in_channels",
         f"must have as many entries as the backbone has outputs, {maps}",
     )
-    return DFineConfig(
+    built = DFineConfig(
         backbone=backbone,
         encoder=_encoder(fields, maps),
         decoder=_decoder(fields, maps),
-        class_names=_class_names(fields),
+        class_names=_class_names(fields, classes),
         norm_epsilon=fields.positive("batch_norm_eps"),
         layer_norm_epsilon=fields.positive("layer_norm_eps"),
     )
+    try:
+        check_limits(built)
+    except InputError as error:
+        raise FieldError(f"config.json: {error}") from None
+    return built
 
 
 def to_hub(config: DFineConfig) -> dict[str, Any]:
@@ -181,6 +191,14 @@ def surplus_layers(config: Mapping[str, Any]) -> range:
     kept = from_hub(config).decoder.layers
     layers = config.get("decoder_layers", _DEFAULTS["decoder_layers"])
     return range(kept, 2 * layers - kept)
+
+
+def labels_disagree(config: Mapping[str, Any]) -> str | None:
+    """What ``num_labels`` and ``id2label`` say, where they don't say the same; None where they do."""
+    count, names = config.get("num_labels"), config.get("id2label")
+    if count is None or not isinstance(names, Mapping | list) or count == len(names):
+        return None
+    return f"config.json: num_labels = {count}, but id2label names {len(names)}"
 
 
 def map_strides(backbone: BackboneConfig) -> list[int]:
@@ -338,16 +356,42 @@ def _decoder(fields: Fields, maps: int) -> DecoderConfig:
     )
 
 
-def _class_names(fields: Fields) -> tuple[str, ...]:
+def _class_names(fields: Fields, classes: int | None) -> tuple[str, ...]:
     """Names by label; where there are none, or not as many as ``num_labels`` says, LABEL_0 and so on."""
     count = fields.integer("num_labels") if fields["num_labels"] is not None else None
-    names = fields.object("id2label") if fields["id2label"] is not None else None
-    if names is None or (count is not None and count != len(names)):
-        return tuple(f"LABEL_{i}" for i in range(count or 2))
-    by_label = {str(label): name for label, name in names.items()}
-    labels = [str(i) for i in range(len(names))]
-    fields.require(bool(labels) and set(by_label) == set(labels), "id2label", "must name labels 0, 1, 2, ... in full")
-    return tuple(str(by_label[label]) for label in labels)
+    names = _named_labels(fields)
+    if names is not None and (count in (None, len(names)) or classes == len(names)):
+        return names
+    return tuple(f"LABEL_{i}" for i in range(count or 2))
+
+
+def _named_labels(fields: Fields) -> tuple[str, ...] | None:
+    """The names in ``id2label``, an object or a list, or else in ``label2id``; None where there are none."""
+    name = next((name for name in ("id2label", "label2id") if fields[name] is not None), None)
+    if name is None:
+        return None
+    given = fields[name]
+    if name == "id2label" and isinstance(given, list | tuple):
+        pairs = list(enumerate(given))
+    else:
+        pairs = list(fields.object(name).items())
+        pairs = pairs if name == "id2label" else [(label, text) for text, label in pairs]
+    fields.require(0 < len(pairs) <= MOST, name, f"must name from 1 to {MOST:,} labels")
+    by_label: dict[int, str] = {}
+    for label, text in pairs:
+        number = int(label) if re.fullmatch(r"\d{1,6}", str(label), re.ASCII) else None
+        fields.require(number is not None, name, f"must have whole numbers for labels, not {label!r:.40}")
+        fields.require(number not in by_label, name, f"must name each label once: {number} is there twice")
+        is_name = isinstance(text, str | int | float) and not isinstance(text, bool)
+        fields.require(is_name, name, f"must have text for names: that of label {number} is {shown(text)}")
+        is_text = not any("\ud800" <= character <= "\udfff" for character in str(text))
+        fields.require(is_text, name, f"must have text for names: that of label {number} has half a character")
+        by_label[number] = str(text)
+    missing = [label for label in range(len(pairs)) if label not in by_label]
+    some = f"{', '.join(map(str, missing[:5]))}{', ...' if len(missing) > 5 else ''}"
+    are = "is" if len(missing) == 1 else "are"
+    fields.require(not missing, name, f"must name labels 0, 1, 2, ... in full: {some} {are} missing")
+    return tuple(by_label[label] for label in range(len(pairs)))
 
 
 def _hub_backbone(backbone: BackboneConfig) -> dict[str, Any]:

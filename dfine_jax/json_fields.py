@@ -1,10 +1,16 @@
 """The values of a JSON object read by name, checked, with one line naming the field where one is of another kind."""
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from dfine_jax.errors import InputError
+
+MOST = 65_536
+"""The largest whole number, and the longest list, that any field may have."""
+LARGEST_NUMBER = 1e9
+"""The largest magnitude of any other number."""
 
 
 class FieldError(InputError):
@@ -27,19 +33,20 @@ class Fields:
     def require(self, condition: bool, name: str, rule: str) -> None:
         """Raises ``FieldError`` with the field's value and ``rule`` unless ``condition`` holds."""
         if not condition:
-            text = json.dumps(self.values[name], default=repr)
-            shown = text if len(text) <= 100 else f"{text[:97]}..."
-            raise FieldError(f"{self.prefix}{name} = {shown} {rule}")
+            raise FieldError(f"{self.prefix}{name} = {shown(self.values[name])} {rule}")
 
     def integer(self, name: str, least: int = 1) -> int:
-        """A whole number."""
+        """A whole number, up to ``MOST``."""
         self.require(_is_integer(self[name], least), name, f"must be a whole number, {least} or more")
+        self.require(self[name] <= MOST, name, f"must be a whole number up to {MOST:,}")
         return self[name]
 
     def number(self, name: str) -> float:
-        """Any number."""
+        """A finite number of at most ``LARGEST_NUMBER``."""
         is_number = isinstance(self[name], int | float) and not isinstance(self[name], bool)
         self.require(is_number, name, "must be a number")
+        is_fine = math.isfinite(self[name]) if isinstance(self[name], float) else True
+        self.require(is_fine and abs(self[name]) <= LARGEST_NUMBER, name, f"must lie within {LARGEST_NUMBER:,.0f}")
         return float(self[name])
 
     def positive(self, name: str) -> float:
@@ -53,8 +60,10 @@ class Fields:
         return self[name]
 
     def integers(self, name: str, least: int = 1) -> tuple[int, ...]:
-        """A list of whole numbers."""
-        return self._list(name, lambda value: _is_integer(value, least), f"whole numbers, {least} or more")
+        """A list of whole numbers, each up to ``MOST``."""
+        numbers = self._list(name, lambda value: _is_integer(value, least), f"whole numbers, {least} or more")
+        self.require(max(numbers, default=0) <= MOST, name, f"must be a list of whole numbers up to {MOST:,}")
+        return numbers
 
     def flags(self, name: str) -> tuple[bool, ...]:
         """A list of true and false."""
@@ -77,10 +86,22 @@ class Fields:
         return self[name]
 
     def _list(self, name: str, is_fine: Callable[[Any], bool], kind: str) -> tuple[Any, ...]:
-        is_list = isinstance(self[name], list | tuple) and all(map(is_fine, self[name]))
+        is_list = isinstance(self[name], list | tuple) and all(map(is_fine, self[name][: MOST + 1]))
         self.require(is_list, name, f"must be a list of {kind}")
+        self.require(len(self[name]) <= MOST, name, f"must have {MOST:,} entries at most")
         return tuple(self[name])
 
 
 def _is_integer(value: Any, least: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def shown(value: Any) -> str:
+    """A value as JSON, short."""
+    if isinstance(value, list | tuple | Mapping) and len(value) > 100:
+        return f"{'an object' if isinstance(value, Mapping) else 'a list'} of {len(value):,} entries"
+    try:
+        text = json.dumps(value, default=repr)
+    except RecursionError:
+        return "a nested value"
+    return text if len(text) <= 100 else f"{text[:97]}..."

@@ -3,10 +3,13 @@
 import difflib
 import os
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from convert.atomic import recover
+from convert.contents import WEIGHTS_ENDINGS
 from convert.fill import CheckpointError
 from convert.folder import StoredModel, save_folder
 from convert.hub_download import download
@@ -50,6 +53,8 @@ class Pretrained(NamedTuple):
     preprocessing: Preprocessing
     source: str
     """Where it came from: a repository on the Hub or a path."""
+    remarks: tuple[str, ...] = ()
+    """What was assumed or left out, and should be known before relying on the model."""
 
 
 def load_pretrained(
@@ -64,11 +69,13 @@ def load_pretrained(
 
     ``name`` is a short name (``shapes``, which needs no network, ``nano-coco`` and others, see ``SHORT_NAMES``; also
     spelt ``dfine_n_coco``), a repository on the Hub (``owner/name``, ``revision`` and ``token`` are for it), a folder
-    in the Hub's layout, a converted folder, or a ``.pth`` of the original release (needs PyTorch). ``class_names``
-    replace those that come with the model. ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or
-    with the weights.
+    in the Hub's layout, a converted folder, or a checkpoint of PyTorch (needs PyTorch). ``class_names`` replace those
+    that come with the model. ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the
+    weights; what had to be assumed is a warning, and in ``remarks``.
     """
-    return read_stored(open_pretrained(name, revision=revision, token=token, class_names=class_names), compute)
+    stored = open_pretrained(name, revision=revision, token=token, class_names=class_names)
+    warn_of(stored)
+    return read_stored(stored, compute)
 
 
 def read_stored(stored: StoredModel, compute: Compute = Compute()) -> Pretrained:
@@ -79,7 +86,13 @@ def read_stored(stored: StoredModel, compute: Compute = Compute()) -> Pretrained
 
     model = DFine(stored.config, compute=compute)
     load(model, {name: jnp.asarray(value) for name, value in stored.arrays()})
-    return Pretrained(model, stored.config, stored.preprocessing, stored.source)
+    return Pretrained(model, stored.config, stored.preprocessing, stored.source, stored.remarks)
+
+
+def warn_of(stored: StoredModel) -> None:
+    """Warns of what was assumed about a model or left out of it; the caller's caller is named."""
+    for remark in stored.remarks:
+        warnings.warn(f"{stored.source}: {remark}", stacklevel=3)
 
 
 def save_pretrained(
@@ -102,17 +115,40 @@ def open_pretrained(
     class_names: Sequence[str] | None = None,
 ) -> StoredModel:
     """Finds a model by name and checks it, without reading its weights; see ``load_pretrained``."""
-    name = os.fspath(name)
-    path = Path(name).expanduser()
-    if name and path.exists():
+    name = os.fsdecode(name)
+    path = _expanded(name)
+    if path is not None:
+        recover(path)  # where a process was killed while it replaced the folder
+    if path is not None and _exists(path):
         return open_model(path, size=size, class_names=class_names)
     place = SHORT_NAMES.get(_canonical(name), name)
     if place != name and Path(place).exists():
         return open_model(Path(place), source=name, size=size, class_names=class_names)
-    if not _HUB_ID.fullmatch(place) or place.endswith((".pth", ".pt", ".safetensors")):
+    if not _HUB_ID.fullmatch(place) or place.endswith(WEIGHTS_ENDINGS):
         raise CheckpointError(_unknown(name))
     folder = download(place, revision=revision, token=token)
     return open_model(folder, source=place, size=size, class_names=class_names)
+
+
+def _expanded(name: str) -> Path | None:
+    """The path that a name may be, ``~`` understood; None where it can't be one."""
+    if not name or "\0" in name:
+        return None
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # there is no such user
+        return Path(name)
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is something, if only a link to nothing; ``CheckpointError`` where that can't be seen."""
+    try:
+        os.lstat(path)
+    except PermissionError as error:
+        raise CheckpointError(f"{path} can't be looked at ({error.strerror})") from None
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _canonical(name: str) -> str:

@@ -71,6 +71,10 @@ class MadeWeights:
     seed: int
     reg_scale: float
 
+    @property
+    def types(self) -> dict[str, str]:
+        return dict.fromkeys(self.shapes, "float32")
+
     def read(self, name: str) -> np.ndarray:
         return weight(name, self.shapes[name], self.seed, self.reg_scale)
 

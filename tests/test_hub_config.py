@@ -8,7 +8,7 @@ import pytest
 from tiny import TINY, tiny_config
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.hub_config import evaluated, from_hub, map_strides, surplus_layers, to_hub
+from dfine_jax.hub_config import evaluated, from_hub, labels_disagree, map_strides, surplus_layers, to_hub
 from dfine_jax.json_fields import FieldError
 
 REFERENCE = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())
@@ -96,12 +96,23 @@ def test_writing_leaves_layers_past_the_one_that_counts_out():
         ({"id2label": {"1": "b", "0": "a", "2": "c"}}, ("a", "b", "c")),
         ({"id2label": {0: "a"}}, ("a",)),
         ({"id2label": {"0": "a"}, "num_labels": 3}, ("LABEL_0", "LABEL_1", "LABEL_2")),
+        ({"id2label": ["b", "A", "a"]}, ("b", "A", "a")),
+        ({"id2label": {"00": "a", 1: 7}}, ("a", "7")),
         ({"id2label": None, "num_labels": 1}, ("LABEL_0",)),
         ({"id2label": None}, ("LABEL_0", "LABEL_1")),
+        ({"id2label": None, "label2id": {"b": 1, "a": "0"}}, ("a", "b")),
     ],
 )
 def test_class_names(fields, names):
-    assert from_hub(small(**fields)).class_names == names
+    assert from_hub(small(**{"label2id": None, **fields})).class_names == names
+
+
+def test_the_weights_decide_where_the_numbers_of_classes_disagree():
+    fields = small(id2label={"0": "a", "1": "b"}, num_labels=80)
+    assert from_hub(fields, classes=2).class_names == ("a", "b")
+    assert len(from_hub(fields, classes=80).class_names) == len(from_hub(fields).class_names) == 80
+    assert labels_disagree(fields) == "config.json: num_labels = 80, but id2label names 2"
+    assert labels_disagree(small()) is None
 
 
 @pytest.mark.parametrize(
@@ -166,7 +177,13 @@ def test_strides_of_the_maps():
         ({"encoder_attention_heads": 3}, "encoder_attention_heads = 3 must divide encoder_hidden_dim, 16"),
         ({"decoder_attention_heads": 5}, "decoder_attention_heads = 5 must divide d_model, 16"),
         ({"hidden_expansion": 0.01}, "hidden_expansion = 0.01 leaves no channels"),
-        ({"id2label": {"1": "a", "2": "b"}}, "id2label = .* must name labels 0, 1, 2, ... in full"),
+        ({"id2label": {"1": "a", "2": "b"}}, "id2label = .* must name labels 0, 1, 2, ... in full: 0 is missing"),
+        ({"id2label": {"0": "a", "3": "b", "4": "c", "9": "d"}}, "id2label = .* in full: 1, 2 are missing"),
+        ({"id2label": {"0": "a", "00": "b"}}, "id2label = .* must name each label once: 0 is there twice"),
+        ({"id2label": {"zero": "a"}}, "id2label = .* must have whole numbers for labels, not 'zero'"),
+        ({"id2label": ["a", None]}, "id2label = .* must have text for names: that of label 1 is null"),
+        ({"id2label": {"0": "a\ud800"}}, "id2label = .* that of label 0 has half a character"),
+        ({"id2label": None, "label2id": {"a": [0]}}, "label2id = .* must have whole numbers for labels"),
         ({"reg_scale": "4"}, 'reg_scale = "4" must be a number'),
     ],
 )
@@ -196,6 +213,38 @@ def test_unsupported_is_refused_by_field_and_value(fields, words):
 def test_unsupported_backbones_are_refused_by_field_and_value(fields, words):
     with pytest.raises(FieldError, match=f"^config.json: backbone_config.{words}"):
         from_hub(small_backbone(**fields))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"decoder_layers": 10**6}, "decoder_layers = 1000000 must be a whole number up to 65,536"),
+        ({"decoder_layers": 65}, "layers of the decoder: 65 is too many, up to 64 are supported"),
+        ({"decoder_layers": 10**300}, "decoder_layers = 1000.* must be a whole number up to 65,536"),
+        ({"decoder_n_points": 10**9}, "decoder_n_points = 1000000000 must be a whole number up to"),
+        ({"decoder_n_points": [1000, 1000]}, "points a head: 2,000 is too many, up to 1,024"),
+        ({"num_labels": 10**8, "id2label": None}, "num_labels = 100000000 must be a whole number up to"),
+        ({"num_feature_levels": 60_000, "decoder_n_points": 1}, "levels: 60,000 is too many, up to 16"),
+        ({"depth_mult": 1e308}, r"depth_mult = 1e\+308 must lie within 1,000,000,000"),
+        ({"depth_mult": float("nan")}, "depth_mult = NaN must lie within"),
+        ({"depth_mult": float("inf")}, "depth_mult = Infinity must lie within"),
+        ({"depth_mult": 1000}, "blocks in a layer of the encoder: 3,000 is too many, up to 64"),
+        ({"hidden_expansion": 10**6}, "width: 8,000,000 is too many"),
+        ({"reg_scale": 10**400}, "reg_scale = 1000.* must lie within"),
+        ({"encoder_ffn_dim": 65_536, "encoder_layers": 64, "encoder_hidden_dim": 65_536}, "decoder_in_channels"),
+        ({"decoder_ffn_dim": 65_536, "d_model": 65_536}, "parameters: about .* is too many, up to 1,073,741,824"),
+        ({"lqe_layers": 65}, "layers that judge quality: 65 is too many"),
+        ({"decoder_n_points": [1] * 100_000}, "decoder_n_points = a list of 100,000 entries must have 65,536"),
+    ],
+)
+def test_what_would_fill_the_memory_is_refused(fields, words):
+    with pytest.raises(FieldError, match=f"^config.json: {words}"):
+        from_hub(small(**fields))
+
+
+def test_a_backbone_that_would_fill_the_memory_is_refused():
+    with pytest.raises(FieldError, match=r"convolutions in the backbone: 6,553,[0-9]+ is too many, up to 1,024"):
+        from_hub(small_backbone(stage_num_blocks=[100, 65_536, 2], stage_numb_of_layers=[1, 100, 1]))
 
 
 STRANGE = [None, -1, 0, 1, 2.5, 1e9, "x", "", True, [], {}, [None], ["x"], [[2, 2]], [True], {"0": 1}, [1, 2, 3, 4]]

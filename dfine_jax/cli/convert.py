@@ -15,6 +15,11 @@ from rich.table import Table
 from convert.atomic import check_target
 from convert.folder import StoredModel, model_shapes, save_folder
 from convert.hub_layout import save_hub_folder
+from dfine_jax.cli.options import say_remarks
+from dfine_jax.display import printable, verbatim
+from dfine_jax.errors import InputError
+from dfine_jax.json_file import LARGEST
+from dfine_jax.plain_file import plain_size
 from dfine_jax.pretrained import open_pretrained, read_stored
 
 
@@ -50,13 +55,13 @@ def run(
     dfine convert blood blood_for_transformers --to hub
 
     Args:
-        source: A Hub repository (owner/name), a short name (nano-coco), a folder with config.json and
-            model.safetensors, a folder made by this command, or a .pth of the original release.
+        source: A Hub repository (owner/name), a short name (nano-coco), a folder with config.json and weights, a
+            folder made by this command, or a file of weights (.safetensors, .pth and others of PyTorch).
         out: The folder to make.
         to: "jax" for a folder to load here, "hub" for one that transformers loads.
         class_names: Names of the classes, in the order of their labels, instead of those that come with the model.
         classes_file: The same from a file, one name a line.
-        size: Size of a .pth, where its shapes don't tell.
+        size: Size of weights without config.json, where their shapes don't tell.
         half: With --to hub, store matrices and kernels in half precision: half the size, rounded to 11 bits.
         revision: Branch, tag or commit of the Hub repository.
         token: Access token for the Hub, where you aren't logged in.
@@ -66,16 +71,19 @@ def run(
     """
     began = time.perf_counter()
     if half and to != "hub":
-        raise ValueError("--half is for --to hub: a folder for JAX holds float32")
-    check_target(out, replace=force)
+        raise InputError("--half is for --to hub: a folder for JAX holds float32")
+    out = out.expanduser()
+    check_target(out, replace=force, source=Path(source))
     if verify is not None:
         from convert.verify import require_transformers
 
         require_transformers()
         if len(verify) > 1:
-            raise ValueError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
+            raise InputError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
     names = _class_names(class_names, classes_file)
     model = open_pretrained(source, revision=revision, token=token, size=size, class_names=names)
+    say_remarks(model)
+    check_target(out, replace=force, source=model.place)
     tally = _Tally(model_shapes(model.config)[0])
     arrays = tally.watch(model.arrays())
     if to == "jax":
@@ -83,7 +91,10 @@ def run(
     else:
         save_hub_folder(out, model.config, model.preprocessing, arrays, half=half, replace=force)
     console = Console()
-    console.print(tally.table(f"{model.source} -> {out}", _bytes(out), time.perf_counter() - began), soft_wrap=True)
+    table = tally.table(f"{model.source} -> {out}", _bytes(out), time.perf_counter() - began)
+    console.print(table, soft_wrap=True)
+    for note in model.notes:
+        console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
     return 0 if verify is None else _verify(console, model, out, to, verify)
 
 
@@ -101,7 +112,7 @@ class _Tally:
             yield name, array
 
     def table(self, title: str, size: int, seconds: float) -> Table:
-        table = Table(title=title, title_justify="left", show_footer=True)
+        table = Table(title=verbatim(title), title_justify="left", show_footer=True)
         table.add_column("", "all")
         for column in ("tensors", "parameters", "bytes"):
             total = sum(count[column] for count in self.counts.values())
@@ -141,9 +152,9 @@ def _verify(console: Console, model: StoredModel, out: Path, to: str, pictures: 
 
 def _class_names(text: str | None, file: Path | None) -> tuple[str, ...] | None:
     if text is not None and file is not None:
-        raise ValueError("give --class-names or --classes-file, not both")
+        raise InputError("give --class-names or --classes-file, not both")
     if file is not None:
-        names = file.read_text("utf-8").splitlines()
+        names = _lines(file)
     elif text is not None:
         names = text.split(",")
     else:
@@ -152,8 +163,17 @@ def _class_names(text: str | None, file: Path | None) -> tuple[str, ...] | None:
     while names and not names[-1]:
         names.pop()
     if not all(names) or not names:
-        raise ValueError("class names: expected one in each place, and at least one")
+        raise InputError("class names: expected one in each place, and at least one")
     return tuple(names)
+
+
+def _lines(file: Path) -> list[str]:
+    if plain_size(file) > LARGEST:
+        raise InputError(f"{file} is too large for names of classes")
+    try:
+        return file.read_text("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} can't be read as UTF-8 ({error})") from None
 
 
 def _bytes(folder: Path) -> int:

@@ -12,7 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from dfine_jax.bundled import SHAPES_PICTURE
-from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.display import verbatim
 from dfine_jax.inference.detections import Detections, class_ids
 from dfine_jax.inference.detector import Detector, Found
@@ -72,6 +72,7 @@ def run(
     model = model or DEFAULT_MODEL
     pictures = _outside(save, find_pictures(paths))
     stored = open_pretrained(model)
+    say_remarks(stored)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
     thresholds = read_thresholds(model) if threshold is None else None
     if threshold is None:

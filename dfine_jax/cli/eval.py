@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
+from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
@@ -20,6 +20,7 @@ from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError
+from dfine_jax.pretrained import open_pretrained
 
 MOST_SHOWN = 30
 """Classes in the table; of more the best and the worst are shown."""
@@ -69,7 +70,9 @@ def run(
     if dataset.problems:
         _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
     keep_freed_memory()
-    detector = Detector.from_pretrained(model, size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    stored = open_pretrained(model)
+    say_remarks(stored)
+    detector = Detector.from_stored(stored, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     unknown = _unknown_classes(detector, dataset)
     if unknown:
         _note(notes, f"the model doesn't know {', '.join(unknown)}: these are never found")

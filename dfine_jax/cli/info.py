@@ -10,6 +10,7 @@ from rich.tree import Tree
 
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.display import verbatim
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.model.dfine import DFine, variables
 
@@ -61,14 +62,14 @@ def _summary(name: str, network: DFine, operations: float, height: int, width: i
     backbone, encoder, decoder = (_count(part) for part in (network.backbone, network.encoder, network.decoder))
     strides = [2 ** (stage + 1) for stage in config.backbone.out_stages]
     names = ", ".join(config.class_names[:8]) + (", ..." if config.num_classes > 8 else "")
-    table = Table(title=name, title_justify="left", show_header=False)
+    table = Table(title=verbatim(name), title_justify="left", show_header=False)
     table.add_row("parameters", f"{_count(network):,}")
     table.add_row("", f"backbone {backbone:,}, encoder {encoder:,}, decoder {decoder:,}")
     table.add_row("operations", f"{operations / 1e9:.1f} GFLOPs for one picture of {height}x{width}")
     table.add_row("maps", f"strides {strides}, {config.encoder.width} channels")
     table.add_row("decoder", f"{decoder_layers(network)}, {config.decoder.queries} queries")
     table.add_row("points a head", ", ".join(map(str, config.decoder.points)) + " (level by level)")
-    table.add_row("classes", f"{config.num_classes}: {names}")
+    table.add_row("classes", verbatim(f"{config.num_classes}: {names}"))
     return table
 
 

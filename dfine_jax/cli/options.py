@@ -5,25 +5,37 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.console import Console
 
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.display import printable
+from dfine_jax.errors import InputError
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 
 if TYPE_CHECKING:
+    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
 
 DEFAULT_MODEL = "nano-coco"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """``"480x640"`` to (height, width); ``ValueError`` for anything else."""
+    """``"480x640"`` to (height, width); ``InputError`` for anything else."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+)[xX](\d+)", text)
     if not match:
-        raise ValueError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
+        raise InputError(f"size {text!r}: give HEIGHTxWIDTH, such as 640x640")
     return int(match[1]), int(match[2])
+
+
+def say_remarks(stored: "StoredModel") -> None:
+    """Tells on standard error what was assumed about a model or left out of it."""
+    notes = Console(stderr=True)
+    for remark in stored.remarks:
+        text = printable(f"{stored.source}: {remark}")
+        notes.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
 
 
 def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple["DFine", Preprocessing]:
@@ -39,8 +51,10 @@ def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute
             Preprocessing(),
         )
     else:
-        from dfine_jax.pretrained import load_pretrained  # brings the converter
+        from dfine_jax.pretrained import open_pretrained, read_stored  # brings the converter
 
-        loaded = load_pretrained(name, compute=compute)
+        stored = open_pretrained(name)
+        say_remarks(stored)
+        loaded = read_stored(stored, compute)
         model, settings = loaded.model, loaded.preprocessing
     return model, settings if size is None else replace(settings, height=size[0], width=size[1])

@@ -1,7 +1,6 @@
 """``dfine train``: from a folder of labelled pictures to a detector."""
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -16,6 +15,7 @@ import tyro
 from rich.console import Console
 
 from convert.sources import read_backbone
+from dfine_jax.cli.options import say_remarks
 from dfine_jax.cli.train_recipe import chosen_for, early_options, facts_of, recipe_in_words, wishes_of
 from dfine_jax.cli.train_results import Results
 from dfine_jax.config import DFineConfig
@@ -24,6 +24,7 @@ from dfine_jax.data.holdout import hold_out
 from dfine_jax.data.samples import Dataset, summarise
 from dfine_jax.display import printable
 from dfine_jax.hub_config import from_hub
+from dfine_jax.json_file import read_object
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import (
     FILE_NAME,
@@ -266,7 +267,7 @@ def _model_of(configuration: Configuration) -> tuple[DFineConfig, int]:
         stored = open_pretrained(configuration.model)
         return stored.config, max(stored.preprocessing.height, stored.preprocessing.width)
     if configuration.architecture:
-        return from_hub(json.loads(configuration.architecture.read_text("utf-8"))), Recipe().image_size
+        return from_hub(read_object(configuration.architecture)), Recipe().image_size
     return DFineConfig.from_size(configuration.size), Recipe().image_size
 
 
@@ -279,6 +280,7 @@ def make_start(configuration: Configuration, dataset: Dataset) -> Start:
     config = config if queries is None else config.with_queries(queries)
     if configuration.model:
         stored = open_pretrained(configuration.model)
+        say_remarks(stored)
         return fine_tune(config, dict(stored.arrays()), class_names, seed)
     config = config.with_classes(class_names)
     return fresh(config, seed, read_backbone(configuration.backbone, config) if configuration.backbone else None)

@@ -91,9 +91,10 @@ class Detector:
         ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16,
         see ``Compute.for_this_machine``.
         """
-        from dfine_jax.pretrained import open_pretrained  # brings the converter, which a Detector doesn't need
+        from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
 
         stored = open_pretrained(name, revision=revision, token=token)
+        warn_of(stored)
         return cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size)
 
     @classmethod

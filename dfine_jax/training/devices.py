@@ -13,7 +13,6 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.native.registers import registers
 from dfine_jax.processor import multiplies_tiles_of_bfloat16
 from dfine_jax.training.memory import require_memory
-from dfine_jax.training.optimizer import Pace
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.step import Metrics, TrainState, Update
 from dfine_jax.training.targets import Targets
@@ -129,11 +128,9 @@ class FittingUpdate:
         self._devices = list(devices.mesh.local_devices)
         self._compiled: dict[tuple[int, ...], jax.stages.Compiled] = {}
 
-    def __call__(
-        self, state: TrainState, images: jax.Array, targets: Targets, *pace: Pace
-    ) -> tuple[TrainState, Metrics]:
+    def __call__(self, state: TrainState, images: jax.Array, *rest: Any) -> tuple[TrainState, Metrics]:
         if images.shape not in self._compiled:
-            compiled = self._update.lower(state, images, targets, *pace).compile()
+            compiled = self._update.lower(state, images, *rest).compile()
             require_memory(compiled, self._devices, self._recipe)
             self._compiled[images.shape] = compiled
-        return self._compiled[images.shape](state, images, targets, *pace)
+        return self._compiled[images.shape](state, images, *rest)

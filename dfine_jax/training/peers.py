@@ -20,7 +20,7 @@ from jax.experimental import multihost_utils
 
 CONNECT_SECONDS = 30.0
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
-"""A machine that is gone altogether closes nothing: it is asked after 10 seconds, then every 5, and given up after 30."""
+"""A machine that is gone closes nothing: it is asked after 10 silent seconds, then every 5, and given up after 30."""
 NAME_BYTES, TOKEN_BYTES = 256, 16
 BYE = b"bye"
 ENDED = b"\0"
@@ -131,8 +131,8 @@ class Peers:
 def message(ended: int, count: int) -> str:
     """What a process says when another one has ended."""
     return (
-        f"dfine train: process {ended} of {count} has ended, see what it said, and this one can't go on without it: start "
-        "all of them again, with --resume"
+        f"dfine train: process {ended} of {count} has ended, see what it said, and this one can't go on without it: "
+        "start all of them again, with --resume"
     )
 
 

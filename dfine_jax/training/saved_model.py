@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.folder import open_folder, read_json, save_folder
+from convert.fill import CheckpointError
+from convert.folder import open_folder, save_folder
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.training.errors import TrainingError, first_line
+from dfine_jax.json_file import read_object
+from dfine_jax.training.errors import TrainingError, WriteError, first_line
 from dfine_jax.training.folder import require_ours, writing
 from dfine_jax.training.packing import Values
-
-ROOM_FOR_REST = 2**20
-"""Bytes that a model's folder takes besides its arrays, at most."""
 
 
 class ModelFolder:
@@ -34,9 +33,11 @@ class ModelFolder:
             if os.path.lexists(self.path) and not (self.path / "config.json").is_file():
                 # It would not be taken for a model that may be replaced, and might be something of the user's.
                 self.path.rename(self.path.with_name(f"{self.path.name}.damaged.{secrets.token_hex(2)}"))
-            _require_room(self.path.parent, sum(array.nbytes for array in arrays.values()) + ROOM_FOR_REST)
             note = f"{self._source}, step {step}"
-            save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
+            try:
+                save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
+            except CheckpointError as error:  # the disk is full, for example
+                raise WriteError(str(error)) from error
 
     def holds(self, config: DFineConfig, params: Values, batch_stats: Values) -> bool:
         """Whether exactly this model is there, to the bit."""
@@ -54,7 +55,9 @@ class ModelFolder:
         """The step that the model is of; None where there is none, or none that can be read."""
         try:
             self.require()
-            found = re.search(r", step (\d+)$", str(read_json(self.path / "config.json").get("source")))
+            found = re.search(
+                r", step (\d+)$", str(read_object(self.path / "config.json", TrainingError).get("source"))
+            )
         except ValueError:
             return None
         return int(found[1]) if found else None
@@ -68,15 +71,3 @@ class ModelFolder:
             raise TrainingError(
                 f"the model in {self.path} can't be read ({first_line(error)}): --resume writes it again"
             ) from error
-
-
-def _require_room(folder: Path, size: int) -> None:
-    """``OSError`` where a file of this size can't be written: what writes the arrays would tell so in many lines."""
-    if not hasattr(os, "posix_fallocate"):
-        return
-    path = folder / f".room.{secrets.token_hex(4)}"
-    try:
-        with path.open("wb") as file:
-            os.posix_fallocate(file.fileno(), 0, size)
-    finally:
-        path.unlink(missing_ok=True)

@@ -11,7 +11,7 @@ import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,8 +42,7 @@ def write_snapshot(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mappin
     try:
         np.savez(building / ARRAYS, **arrays)
         (building / FACTS).write_text(json.dumps(facts) + "\n", "utf-8")
-        sums = "".join(f"{_digest(building / name)}  {name}\n" for name in (ARRAYS, FACTS))
-        (building / SUMS).write_text(sums, "utf-8")
+        (building / SUMS).write_bytes(b"".join(_line(building / name) for name in (ARRAYS, FACTS)))
         for path in (building / ARRAYS, building / FACTS, building / SUMS, building):
             _to_disk(path)
         if folder.exists():
@@ -73,24 +72,14 @@ def read_snapshot(folder: Path) -> Snapshot:
 
 def verify_snapshot(folder: Path) -> None:
     """``DamagedError`` unless every file has the checksum that it had when the folder was written."""
-    try:
-        lines = (folder / SUMS).read_text("utf-8").splitlines()
-    except FileNotFoundError:
-        raise DamagedError(f"{SUMS} is missing") from None
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{SUMS} can't be read: {error}") from error
-    sums = dict(reversed(line.split("  ", 1)) for line in lines if "  " in line)
-    if sums.keys() != {ARRAYS, FACTS}:
+    sums = _read(folder / SUMS, Path.read_bytes)
+    found = []
+    for name in (ARRAYS, FACTS):
+        found.append(_read(folder / name, _line))
+        if found[-1] not in sums.splitlines(keepends=True):
+            raise DamagedError(f"{name} is not what was written: its checksum in {SUMS} is another")
+    if sums != b"".join(found):
         raise DamagedError(f"{SUMS} was changed")
-    for name, digest in sums.items():
-        try:
-            found = _digest(folder / name)
-        except FileNotFoundError:
-            raise DamagedError(f"{name} is missing") from None
-        except OSError as error:
-            raise DamagedError(f"{name} can't be read: {error.strerror}") from error
-        if found != digest:
-            raise DamagedError(f"{name} is not what was written, its checksum is another")
 
 
 def sweep(parent: Path) -> None:
@@ -100,9 +89,19 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(path, ignore_errors=True)
 
 
-def _digest(path: Path) -> str:
+def _line(path: Path) -> bytes:
+    """A file's line in ``SHA256SUMS``."""
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n".encode()
+
+
+def _read(path: Path, read: Callable[[Path], bytes]) -> bytes:
+    try:
+        return read(path)
+    except FileNotFoundError:
+        raise DamagedError(f"{path.name} is missing") from None
+    except OSError as error:
+        raise DamagedError(f"{path.name} can't be read: {error.strerror}") from error
 
 
 def _to_disk(path: Path) -> None:

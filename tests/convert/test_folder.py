@@ -1,11 +1,7 @@
 """The converted folder: written whole or not at all, read back to the bit."""
 
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +9,8 @@ import pytest
 from tiny import TINY, tiny_config, tiny_model
 
 from convert import orbax_stream
-from convert.atomic import new_folder
 from convert.fill import CheckpointError
-from convert.folder import is_converted, open_folder, save_folder
+from convert.folder import open_folder, save_folder
 from convert.sources import open_model
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
@@ -113,35 +108,6 @@ def test_a_replacement_that_fails_leaves_the_old_one(copy, stored_hub, same_arra
         save_folder(copy, TINY, SETTINGS, broken(stored_hub.arrays, OSError("disk full")), replace=True)
     assert [path.name for path in copy.parent.iterdir()] == [copy.name]
     same_arrays(open_folder(copy).arrays(), stored_hub.arrays)
-
-
-def test_a_folder_that_can_not_take_its_name_gives_the_old_one_back(copy, monkeypatch):
-    rename, calls = os.rename, []
-
-    def second_fails(source, target):
-        calls.append(source)
-        if len(calls) == 2:
-            raise OSError("no more")
-        rename(source, target)
-
-    monkeypatch.setattr(os, "rename", second_fails)
-    with pytest.raises(OSError, match="no more"), new_folder(copy, replace=True) as folder:
-        (folder / "config.json").write_text("{}")
-    assert is_converted(copy)
-    assert [path.name for path in copy.parent.iterdir()] == [copy.name]
-
-
-def test_a_killed_run_leaves_no_half_folder(tmp_path):
-    code = f"""
-import os, pathlib
-from convert.atomic import new_folder
-with new_folder(pathlib.Path({str(tmp_path / "out")!r})) as folder:
-    (folder / "config.json").write_text("half of")
-    os.kill(os.getpid(), {int(signal.SIGKILL)})
-"""
-    finished = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2])
-    assert finished.returncode == -signal.SIGKILL
-    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("change", ["missing", "extra", "misshapen", "twice"])

@@ -15,11 +15,11 @@ def client(monkeypatch):
     """Stands for huggingface_hub: notes what is asked for, and gives or raises what a test puts in."""
 
     class Client:
-        asked = None
+        asked = ()
         answer = "cache/snapshot"
 
         def __call__(self, repo, **options):
-            self.asked = (repo, options)
+            self.asked = (*self.asked, (repo, options))
             if isinstance(self.answer, BaseException):
                 raise self.answer
             return self.answer
@@ -36,9 +36,11 @@ def made(kind, text=""):
     return error
 
 
-def test_only_what_is_needed_is_asked_for(client):
-    assert download("owner/name", revision="v1", token="secret") == Path("cache/snapshot")
-    repo, options = client.asked
+def test_only_what_is_needed_is_asked_for(client, tmp_path):
+    client.answer = str(tmp_path)
+    (tmp_path / "model-00001-of-00002.safetensors").touch()
+    assert download("owner/name", revision="v1", token="secret") == tmp_path
+    ((repo, options),) = client.asked
     assert repo == "owner/name"
     assert (options["revision"], options["token"]) == ("v1", "secret")
     assert set(options["allow_patterns"]) == {
@@ -48,6 +50,13 @@ def test_only_what_is_needed_is_asked_for(client):
         "model.safetensors.index.json",
         "model-*-of-*.safetensors",
     }
+
+
+def test_weights_by_other_names_are_asked_for_where_there_are_none_by_the_usual(client):
+    assert download("owner/name", revision="v1") == Path("cache/snapshot")
+    _, (repo, options) = client.asked
+    assert (repo, options["revision"], options["ignore_patterns"]) == ("owner/name", "v1", ["*/*"])
+    assert {"config.json", "*.safetensors", "pytorch_model*.bin", "*.pth"} <= set(options["allow_patterns"])
 
 
 @pytest.mark.parametrize(

@@ -4,11 +4,13 @@ import numpy as np
 import pytest
 from reference import MadeWeights, manifest
 
-from convert import sources, tensors
+from convert import sources
+from convert.contents import Content, content_of
 from convert.fill import CheckpointError
-from convert.rules import HUB
+from convert.rules import HUB, ORIGINAL
 from convert.sources import open_model
-from convert.told import known_shapes, original_config, original_picture_side, size_of_config, size_of_shapes
+from convert.told import known_shapes, original_picture_side, size_of_config, size_of_shapes, told_config
+from convert.torch_file import TorchFile
 from dfine_jax.class_names import COCO_CLASSES, OBJECTS365_CLASSES
 from dfine_jax.config import DFineConfig
 
@@ -26,12 +28,17 @@ def with_classes(shapes, count):
     return changed
 
 
+def torch_file(path):
+    return TorchFile(path, content_of(path), (HUB, ORIGINAL))
+
+
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
     """Opens shapes as if they were in a file; values are made up as they are read."""
 
     def open_shapes(shapes, **options):
-        monkeypatch.setattr(sources, "PthFile", lambda path: MadeWeights(shapes, seed=0, reg_scale=4.0))
+        made = MadeWeights(shapes, seed=0, reg_scale=4.0)
+        monkeypatch.setattr(sources, "open_weights", lambda files, dialects: (made, ""))
         (tmp_path / "model.pth").touch()
         return open_model(tmp_path / "model.pth", **options)
 
@@ -118,7 +125,7 @@ def test_a_given_size_counts_and_the_likely_one_is_named(opened):
 def test_shapes_of_no_published_size():
     shapes = {**manifest("original", "n"), "backbone.stem.stem4.conv.weight": (20, 16, 1, 1)}
     with pytest.raises(CheckpointError, match="shapes of no published size: say which"):
-        original_config(shapes, "my.pth")
+        told_config(ORIGINAL, shapes, "my.pth")
 
 
 def test_weights_of_something_else(opened):
@@ -135,7 +142,7 @@ def test_without_pytorch_it_says_what_to_install(monkeypatch, tmp_path):
 
     monkeypatch.setitem(sys.modules, "torch", None)
     with pytest.raises(CheckpointError, match=r"needs PyTorch: pip install 'dfine-jax\[torch\]'"):
-        tensors.PthFile(tmp_path / "model.pth")
+        TorchFile(tmp_path / "model.pth", Content.TORCH_ZIP, (ORIGINAL,))
 
 
 @pytest.mark.parity
@@ -172,39 +179,40 @@ class TestFiles:
 
     def test_half_precision(self, torch, path):
         torch.save({"model": {"a": torch.full((2,), 0.1, dtype=torch.bfloat16)}}, path)
-        array = tensors.PthFile(path).read("a")
+        array = torch_file(path).read("a")
         assert array.dtype == np.float32
         assert array.tolist() == [0.10009765625, 0.10009765625]
 
     def test_integers_are_refused(self, torch, path):
         torch.save({"model": {"a": torch.ones(2, dtype=torch.int8)}}, path)
-        with pytest.raises(CheckpointError, match=r"a holds torch.int8"):
-            tensors.PthFile(path).read("a")
+        assert torch_file(path).types == {"a": "int8"}
 
     @pytest.mark.parametrize(
         ("content", "words"),
         [
-            ([1, 2], "holds a list; expected weights under"),
-            ({"state_dict": {}, "epoch": 3}, "holds state_dict, epoch; expected weights under"),
-            ({"model": {"a": "b"}}, "holds model; expected weights under"),
-            ({"model": {}}, "holds model; expected weights under"),
+            ([1, 2], "holds no tensors by name: a list; expected a model's state_dict"),
+            ({"state_dict": {}, "epoch": 3}, "holds no tensors by name: state_dict, epoch; expected"),
+            ({"model": {"a": "b"}}, "holds no tensors by name: model; expected"),
+            ({"model": {}}, "holds no tensors by name: model; expected"),
         ],
     )
     def test_other_contents(self, torch, path, content, words):
         torch.save(content, path)
         with pytest.raises(CheckpointError, match=words):
-            tensors.PthFile(path)
+            torch_file(path)
 
     def test_python_objects_are_not_loaded(self, torch, path):
         torch.save({"model": {"a": DFineConfig.nano()}}, path)
-        with pytest.raises(CheckpointError, match="holds Python objects beside tensors; they are not loaded"):
-            tensors.PthFile(path)
+        with pytest.raises(
+            CheckpointError, match=r"holds Python objects beside tensors \(dfine_jax.config.BackboneConfig, "
+        ):
+            torch_file(path)
 
     @pytest.mark.parametrize("cut", [0, 3, -150])
     def test_cut_short(self, torch, path, cut):
         torch.save({"model": {"a": torch.ones(300)}}, path)
         path.write_bytes(path.read_bytes()[:cut])
         with pytest.raises(CheckpointError) as caught:
-            tensors.PthFile(path)
+            torch_file(path)
         assert str(caught.value).startswith(f"{path} is empty" if cut == 0 else f"{path} is cut short, damaged")
         assert "\n" not in str(caught.value)

@@ -10,7 +10,7 @@ from reference import MadeWeights, manifest
 from safetensors.numpy import load_file, save_file
 from tiny import TINY
 
-from convert import sources, tensors
+from convert import safetensors_file, sources
 from convert.fill import CheckpointError
 from convert.sources import open_model
 from dfine_jax.hub_config import to_hub
@@ -83,7 +83,7 @@ def test_weights_in_parts(hub, same_arrays, by_index):
 
 
 def test_files_are_opened_anew_without_losing_the_place(hub, same_arrays, monkeypatch):
-    monkeypatch.setattr(tensors, "REOPEN_AFTER", 100)
+    monkeypatch.setattr(safetensors_file, "REOPEN_AFTER", 100)
     split(hub.path)
     same_arrays(open_model(hub.path).arrays(), hub.arrays)
 
@@ -151,19 +151,20 @@ def test_layers_past_eval_idx_are_ignored_by_name(hub, same_arrays):
 
 
 def test_the_size_that_the_weights_look_like_is_named(hub, monkeypatch):
-    class Stub:
-        from_folder = staticmethod(lambda folder: MadeWeights(manifest("huggingface", "s"), 0, 4.0))
-
-    monkeypatch.setattr(sources, "SafetensorsFiles", Stub)
+    made = MadeWeights(manifest("huggingface", "s"), 0, 4.0)
+    monkeypatch.setattr(sources, "open_weights", lambda files, dialects: (made, ""))
     large = replace(TINY.large(), class_names=TINY.class_names)
     (hub.path / "config.json").write_text(json.dumps(to_hub(large)))
     assert "the weights look like size s, the configuration is that of size l\n" in message(hub.path)
 
 
 def test_weights_of_something_else(hub):
-    save_file({"bert.encoder": np.ones(2, np.float32)}, hub.path / "model.safetensors")
+    save_file(
+        {f"bert.{part}": np.ones(2, np.float32) for part in ("encoder", "decoder")}, hub.path / "model.safetensors"
+    )
     assert message(hub.path).endswith(
-        "holds no weights of D-FINE that Hugging Face transformers would write: bert.encoder, ..."
+        "holds no weights of D-FINE: no rule knows any of its tensors (bert.decoder, bert.encoder; "
+        "2 of 2 begin with 'bert')"
     )
 
 
@@ -194,7 +195,7 @@ def test_damaged_weights(hub, content, words):
 def test_missing_weights(hub):
     file = hub.path / "model.safetensors"
     file.unlink()
-    assert message(hub.path) == f"{file}: there is no such file"
+    assert message(hub.path) == f"{hub.path} holds no weights: expected model.safetensors"
 
 
 def test_parts_that_are_missing_or_damaged(hub):
@@ -206,9 +207,12 @@ def test_parts_that_are_missing_or_damaged(hub):
     assert message(hub.path) == f"{index} lists tensors that are in none of its files: model.more"
     (hub.path / "model-00002-of-00003.safetensors").unlink()
     assert "model-00002-of-00003.safetensors: there is no such file" in message(hub.path)
-    for text in ("[]", '{"weight_map": 3}', "{"):
+    for text in ("{}", '{"weight_map": 3}', '{"weight_map": {"a": 3}}'):
         index.write_text(text)
         assert 'expected a JSON object with a "weight_map"' in message(hub.path)
+    for text in ("[]", "{"):
+        index.write_text(text)
+        assert f"{index}" in message(hub.path)
 
 
 def test_one_tensor_in_two_parts(hub):
@@ -236,7 +240,10 @@ def test_bad_config(hub, text, words):
 def test_paths_that_are_no_model(hub, tmp_path):
     assert message(tmp_path / "nothing") == f"{tmp_path / 'nothing'}: there is no such file or folder"
     (hub.path / "config.json").unlink()
-    assert message(hub.path) == f"{hub.path} has no config.json: expected config.json and model.safetensors"
+    assert message(hub.path) == (
+        f"{hub.path} has the shapes of no published size: say which to take it for (n, s, m, l, x), "
+        "or put its config.json beside it"
+    )
     text = tmp_path / "notes.txt"
     text.write_text("hello")
     assert message(text) == f"{text}: expected a folder, a .safetensors file or a .pth"

@@ -83,16 +83,26 @@ def test_too_little_time_shrinks_pictures_that_can_afford_it():
     assert chosen(CELLS, minutes=2).recipe.image_size == 192
 
 
-@pytest.mark.parametrize(("size", "batch"), [("n", 8), ("s", 8), ("m", 2), ("l", 32), ("x", 4)])
-def test_learning_rates_go_with_the_root_of_the_batch(size, batch):
+@pytest.mark.parametrize(
+    ("size", "batch", "steps"), [("n", 8, 1000), ("s", 2, 9000), ("l", 2, 47_430), ("x", 4, 10**7)]
+)
+def test_learning_rates_go_with_the_root_of_the_batch_and_more_in_short_trainings(size, batch, steps):
     published = Recipe.for_size(size, fine_tune=True)
-    recipe = choose(published, CELLS, Wishes(batch_size=batch)).recipe
-    ratio = math.sqrt(batch / published.batch_size)
+    recipe = choose(published, CELLS, Wishes(batch_size=batch, steps=steps)).recipe
+    shorter = max(1.0, published.epochs * 118_287 / published.batch_size / steps)
+    ratio = math.sqrt(batch / published.batch_size) * shorter**0.25
+    assert ratio < 1
     for name in ("learning_rate", "backbone_learning_rate"):
         wanted = getattr(published.optimization, name) * ratio
         assert getattr(recipe.optimization, name) == pytest.approx(wanted, rel=0.05)
     assert recipe.optimization.freeze_backbone_norms == published.optimization.freeze_backbone_norms
     assert recipe.optimization.weight_decay == published.optimization.weight_decay
+
+
+def test_learning_rates_are_never_above_the_published_ones():
+    published = Recipe.for_size("s", fine_tune=True)
+    rates = choose(published, CELLS, Wishes(batch_size=32, steps=100)).recipe.optimization
+    assert (rates.learning_rate, rates.backbone_learning_rate) == (2e-4, 1e-4)
 
 
 def test_steps_grow_with_the_data():
