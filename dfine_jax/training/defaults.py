@@ -182,14 +182,14 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
         ),
         least,
     )
-    reasons["image_size"] = _why_side(facts, side, wanted, needed)
+    reasons["image_size"] = _why_side(facts, side, wanted, needed, asked=wishes.image_size is not None)
 
     batch = most
     if wishes.batch_size is None and wishes.accumulate is None:
         while batch // 2 >= small and lengths.fitting(shape(side), batch) < WANTED:
             batch //= 2
     parts = wishes.accumulate or _parts(facts, shape(side), batch)
-    reasons["batch_size"] = _why_batch(facts, batch, parts, lengths)
+    reasons["batch_size"] = _why_batch(parts, lengths, asked=wishes.batch_size is not None)
 
     steps, reasons["length"] = lengths.steps(shape(side), batch)
     scale = _rate(published, batch, steps)
@@ -265,9 +265,9 @@ def _rate(published: Recipe, batch: int, steps: int) -> float:
     """What published learning rates are multiplied by, at most 1.
 
     The root of the batches' ratio; and the fourth root of how many times fewer steps there are, since in a short
-    training that root alone leaves much unlearned (from the model of shapes, 300 steps on blood cells gave an AP of
-    0.25 with it, of 0.31 with twice as much). Language models' best rates fall about as slowly with the number of steps
-    (arXiv 2409.19913).
+    training that root alone leaves much unlearned: from the model of shapes, 300 steps on blood cells gave an AP of
+    0.25 with it, of 0.31 and 0.38 with two and four times as much. Language models' best rates depend about as much on
+    the number of steps (arXiv 2409.19913).
     """
     of_published = published.epochs * PUBLISHED_PICTURES / published.batch_size
     return min(1.0, math.sqrt(batch / published.batch_size) * max(1.0, of_published / steps) ** 0.25)
@@ -335,23 +335,19 @@ def _workers(facts: Facts) -> int:
     return max(1, min(8, facts.cores // 2))
 
 
-def _why_side(facts: Facts, side: int, wanted: int, needed: int | None) -> str:
+def _why_side(facts: Facts, side: int, wanted: int, needed: int | None, *, asked: bool) -> str:
     finest = strides(facts.config)[0]
+    own = f"the model's own is {facts.own_size}"
+    why = "as asked for" if asked else f"{wanted} does not fit in time or memory" if side < wanted else own
     if needed is None:
-        return "the model's own"
-    wide = f"the smaller boxes are {facts.small_side * side:.0f} pixels wide then, of {CELLS * finest:g} wanted"
-    if side < wanted:
-        return f"{wanted} does not fit in time or memory; {wide}"
-    return f"{'the model is of' if side != facts.own_size else 'as the model is:'} {facts.own_size}; {wide}"
+        return why
+    return f"{why}; the smaller boxes are {facts.small_side * side:.0f} pixels wide then, of {CELLS * finest:g} wanted"
 
 
-def _why_batch(facts: Facts, batch: int, parts: int, lengths: _Lengths) -> str:
-    limits = [f"at most {MOST_BATCH} and a quarter of the pictures"]
-    if lengths.limited:
-        limits.append("that leaves time for steps")
-    if parts > 1:
-        limits.append(f"in {parts} parts, which fit in memory")
-    return "the largest power of two of " + ", ".join(limits)
+def _why_batch(parts: int, lengths: _Lengths, *, asked: bool) -> str:
+    allowed = f"the largest power of two of at most {MOST_BATCH} and a quarter of the pictures"
+    why = ["as asked for" if asked else allowed + (", that leaves time for steps" if lengths.limited else "")]
+    return ", ".join(why + ([f"in {parts} parts, each of which fits in memory"] if parts > 1 else []))
 
 
 def _multiple(side: float, rounding) -> int:

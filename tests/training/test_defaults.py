@@ -148,9 +148,12 @@ def test_evaluations_take_a_share_of_the_time():
 
 def test_reasons_name_the_numbers():
     reasons = chosen(CELLS, minutes=15).reasons
-    assert "of 192" in reasons["image_size"]
+    assert "own is 192" in reasons["image_size"]
     assert "25 pixels wide" in reasons["image_size"]
     assert "15 minutes" in reasons["length"]
+    assert chosen(CELLS, image_size=256).reasons["image_size"].startswith("as asked for; the smaller boxes are 17")
+    assert chosen(CELLS, batch_size=4).reasons["batch_size"] == "as asked for"
+    assert "in 2 parts" in chosen(CELLS, accumulate=2).reasons["batch_size"]
     assert "384 does not fit" in chosen(CELLS, minutes=2).reasons["image_size"]
 
 
