@@ -69,14 +69,17 @@ class Checkpoints:
         """The steps of all checkpoints, whole or damaged, in their order."""
         return steps_in(self.folder)
 
-    def save(self, state: TrainState, standing: Standing) -> None:
-        """Copies the state and writes it in the background; waits first where the last one is still being written."""
+    def save(self, state: TrainState, standing: Standing, *, forget: bool = True) -> None:
+        """Copies the state and writes it in the background; waits first where the last one is still being written.
+
+        Afterwards older ones are removed, unless ``forget`` is false.
+        """
         self._wait()
         self.check()
         if not self._writes:
             return
         arrays = on_host(_by_name(state))
-        self._writer = threading.Thread(target=self._write, args=(arrays, standing), daemon=True)
+        self._writer = threading.Thread(target=self._write, args=(arrays, standing, forget), daemon=True)
         self._writer.start()
 
     def check(self) -> None:
@@ -145,11 +148,12 @@ class Checkpoints:
             )
         return None
 
-    def _write(self, arrays: Mapping[str, np.ndarray], standing: Standing) -> None:
+    def _write(self, arrays: Mapping[str, np.ndarray], standing: Standing, forget: bool) -> None:
         try:
             self.folder.mkdir(exist_ok=True)  # but not the training's own, if that was removed
             write_snapshot(self.folder / str(standing.step), arrays, standing._asdict())
-            self._forget(standing)
+            if forget:
+                self._forget(standing)
         except Exception as error:  # is raised where the training looks for it
             self._error = error
 

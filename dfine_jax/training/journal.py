@@ -136,7 +136,8 @@ class Board:
         """Numbers by name; ``WriteError`` where they can't be written."""
         with writing("to", self._folder):
             for name, value in numbers.items():
-                self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+                if np.isfinite(value):  # of others there is nothing to draw
+                    self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
             self._writer.flush()
 
     def close(self) -> None:

@@ -19,6 +19,8 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 CONNECT_SECONDS = 30.0
+OWN_END_SECONDS = 5.0
+"""A process that ends for a reason of its own has so long to say it, after the end of another one was noticed."""
 KEEP_ALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 4}
 """A machine that is gone closes nothing: it is asked after 10 silent seconds, then every 5, and given up after 30."""
 NAME_BYTES, TOKEN_BYTES = 256, 16
@@ -112,11 +114,12 @@ class Peers:
                     received = b""
                 if received != BYE:
                     self._end(watched[connection], received)
+                    return
                 del watched[connection]
 
     def _end(self, ended: int, received: bytes) -> None:
-        """Ends this process; process 0 first tells the others which one it was."""
-        if received and self._index != 0:
+        """Ends this process, unless it is ending by itself; process 0 first tells the others which one it was."""
+        if len(received) == len(BYE) and self._index != 0:
             (ended,) = struct.unpack("!I", b"\0" + received)
         for connection in self._sockets:
             if self._index == 0:
@@ -124,6 +127,8 @@ class Peers:
                     connection.sendall(struct.pack("!I", ended)[1:])
                 except OSError:
                     continue
+        if select.select([self._woken], [], [], OWN_END_SECONDS)[0]:
+            return
         os.write(2, ENDED + message(ended, self._count).encode() + b"\n")
         os._exit(2)
 

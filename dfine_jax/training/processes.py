@@ -18,8 +18,11 @@ from dfine_jax.training.peers import Peers, filter_native_errors
 
 MEETING_SECONDS = 300
 """So long the processes wait for each other at the start."""
+HEARTBEAT_SECONDS = 40
+"""After so long JAX gives a process up that nothing is heard of, where its connection to process 0 does not tell."""
 NOTICING_SECONDS = 10.0
 """So long an error waits for news of another process, whose end may be its cause."""
+PLACE = ("coordinator_address", "num_processes", "process_id")
 
 
 @dataclass(frozen=True)
@@ -52,18 +55,16 @@ def joined(processes: Processes = Processes()) -> Iterator[None]:
         yield
         return
     filter_native_errors()
-    _meet(processes)
-    host = processes.coordinator.rpartition(":")[0] if processes.coordinator else None
-    peers = Peers(host)
+    peers = _meet(processes)
     try:
         yield
     except BaseException as error:
         if not isinstance(error, InputError | KeyboardInterrupt | SystemExit):
             time.sleep(NOTICING_SECONDS)  # the end of another process ends this one meanwhile
         peers.close()
-        # JAX would wait for the others, who are ending, and then abort.
-        code = 130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ValueError | OSError) else 70
-        atexit.register(_end, code)
+        _end_alone(
+            130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ValueError | OSError) else 70
+        )
         raise
     peers.leave()
 
@@ -85,22 +86,20 @@ def _are_several(processes: Processes) -> bool:
     return processes.count > 1
 
 
-def _meet(processes: Processes) -> None:
+def _meet(processes: Processes) -> Peers:
+    place, host = {}, None
+    if processes.coordinator is not None:
+        place = dict(zip(PLACE, (processes.coordinator, processes.count, processes.index), strict=True))
+        host = processes.coordinator.rpartition(":")[0]
+    seconds = dict(initialization_timeout=MEETING_SECONDS, heartbeat_timeout_seconds=HEARTBEAT_SECONDS)
     try:
-        if processes.coordinator is not None:
-            jax.distributed.initialize(
-                processes.coordinator,
-                processes.count,
-                processes.index,
-                initialization_timeout=MEETING_SECONDS,
-            )
-        else:
-            jax.distributed.initialize(initialization_timeout=MEETING_SECONDS)
+        jax.distributed.initialize(**place, **seconds)
+        return Peers(host)
     except (RuntimeError, ValueError, OSError) as error:
-        place = f" at {processes.coordinator}" if processes.coordinator else ""
+        _end_alone(2)
         raise TrainingError(
-            f"the processes did not all meet{place} ({first_line(error)}): start as many as --processes.count says, "
-            "each with an index of its own and the same coordinator, a free port of process 0's machine"
+            f"the processes did not all meet ({first_line(error)}): start as many as --processes.count says, each with "
+            "an index of its own and the same coordinator, a free port of process 0's machine"
         ) from error
 
 
@@ -124,7 +123,12 @@ def first_of_all(text: str) -> str:
     return bytes(np.asarray(broadcast_one_to_all(padded))).decode()
 
 
-def _end(code: int) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
-    os._exit(code)
+def _end_alone(code: int) -> None:
+    """Lets this process end without JAX's way of doing so, which waits for the others and then aborts."""
+
+    def end() -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        os._exit(code)
+
+    atexit.register(end)

@@ -18,6 +18,10 @@ NAMED = 8
 """So many pictures are named when losses are not finite."""
 
 
+class NotFiniteError(TrainingError):
+    """Losses that are not finite, again and again."""
+
+
 class SkippedBatches:
     """Counts updates that were skipped one after another, and remembers what was in them."""
 
@@ -27,7 +31,7 @@ class SkippedBatches:
         self._files: list[str] = []
 
     def look_at(self, step: int, batch: Batch, finite: bool) -> None:
-        """``TrainingError`` after too many."""
+        """``NotFiniteError`` after too many."""
         if finite:
             self._steps, self._files = [], []
             return
@@ -36,10 +40,11 @@ class SkippedBatches:
         if len(self._steps) >= self._most:
             names = list(dict.fromkeys(self._files))
             more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-            raise TrainingError(
-                f"the loss was not finite in steps {self._steps[0]} to {self._steps[-1]}: lower the learning rate "
-                f"(--optimization.learning-rate, --optimization.backbone-learning-rate), or look at these pictures: "
-                f"{', '.join(names[:NAMED])}{more}"
+            raise NotFiniteError(
+                f"the loss or its gradient was not finite in steps {self._steps[0]} to {self._steps[-1]}: lower the "
+                "learning rate (--optimization.learning-rate, --optimization.backbone-learning-rate) and start again "
+                "in another folder, or look "
+                f"at these pictures: {', '.join(names[:NAMED])}{more}"
             )
 
 

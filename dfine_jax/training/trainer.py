@@ -30,7 +30,7 @@ from dfine_jax.training.packing import Values
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start
 from dfine_jax.training.step import Metrics, TrainState, layout_of, make_update, start_state
-from dfine_jax.training.stopping import SkippedBatches, stop_signals
+from dfine_jax.training.stopping import NotFiniteError, SkippedBatches, stop_signals
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,15 @@ def train(
         skipped = SkippedBatches(dataset, options.most_skipped)
         in_flight: InFlight | None = None
 
-        with Loader(length.batches(batches), options.workers) as loader, journal, stop_signals(journal.say) as stop:
+        def keep_last_good() -> None:
+            checkpoints.save(state, standing._replace(step=step), forget=False)
+
+        with (
+            Loader(length.batches(batches), options.workers) as loader,
+            journal,
+            stop_signals(journal.say) as stop,
+            keeping_what_was_learned(keep_last_good),
+        ):
             loader.restore(Position(*divmod(standing.step, epoch_steps)))
             step = standing.step
             while step < length.total:
@@ -233,6 +241,16 @@ def train(
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
     return Trained(*average_of(state), standing, finished=standing.step == length.total or not stop.is_set())
+
+
+@contextmanager
+def keeping_what_was_learned(keep: Callable[[], None]) -> Iterator[None]:
+    """Where losses are not finite any more the state, which those steps have not changed, is kept before the end."""
+    try:
+        yield
+    except NotFiniteError as error:
+        keep()
+        raise NotFiniteError(f"{error}; what was learned before is kept, --resume goes on from it") from error
 
 
 @contextmanager

@@ -16,6 +16,7 @@ from tiny import TINY
 from dfine_jax.data.augmentation import Augmentation
 from dfine_jax.data.samples import Dataset
 from dfine_jax.data.shapes import CLASS_NAMES, shapes
+from dfine_jax.training.processes import Processes, joined
 from dfine_jax.training.recipe import Averaging, Optimization, Recipe
 from dfine_jax.training.start import Start, fresh
 from dfine_jax.training.trainer import RunOptions, Trained, train
@@ -67,12 +68,10 @@ def main() -> None:
     for name in ("--processes", "--process", "--port", "--workers"):
         parser.add_argument(name, type=int, default=0)
     options = parser.parse_args()
-    if options.processes:
-        import jax
-
-        jax.distributed.initialize(f"localhost:{options.port}", options.processes, options.process)
-    run = replace(OPTIONS, workers=options.workers)
-    trained = train(begin(), pictures(), RECIPE, run, output=options.output, resume=True)
+    place = (f"localhost:{options.port}", options.processes, options.process) if options.processes else ()
+    with joined(Processes(*place)):
+        run = replace(OPTIONS, workers=options.workers)
+        trained = train(begin(), pictures(), RECIPE, run, output=options.output, resume=True)
     sys.stdout.write(json.dumps({"digest": digest(trained), "losses": losses(options.output)}) + "\n")
 
 

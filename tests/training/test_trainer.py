@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import shutil
 import signal
 import socket
 import subprocess
@@ -23,11 +24,14 @@ from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pict
 from tensorboardX.proto.event_pb2 import Event
 
 from dfine_jax.data.samples import DataError
+from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.native.registers import registers
 from dfine_jax.training import trainer
 from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal
+from dfine_jax.training.memory import OutOfMemoryError
 from dfine_jax.training.optimizer import Optimization
+from dfine_jax.training.saved_model import ModelFolder
 from dfine_jax.training.trainer import train
 
 PROGRAM = [sys.executable, run_tiny.__file__]
@@ -93,14 +97,22 @@ def test_the_log_holds_all_terms_and_adds_up(whole):
         assert line["gradient_norm"] > 0
 
 
+def events(output: Path) -> list[Event]:
+    """What TensorBoard reads, in its order."""
+    found = []
+    for path in sorted((output / "tensorboard").iterdir()):
+        rest = path.read_bytes()
+        while rest:  # records: length, its checksum, content, its checksum
+            end = 12 + int.from_bytes(rest[:8], "little")
+            found.append(Event.FromString(rest[12:end]))
+            rest = rest[end + 4 :]
+    return found
+
+
 def test_tensorboard_holds_what_the_log_holds(whole):
-    (path,) = (whole.output / "tensorboard").iterdir()
-    rest, found = path.read_bytes(), {}
-    while rest:  # records: length, its checksum, content, its checksum
-        end = 12 + int.from_bytes(rest[:8], "little")
-        event = Event.FromString(rest[12:end])
+    found = {}
+    for event in events(whole.output):
         found.update({(value.tag, event.step): value.simple_value for value in event.summary.value})
-        rest = rest[end + 4 :]
     for line in map(json.loads, (whole.output / "log.jsonl").open()):
         assert found["loss", line["step"]] == pytest.approx(line["loss"])
         assert found["loss_vfl", line["step"]] == pytest.approx(line["terms"]["loss_vfl"])
@@ -142,6 +154,82 @@ def test_a_killed_training_goes_on_as_if_nothing_had_happened(whole, tmp_path, m
     trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path, resume=True)
     assert digest(trained) == whole.digest
     assert losses(tmp_path) == losses(whole.output)
+    starts = [event.step for event in events(tmp_path) if event.HasField("session_log")]
+    assert starts == [1, 5]  # from where TensorBoard forgets what it read before
+    assert not (tmp_path / "training.lock").exists()
+
+
+@pytest.mark.slow
+def test_a_damaged_last_checkpoint_is_named_and_the_one_before_taken(whole, tmp_path):
+    output = tmp_path / "run"
+    shutil.copytree(whole.output, output)
+    path = output / "checkpoints/12/state.npz"
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with (output / "log.jsonl").open("a") as log:
+        log.write('{"step": 12, "lo')
+    console = Console(file=io.StringIO(), width=300)
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=output, resume=True, console=console)
+    told = console.file.getvalue().splitlines()
+    assert (
+        f"{path.parent} is damaged (state.npz is not what was written: its checksum in SHA256SUMS is another): "
+        in "\n".join(told)
+    )
+    assert any(line.endswith("): going on from step 10") for line in told)
+    assert f"{output / 'log.jsonl'}: left out 1 line(s) that a crash has damaged" in told
+    assert digest(trained) == whole.digest
+    assert losses(output) == losses(whole.output)
+    kept = sorted(int(path.name) for path in (output / "checkpoints").iterdir())
+    assert kept == [10, 12]
+
+
+def model_folder(output: Path) -> ModelFolder:
+    return ModelFolder(output / "model", Preprocessing(64, 64), "dfine train on shapes")
+
+
+@pytest.mark.slow
+def test_a_model_that_a_kill_kept_from_being_written_is_there_in_the_end(whole, tmp_path):
+    class Cut(Saved):
+        def write(self, *model):
+            raise PowerCut
+
+    with pytest.raises(PowerCut):
+        train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path / "run", save=Cut())
+    assert (tmp_path / "run/checkpoints/12").is_dir()
+    model = model_folder(tmp_path / "run")
+    trained = train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path / "run", save=model, resume=True)
+    assert trained.finished
+    assert model.holds(trained.config, trained.params, trained.batch_stats)
+    shutil.rmtree(model.path)  # once more, of a training that has ended
+    train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path / "run", save=model, resume=True)
+    assert model.step() == STEPS
+    assert model.holds(trained.config, trained.params, trained.batch_stats)
+
+
+@pytest.mark.slow
+def test_an_output_folder_that_is_removed_ends_with_one_line(tmp_path, monkeypatch):
+    output = tmp_path / "run"
+
+    def remove_at_five(self, number, *arguments, step=Journal.step):
+        step(self, number, *arguments)
+        if number == 5:
+            shutil.rmtree(output)
+
+    monkeypatch.setattr(Journal, "step", remove_at_five)
+    with pytest.raises(TrainingError) as removed:
+        train(begin(), pictures(), RECIPE, OPTIONS, output=output)
+    assert str(removed.value) == (
+        f"can't write to {output}: it was removed or replaced while training; there is no checkpoint yet"
+    )
+    assert not output.exists()
+
+
+def test_a_step_that_does_not_fit_is_refused_before_it_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_jax.training.memory.host_memory", lambda: 1000)
+    with pytest.raises(OutOfMemoryError, match=r"1000 bytes are free on this machine; lower the batch size \(now 4\)"):
+        train(begin(), pictures(), RECIPE, OPTIONS, output=tmp_path / "run")
+    assert not (tmp_path / "run/checkpoints").exists()
 
 
 @pytest.mark.slow
@@ -227,6 +315,7 @@ def test_batches_that_give_no_finite_loss_are_named(tmp_path):
     broken = {**start.params, "decoder.pre_box.layers.0.bias": np.full(16, np.nan, np.float32)}
     with pytest.raises(TrainingError, match=r"not finite in steps 1 to 2: .* drawn picture \d+, drawn picture \d+"):
         train(start._replace(params=broken), pictures(), RECIPE, replace(OPTIONS, most_skipped=2), output=tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["2"]  # what was learned before
 
 
 @pytest.mark.slow
