@@ -15,7 +15,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from dfine_jax.training.errors import TrainingError, WriteError, first_line
-from dfine_jax.training.snapshot import DamagedError, read_snapshot, sweep, verify_snapshot, write_snapshot
+from dfine_jax.training.snapshot import DamagedError, read_snapshot, steps_in, sweep, verify_snapshot, write_snapshot
 from dfine_jax.training.step import TrainState
 
 
@@ -167,13 +167,6 @@ class Checkpoints:
         if self._writer is not None:
             self._writer.join()
             self._writer = None
-
-
-def steps_in(folder: Path) -> list[int]:
-    """The steps of all checkpoints in a folder, in their order."""
-    if not folder.is_dir():
-        return []
-    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
 
 
 def on_host(tree: Any) -> Any:

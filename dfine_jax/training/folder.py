@@ -7,10 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
-from dfine_jax.errors import InputError
-from dfine_jax.training.checkpoint import steps_in
 from dfine_jax.training.errors import TrainingError, WriteError, first_line
+from dfine_jax.training.snapshot import steps_in
 
 try:
     import fcntl
@@ -18,8 +18,17 @@ except ImportError:  # not on Windows
     fcntl = None
 
 CHECKPOINTS, LOG, LOCK = "checkpoints", "log.jsonl", "training.lock"
-_held: dict[Path, int] = {}
-"""The folders that this process holds, and by which thread."""
+
+
+class _Held(NamedTuple):
+    """A folder that this process holds."""
+
+    thread: int
+    folder: tuple[int, int]
+    """Device and number: what has its name later may be another."""
+
+
+_held: dict[Path, _Held] = {}
 
 
 @contextmanager
@@ -39,7 +48,7 @@ def claimed(output: Path, *, resume: bool) -> Iterator[None]:
         is_new = not output.exists()
         output.mkdir(parents=True, exist_ok=True)
     place = output.resolve()
-    if _held.get(place) == threading.get_ident():
+    if place in _held and _held[place].thread == threading.get_ident():
         yield
         return
     with _locked(output, place, is_new):
@@ -51,18 +60,19 @@ def claimed(output: Path, *, resume: bool) -> Iterator[None]:
 def require_ours(output: Path) -> None:
     """``WriteError`` where the folder that this process holds was removed, or is another's now."""
     place = output.resolve()
-    if place in _held and _owner(place / LOCK) != _name_of_this_process():
+    if place not in _held:
+        return
+    there = _numbers(place) == _held[place].folder
+    if not there or _owner(place / LOCK) not in ("", _name_of_this_process()):
         raise WriteError(f"can't write to {output}: it was removed or replaced while training")
 
 
 @contextmanager
 def writing(what: str, path: Path) -> Iterator[None]:
-    """Turns whatever goes wrong with writing into one line, ``WriteError``; errors of one line pass as they are."""
+    """Turns what the system says about writing into one line, ``WriteError``."""
     try:
         yield
-    except (InputError, MemoryError):
-        raise
-    except Exception as error:
+    except OSError as error:
         raise WriteError(f"can't write {what} {path}: {first_line(error)}") from error
 
 
@@ -71,7 +81,7 @@ def _locked(output: Path, place: Path, is_new: bool) -> Iterator[None]:
     path = place / LOCK
     with writing("to", output):
         handle = _take(output, path)
-    _held[place] = threading.get_ident()
+    _held[place] = _Held(threading.get_ident(), _numbers(place))
     try:
         yield
     finally:
@@ -96,7 +106,7 @@ def _take(output: Path, path: Path) -> int:
                 )
             if os.fstat(handle).st_nlink:  # else the one who held it removed it just now
                 os.ftruncate(handle, 0)
-                os.pwrite(handle, f"{_name_of_this_process()}\n".encode(), 0)
+                os.write(handle, f"{_name_of_this_process()}\n".encode())
                 return handle
         except BaseException:
             os.close(handle)
@@ -133,6 +143,14 @@ def _runs(process: int) -> bool:
     except OSError:  # another user's
         return True
     return True
+
+
+def _numbers(place: Path) -> tuple[int, int] | None:
+    try:
+        found = place.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _owner(path: Path) -> str:

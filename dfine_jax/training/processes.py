@@ -48,8 +48,7 @@ def joined(processes: Processes = Processes()) -> Iterator[None]:
     block ends with an exception the others are told, and this process ends without waiting for them.
 
     Raises:
-        ValueError: only some of the three values are given, or they make no sense.
-        TrainingError: the others don't come.
+        TrainingError: only some of the three values are given, they make no sense, or the others don't come.
     """
     if not _are_several(processes):
         yield
@@ -72,15 +71,15 @@ def joined(processes: Processes = Processes()) -> Iterator[None]:
 def _are_several(processes: Processes) -> bool:
     given = [value is not None for value in (processes.coordinator, processes.count, processes.index)]
     if any(given) and not all(given):
-        raise ValueError("processes: give all of coordinator (HOST:PORT), count and index, or none")
+        raise TrainingError("processes: give all of coordinator (HOST:PORT), count and index, or none")
     if not any(given):
         return _is_one_of_many()
     if not re.fullmatch(r".+:\d{1,5}", processes.coordinator):
-        raise ValueError(
+        raise TrainingError(
             f"processes: the coordinator is HOST:PORT, such as 10.0.0.1:1234, not {processes.coordinator!r}"
         )
     if not 0 <= processes.index < processes.count:
-        raise ValueError(
+        raise TrainingError(
             f"processes: index {processes.index} of count {processes.count}: indices go from 0 to the count less 1"
         )
     return processes.count > 1

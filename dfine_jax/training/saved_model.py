@@ -38,6 +38,8 @@ class ModelFolder:
                 save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
             except CheckpointError as error:  # the disk is full, for example
                 raise WriteError(str(error)) from error
+            except (ValueError, RuntimeError) as error:  # what Orbax makes of a folder that goes while it writes
+                raise WriteError(f"can't write the model to {self.path}: {first_line(error)}") from error
 
     def holds(self, config: DFineConfig, params: Values, batch_stats: Values) -> bool:
         """Whether exactly this model is there, to the bit."""

@@ -82,6 +82,13 @@ def verify_snapshot(folder: Path) -> None:
         raise DamagedError(f"{SUMS} was changed")
 
 
+def steps_in(folder: Path) -> list[int]:
+    """The steps of all checkpoints in a folder, in their order."""
+    if not folder.is_dir():
+        return []
+    return sorted(int(path.name) for path in folder.iterdir() if path.name.isdecimal() and path.is_dir())
+
+
 def sweep(parent: Path) -> None:
     """Removes what a writing that was killed left in a folder of snapshots."""
     for path in parent.glob(".*.*"):

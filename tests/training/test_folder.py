@@ -142,7 +142,8 @@ def test_a_folder_that_was_removed_or_replaced_is_said(tmp_path):
         os.rename(tmp_path / "out", tmp_path / "moved")
         with pytest.raises(WriteError, match="out: it was removed or replaced while training"):
             require_ours(tmp_path / "out")
-        (tmp_path / "out").mkdir()
+        os.rename(tmp_path / "moved", tmp_path / "out")
+        require_ours(tmp_path / "out")
         (tmp_path / "out/training.lock").write_text("process 1 on elsewhere\n")
         with pytest.raises(WriteError, match="removed or replaced"):
             require_ours(tmp_path / "out")
@@ -155,7 +156,5 @@ def test_what_goes_wrong_with_writing_is_one_line():
         writing("to", Path("runs")),
     ):
         raise OSError(28, "No space left on device")
-    with pytest.raises(WriteError, match=r"^can't write to runs: RuntimeError: many$"), writing("to", Path("runs")):
-        raise RuntimeError("many\nlines")
     with pytest.raises(MemoryError), writing("to", Path("runs")):
         raise MemoryError

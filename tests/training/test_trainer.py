@@ -225,6 +225,7 @@ def test_an_output_folder_that_is_removed_ends_with_one_line(tmp_path, monkeypat
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_step_that_does_not_fit_is_refused_before_it_runs(tmp_path, monkeypatch):
     monkeypatch.setattr("dfine_jax.training.memory.host_memory", lambda: 1000)
     with pytest.raises(OutOfMemoryError, match=r"1000 bytes are free on this machine; lower the batch size \(now 4\)"):
