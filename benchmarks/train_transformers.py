@@ -48,7 +48,7 @@ def main() -> None:
     console = Console()
     configuration = read_configuration(arguments.run / FILE_NAME)
     recipe, options = configuration.recipe, configuration.run
-    dataset, _ = open_datasets(configuration.data, console)
+    dataset = open_datasets(configuration, console).train
     start = make_start(configuration, dataset)
     batches = train_batches(dataset, recipe, options, Devices())
 

@@ -24,6 +24,7 @@ from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.draw import draw
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError, find_pictures, local_path
+from dfine_jax.inference.thresholds import USUAL, Thresholds, read_thresholds
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.whole_files import require_writable, require_writable_folder, write_whole
 
@@ -41,7 +42,7 @@ def run(
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="[PATH ...]")] = (),
     /,
     model: str | None = None,
-    threshold: float = 0.5,
+    threshold: float | None = None,
     save: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     json: Annotated[str | None, tyro.conf.arg(metavar="FILE")] = None,
     batch_size: int = 1,
@@ -64,7 +65,8 @@ def run(
         paths: Picture files, folders (searched with their subfolders), patterns such as 'a/*.jpg', or URLs.
         model: A short name (nano-coco, the default for pictures of yours, or shapes, which comes with the package), a
             Hub id, a folder, or a .pth of the original release.
-        threshold: Show what scores more than this, from 0 to 1.
+        threshold: Show what scores more than this, from 0 to 1. If not given it is what a model trained by dfine train
+            found best for each class (thresholds.json in its folder), for other models 0.5.
         save: Write the pictures with boxes drawn on them to this folder.
         json: Write all detections to this file ("-" for standard output): a list, one object a picture.
         batch_size: Pictures given to the device at a time; a CPU computes them one by one.
@@ -94,6 +96,9 @@ def run(
         inputs.refuse(json, "--json")
     say_remarks(stored)
     wanted = None if classes is None else class_ids(classes.split(","), stored.config.class_names)
+    thresholds = read_thresholds(model) if threshold is None else None
+    if threshold is None:
+        threshold = thresholds.least() if thresholds else USUAL
     options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size)
     if len(pictures) > 1:
         keep_freed_memory()
@@ -109,9 +114,11 @@ def run(
                 skipped += 1
                 notes.print(verbatim(f"skipped {found.outcome}", "red"), soft_wrap=True)
             else:
-                detections = found.outcome.filter(classes=wanted)
+                outcome = thresholds.filter(found.outcome) if thresholds else found.outcome
+                detections = outcome.filter(classes=wanted)
                 results.append(detections)
-                tables.print(_line(detections) if len(pictures) > FEW else _table(detections), soft_wrap=True)
+                shown = _line(detections) if len(pictures) > FEW else _table(detections, thresholds)
+                tables.print(shown, soft_wrap=True)
                 if save is not None:
                     save_drawn(draw(found.picture, detections), targets[found.source])
             progress.advance(task)
@@ -131,7 +138,7 @@ def _progress(console: Console, count: int) -> Progress:
     return Progress(*columns, console=console, disable=count <= FEW or not console.is_terminal, transient=True)
 
 
-def _table(detections: Detections) -> Table:
+def _table(detections: Detections, thresholds: Thresholds | None) -> Table:
     width, height = detections.size
     title = verbatim(f"{detections.image}  {width}x{height}", "bold")
     table = Table(title=title, title_justify="left", title_style="bold")
@@ -140,6 +147,9 @@ def _table(detections: Detections) -> Table:
         table.add_column(name, justify="right")
     for detection in detections:
         table.add_row(verbatim(detection.label), f"{detection.score:.3f}", *(f"{edge:.1f}" for edge in detection.box))
+    if thresholds is not None:
+        table.caption = verbatim(f"above the model's own thresholds: {thresholds}")
+        table.caption_justify = "left"
     if not len(detections):
         table.add_row("nothing found", "", "", "", "", "", style="dim")
     return table

@@ -10,19 +10,18 @@ library to do, once a batch is a function of its number, are the hundred lines o
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import NamedTuple, Protocol
 
 import numpy as np
-from jaxtyping import Int64
 
 from dfine_jax.data.augmentation import LAST_PHASE, Augmentation, augmented, plain
 from dfine_jax.data.batches import Batch, collate
 from dfine_jax.data.samples import DataError, Dataset, Problem, ProblemKind, Sample, UnreadablePictureError
+from dfine_jax.data.sampling import epoch_length, epoch_order
 from dfine_jax.data.workers import Prefetch
 
-ORDER, SIZE, PICTURE = range(3)
-"""What a random stream is for: the second number of its seed."""
+SIZE, PICTURE = 1, 2
+"""What a random stream is for, the second number of its seed; ``sampling`` has the others."""
 REPLACEMENTS = 20
 SIZE_STEP = 32
 
@@ -79,18 +78,13 @@ def multi_scale(base: int, repeats: int) -> tuple[int, ...]:
     return tuple(sorted(others + [base] * repeats))
 
 
-@lru_cache(maxsize=2)
-def epoch_order(count: int, seed: int, epoch: int) -> Int64[np.ndarray, " count"]:
-    """The order in which an epoch goes through the pictures."""
-    return np.random.default_rng([seed, ORDER, epoch]).permutation(count)
-
-
 @dataclass(frozen=True)
 class TrainBatches:
     """The batches of a training run.
 
-    An epoch goes once through the data set in an order of its own; pictures that don't fill a last batch are left out.
-    How a picture is changed is a function of seed, epoch and picture; the size of a batch one of seed, epoch and step.
+    An epoch goes once through the data set in an order of its own, with `repeat_factors` more often through some
+    pictures; those that don't fill a last batch are left out. How a picture is changed is a function of seed, epoch
+    and picture; the size of a batch one of seed, epoch and step.
     """
 
     dataset: Dataset
@@ -105,9 +99,14 @@ class TrainBatches:
     augmentation: Augmentation = Augmentation()
     strong_epochs: int | None = None
     """First epoch of the last phase, in which pictures are only flipped and all batches have `size`; None: no such."""
+    steps: int | None = None
+    """So many batches in all, whatever `epochs` says; the last phase begins at batch `strong_steps`."""
+    strong_steps: int = 0
     scale_repeats: int = 0
     """See `multi_scale`; 0: all batches have `size`."""
     shard: Shard = Shard()
+    repeat_factors: tuple[float, ...] | None = None
+    """How often an epoch shows each picture, see `sampling`; None: once."""
 
     def __post_init__(self):
         self.shard.rows(self.batch_size)
@@ -118,27 +117,35 @@ class TrainBatches:
 
     @property
     def steps_per_epoch(self) -> int:
-        return len(self.dataset) // self.batch_size
+        return epoch_length(len(self.dataset), self.repeat_factors) // self.batch_size
 
     def __len__(self) -> int:
-        return self.epochs * self.steps_per_epoch
+        return self.epochs * self.steps_per_epoch if self.steps is None else self.steps
+
+    @property
+    def last_phase(self) -> int:
+        """The first batch of the last phase."""
+        if self.steps is not None:
+            return self.strong_steps
+        return len(self) if self.strong_epochs is None else self.strong_epochs * self.steps_per_epoch
 
     def __getitem__(self, index: int) -> Loaded:
         epoch, step = divmod(index, self.steps_per_epoch)
-        strong = self.strong_epochs is None or epoch < self.strong_epochs
+        strong = index < self.last_phase
         size = self._size(epoch, step) if strong else self.size
-        augmentation = self.augmentation if strong else LAST_PHASE
-
-        def prepare(picture: int) -> Sample:
-            rng = np.random.default_rng([self.seed, PICTURE, epoch, picture])
-            return augmented(self.dataset, picture, size, rng, augmentation)
-
-        order = epoch_order(len(self.dataset), self.seed, epoch)
+        augmentation = self.augmentation.at(index / len(self)) if strong else LAST_PHASE
+        order = epoch_order(len(self.dataset), self.seed, epoch, self.repeat_factors)
         problems: list[Problem] = []
-        rows = [
-            _first_readable(self.dataset, int(order[step * self.batch_size + row]), prepare, problems)
-            for row in self.shard.rows(self.batch_size)
-        ]
+        rows = []
+        for row in self.shard.rows(self.batch_size):
+            place = step * self.batch_size + row
+            repeat = [int(order.repeats[place])] if order.repeats[place] else []  # another change each time
+
+            def prepare(picture: int, repeat: list[int] = repeat) -> Sample:
+                rng = np.random.default_rng([self.seed, PICTURE, epoch, picture, *repeat])
+                return augmented(self.dataset, picture, size, rng, augmentation)
+
+            rows.append(_first_readable(self.dataset, int(order.pictures[place]), prepare, problems))
         samples = [row.sample for row in rows]
         return Loaded(collate(samples, [row.index for row in rows], size, self.max_boxes), tuple(problems))
 

@@ -56,7 +56,7 @@ def judge(predicted: Predicted, truth: Truth, rows: Int[np.ndarray, " R"], thres
     kept = Predicted(predicted.picture, predicted.scores[above], predicted.labels[above], predicted.boxes[above])
     objects, crowds = rows[~truth.crowds[rows]], rows[truth.crowds[rows]]
     same = kept.labels[:, None] == truth.labels[objects]
-    iou = _overlaps(kept.boxes, truth.boxes[objects], crowd=False)
+    iou = overlaps(kept.boxes, truth.boxes[objects], crowd=False)
     found = np.full(len(kept.scores), NOTHING, np.int32)
     free = np.ones(len(objects), bool)
     candidates = np.argwhere(iou >= OVERLAP)
@@ -64,7 +64,7 @@ def judge(predicted: Predicted, truth: Truth, rows: Int[np.ndarray, " R"], thres
     for detection, column in candidates[order]:
         if found[detection] == NOTHING and free[column]:
             found[detection], free[column] = objects[column], False
-    in_crowd = _overlaps(kept.boxes, truth.boxes[crowds], crowd=True) >= OVERLAP
+    in_crowd = overlaps(kept.boxes, truth.boxes[crowds], crowd=True) >= OVERLAP
     in_crowd &= kept.labels[:, None] == truth.labels[crowds]
     found[(found == NOTHING) & in_crowd.any(axis=1)] = IGNORED
     return Verdict(kept, found, objects[free].astype(np.int32))
@@ -91,7 +91,7 @@ def rows_by_picture(truth: Truth) -> list[Int[np.ndarray, " R"]]:
     return np.split(order, ends[:-1]) if len(ends) else []
 
 
-def _overlaps(
+def overlaps(
     detections: Float32[np.ndarray, "N 4"], boxes: Float32[np.ndarray, "M 4"], *, crowd: bool
 ) -> Float64[np.ndarray, "N M"]:
     """The metric's own IoU; of crowds the share of the detection that lies within."""

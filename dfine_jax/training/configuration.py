@@ -38,6 +38,9 @@ class Configuration:
     queries: int | None = None
     """How many things a picture can hold at most; the model's own number (300) if not given. The feature maps must
     have as many cells: a picture of 192 pixels has 180 in size N."""
+    holdout: bool = False
+    """Where the data has no val part, hold a tenth of the pictures out to choose the best model by (at least 5, at most
+    1,000, fixed by the seed)."""
     recipe: Annotated[Recipe, tyro.conf.arg(name="")] = Recipe.for_size("n")
     run: Annotated[RunOptions, tyro.conf.arg(name="")] = RunOptions()
 
@@ -45,15 +48,25 @@ class Configuration:
 def write_configuration(configuration: Configuration, path: Path) -> None:
     """As JSON that people can read and change."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(configuration), indent=2) + "\n", "utf-8")
+    path.write_text(to_json(configuration), "utf-8")
 
 
 def read_configuration(path: Path) -> Configuration:
-    """The inverse; ``ValueError`` names the file and the field that is wrong."""
+    """The inverse; ``InputError`` names the file and the field that is wrong."""
     try:
-        return _typed(Configuration, json.loads(path.read_text("utf-8")), "")
+        return from_json(path.read_text("utf-8"))
     except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no training's configuration: {error}") from None
+
+
+def to_json(configuration: Configuration) -> str:
+    """The text of ``write_configuration``."""
+    return json.dumps(_plain(configuration), indent=2) + "\n"
+
+
+def from_json(text: str) -> Configuration:
+    """The inverse; ``ValueError`` or ``TypeError`` names the field that is wrong."""
+    return _typed(Configuration, json.loads(text), "")
 
 
 def differences(one: Configuration, other: Configuration) -> list[str]:

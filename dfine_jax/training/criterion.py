@@ -5,9 +5,9 @@ The terms are those of `losses`, for every place that predicts: each decoder lay
 Counts and means are of the batch given; under `jax.jit` with sharded arrays that is the global batch.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -17,18 +17,26 @@ from dfine_jax.model.distribution import weighting_function
 from dfine_jax.model.outputs import DenoisingQueries, LayerPrediction, PlainPrediction, TrainingOutput
 from dfine_jax.training import losses
 from dfine_jax.training.matching import MatchWeights, match, union
-from dfine_jax.training.targets import Assignment, Targets, pair
+from dfine_jax.training.targets import Assignment, PairedTargets, Targets, pair
 
 
 @dataclass(frozen=True)
 class LossWeights:
-    """What each kind of term weighs in the total."""
+    """What each kind of term weighs in the total, and which loss teaches the classes."""
 
+    kind: Literal["vfl", "mal"] = "vfl"
+    """Of the classes' terms: the varifocal loss of the paper, or DEIM's matchability-aware one, which also learns from
+    matches of low quality."""
     vfl: float = 1.0
+    """Of the classes' terms, whichever kind they are."""
     bbox: float = 5.0
     giou: float = 2.0
     fgl: float = 0.15
     ddf: float = 1.5
+
+
+ClassLoss = Callable[[Array, Array, PairedTargets], Array]
+CLASS_LOSSES: dict[str, ClassLoss] = {"vfl": losses.varifocal_loss, "mal": losses.matchability_loss}
 
 
 class Losses(NamedTuple):
@@ -38,7 +46,7 @@ class Losses(NamedTuple):
     """The plain sum of `terms`."""
     terms: dict[str, Float[Array, ""]]
     """Weighted, by name: `loss_<kind>` for the last layer, with `_aux_<i>` for layer i before it, `_pre`, `_enc_0`,
-    `_dn_<i>` and `_dn_pre` for the other places."""
+    `_dn_<i>` and `_dn_pre` for the other places. The classes' kind is `vfl`, also where their loss is MAL."""
 
 
 def criterion(
@@ -70,6 +78,7 @@ def criterion(
             f"output.denoising is {'missing' if output.denoising is None else 'given'}."
         )
     answers = _gather(output)
+    classes = CLASS_LOSSES[weights.kind]
     slots = answers.initial_boxes.shape[1] - output.queries.initial_boxes.shape[1]
     own = match(answers.places.logits[:, :, slots:], answers.places.boxes[:, :, slots:], targets, match_weights)
     shared = union(own, targets.mask.shape[-1])
@@ -86,13 +95,13 @@ def criterion(
     matched_share = matched_root / (matched_root + unmatched_root)
 
     if denoising is None:
-        values = _values(answers, targets, own, shared)
+        values = _values(answers, targets, own, shared, classes)
         terms = _terms(values, ordinary, matched_share, weights)
     else:
         known = Assignment(denoising.box, denoising.positive)
         own = jax.tree.map(lambda k, o: jnp.concatenate([jnp.broadcast_to(k, (len(o), *k.shape)), o], 2), known, own)
         shared = jax.tree.map(lambda k, s: jnp.concatenate([k, s], 1), known, shared)
-        values = _values(answers, targets, own, shared)
+        values = _values(answers, targets, own, shared, classes)
         terms = _terms(jax.tree.map(lambda x: x[:, :, slots:], values), ordinary, matched_share, weights)
         num_copies = ordinary.num_own * jnp.maximum(denoising.groups, 1)
         noisy = _Group(
@@ -145,14 +154,14 @@ class _Values(NamedTuple):
     """Of every layer but the last, which is the teacher."""
 
 
-def _values(answers: _Answers, targets: Targets, own: Assignment, shared: Assignment) -> _Values:
+def _values(answers: _Answers, targets: Targets, own: Assignment, shared: Assignment, classes: ClassLoss) -> _Values:
     """The vfl terms go by each place's own matching, all others by the one that the places share."""
     places, layers = answers.places, answers.layers
     own_pairs, pairs = jax.vmap(pair, in_axes=(None, 0))(targets, own), pair(targets, shared)
     project = weighting_function(answers.up, answers.reg_scale, layers.corners.shape[-1] // 4 - 1)
     wanted = losses.distance_targets(answers.initial_boxes, pairs, project, answers.reg_scale)
     return _Values(
-        vfl=losses.varifocal_loss(places.logits, places.boxes, own_pairs),
+        vfl=classes(places.logits, places.boxes, own_pairs),
         bbox=losses.l1_loss(places.boxes, pairs),
         giou=losses.giou_loss(places.boxes, pairs),
         fgl=losses.fine_grained_localization_loss(layers.corners, layers.boxes, pairs, wanted),

@@ -95,10 +95,10 @@ class Devices:
 
     def fitting(self, update: Update, recipe: Recipe) -> "FittingUpdate":
         """The update over all devices, which says before it is first run where memory is too small for it."""
-        return FittingUpdate(self.compile(update), self, recipe)
+        return FittingUpdate(self.compile(update, paced=recipe.minutes is not None), self, recipe)
 
-    def compile(self, update: Update) -> Callable[..., tuple[TrainState, Metrics]]:
-        """The update over all devices; the state it is given is used up."""
+    def compile(self, update: Update, *, paced: bool = False) -> Callable[..., tuple[TrainState, Metrics]]:
+        """The update over all devices, with a pace if it is ``paced``; the state it is given is used up."""
 
         def update_on_mesh(state: TrainState, *batch) -> tuple[TrainState, Metrics]:
             with jax.sharding.use_abstract_mesh(self.mesh.abstract_mesh):  # for what each device does by itself
@@ -107,7 +107,7 @@ class Devices:
         return jax.jit(
             update_on_mesh,
             donate_argnums=0,
-            in_shardings=(self.whole, self.shared, self.shared),
+            in_shardings=(self.whole, self.shared, self.shared, *([self.whole] if paced else [])),
             out_shardings=self.whole,
             compiler_options=self._compiler_options(),
         )

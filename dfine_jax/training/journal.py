@@ -81,6 +81,12 @@ class Journal:
             left = (self.total_steps - step) * pictures / max(speed, 1e-9)
             self.say(f"epoch {epoch} step {step}/{self.total_steps} {text}, {_duration(left)} left")
 
+    def lay(self, total_steps: int) -> None:
+        """From now on there are so many steps in all."""
+        self.total_steps = total_steps
+        self._bar.update(self._task, total=total_steps)
+        self.say(f"{total_steps:,} steps in all, by the time that those so far took")
+
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line to the file."""
         if self._board is None:

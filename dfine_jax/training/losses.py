@@ -16,6 +16,7 @@ from dfine_jax.training.targets import PairedTargets
 
 FOCAL_WEIGHT = 0.75
 FOCAL_POWER = 2
+MATCHABILITY_POWER = 1.5
 TEMPERATURE = 5.0
 
 
@@ -36,6 +37,21 @@ def varifocal_loss(
     score = is_class * matched_iou(boxes, paired)[..., None]
     probability = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
     weight = FOCAL_WEIGHT * probability**FOCAL_POWER * (1.0 - is_class) + score
+    return jnp.sum(weight * optax.losses.sigmoid_binary_cross_entropy(logits, score), axis=-1)
+
+
+def matchability_loss(
+    logits: Float[Array, "*P B Q K"], boxes: Float[Array, "*P B Q 4"], paired: PairedTargets
+) -> Float[Array, "*P B Q"]:
+    """MAL, the matchability-aware loss of DEIM (arXiv 2412.04234, section 3.2), in place of the varifocal one.
+
+    A matched query's class should score its IoU to the power of 1.5 and weighs 1 however small that is, so that
+    matches of low quality are learned from, too. Every other class weighs its probability to the same power.
+    """
+    is_class = jax.nn.one_hot(paired.labels, logits.shape[-1]) * paired.matched[..., None]
+    score = (is_class * matched_iou(boxes, paired)[..., None]) ** MATCHABILITY_POWER
+    probability = jax.lax.stop_gradient(jax.nn.sigmoid(logits))
+    weight = probability**MATCHABILITY_POWER * (1.0 - is_class) + is_class
     return jnp.sum(weight * optax.losses.sigmoid_binary_cross_entropy(logits, score), axis=-1)
 
 

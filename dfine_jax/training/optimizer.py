@@ -5,8 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Int
 
 from dfine_jax.training.packing import Values, Vectors
 from dfine_jax.training.recipe import Averaging, Kind, Optimization
@@ -78,18 +79,51 @@ def group_table(groups: tuple[Group, ...], params: Values) -> str:
     return "\n".join(lines)
 
 
+class Pace(NamedTuple):
+    """What a schedule depends on the number of all steps for, as scalars that a compiled step is given.
+
+    They are arguments where the number of steps is found out by a clock, when the step has been compiled already.
+    """
+
+    warmup: Int[ArrayLike, ""]
+    fall_from: Int[ArrayLike, ""]
+    falling: Int[ArrayLike, ""]
+    decay: Float[ArrayLike, ""]
+    time_constant: Float[ArrayLike, ""]
+
+    @classmethod
+    def of(cls, optimization: Optimization, averaging: Averaging, total_steps: int) -> "Pace":
+        """The pace of a training of so many steps."""
+        falling = round(optimization.cooldown * total_steps)
+        whole = (optimization.warmup_steps, total_steps - falling, falling)
+        return cls(*map(np.int32, whole), np.float32(averaging.decay), np.float32(averaging.time_constant))
+
+
 def learning_rate_factor(recipe: Optimization, total_steps: int) -> optax.Schedule:
     """What every group's learning rate is multiplied by at a step: warm-up, constant, and the cosine at the end."""
     falling = round(recipe.cooldown * total_steps)
 
     def factor(step: Int[Array, ""]) -> Float[Array, ""]:
-        rise = jnp.minimum(1.0, (step + 1) / max(recipe.warmup_steps, 1))
-        if not falling:
-            return rise  # without the number of steps, so that any number runs the same compiled program
-        done = jnp.clip((step - (total_steps - falling)) / falling, 0.0, 1.0)
-        return rise * (1 + jnp.cos(jnp.pi * done)) / 2
+        if not falling:  # without the number of steps, so that any number runs the same compiled program
+            return _risen(step, max(recipe.warmup_steps, 1))
+        return _risen(step, max(recipe.warmup_steps, 1)) * _fallen(step, total_steps - falling, falling)
 
     return factor
+
+
+def paced_factor(step: Int[Array, ""], pace: Pace) -> Float[Array, ""]:
+    """The same of a pace."""
+    rise = _risen(step, jnp.maximum(pace.warmup, 1))
+    return rise * jnp.where(pace.falling > 0, _fallen(step, pace.fall_from, jnp.maximum(pace.falling, 1)), 1.0)
+
+
+def _risen(step: Int[Array, ""], warmup: Int[ArrayLike, ""]) -> Float[Array, ""]:
+    return jnp.minimum(1.0, (step + 1) / warmup)
+
+
+def _fallen(step: Int[Array, ""], fall_from: Int[ArrayLike, ""], falling: Int[ArrayLike, ""]) -> Float[Array, ""]:
+    done = jnp.clip((step - fall_from) / falling, 0.0, 1.0)
+    return (1 + jnp.cos(jnp.pi * done)) / 2
 
 
 def make_optimizer(
@@ -110,8 +144,20 @@ def make_optimizer(
         optax.scale_by_adam(*recipe.betas),
         optax.stateless(decay_weights),
         optax.stateless(scale_by_group),
-        optax.scale_by_schedule(learning_rate_factor(recipe, total_steps)),
+        _scale_by_schedule(learning_rate_factor(recipe, total_steps)),
     )
+
+
+def _scale_by_schedule(factor: optax.Schedule) -> optax.GradientTransformationExtraArgs:
+    """``optax.scale_by_schedule``, but that an update may be given a pace, which then takes the schedule's place."""
+
+    def update(updates: Vectors, state: optax.ScaleByScheduleState, params=None, *, pace: Pace | None = None, **_):
+        scale = factor(state.count) if pace is None else paced_factor(state.count, pace)
+        updates = jax.tree.map(lambda update: jnp.asarray(scale, update.dtype) * update, updates)
+        return updates, optax.ScaleByScheduleState(count=optax.safe_increment(state.count))
+
+    initial = optax.scale_by_schedule(factor).init
+    return optax.GradientTransformationExtraArgs(initial, update)
 
 
 class Ema(NamedTuple):
@@ -122,7 +168,7 @@ class Ema(NamedTuple):
     updates: Int[Array, ""]
 
 
-def update_ema(ema: Ema, params: Vectors, batch_stats: Vectors, recipe: Averaging) -> Ema:
+def update_ema(ema: Ema, params: Vectors, batch_stats: Vectors, recipe: Averaging | Pace) -> Ema:
     """One step of the average."""
     updates = ema.updates + 1
     decay = recipe.decay * (1 - jnp.exp(-updates / recipe.time_constant))

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import jax
+import numpy as np
 
 from dfine_jax.errors import InputError
 from dfine_jax.training.errors import TrainingError, first_line
@@ -106,6 +107,19 @@ def _is_one_of_many() -> bool:
     in_slurm_step = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
     on_tpu_pod = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
     return in_slurm_step or on_tpu_pod
+
+
+def first_of_all(text: str) -> str:
+    """The first process's text, in all of them."""
+    if jax.process_count() == 1:
+        return text
+    from jax.experimental.multihost_utils import broadcast_one_to_all
+
+    own = np.frombuffer(text.encode(), np.uint8)
+    length = int(broadcast_one_to_all(np.int32(len(own))))
+    padded = np.zeros(length, np.uint8)
+    padded[: min(length, len(own))] = own[:length]
+    return bytes(np.asarray(broadcast_one_to_all(padded))).decode()
 
 
 def _end_alone(code: int) -> None:

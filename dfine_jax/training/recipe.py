@@ -8,12 +8,15 @@ from typing import Literal
 
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.data.augmentation import Augmentation
+from dfine_jax.data.sampling import Sampling
 from dfine_jax.errors import InputError
 from dfine_jax.training.criterion import LossWeights
 from dfine_jax.training.denoising import COPIES
 from dfine_jax.training.matching import MatchWeights
 
 Size = Literal["n", "s", "m", "l", "x"]
+STRONG_SHARE = 0.8
+"""Of all steps where their number is given; the rest only flip and stretch."""
 Kind = Literal["norms", "biases", "affines"]
 """What may be spared from weight decay: everything of a normalisation; biases; HGNetV2's learnable affine blocks."""
 
@@ -84,6 +87,15 @@ class Recipe:
     """About how many noisy copies of a picture's boxes the decoder learns to repair; 0: none."""
     loss: LossWeights = LossWeights()
     matching: MatchWeights = MatchWeights()
+    steps: int | None = None
+    """Length in steps, instead of epochs."""
+    strong_steps: int | None = None
+    """How many of these have the strong augmentation; all but the last fifth if not given."""
+    minutes: float | None = None
+    """How long the training may take, evaluations and saving included. Steps are laid by it once the first ones have
+    been measured, and written to training.json."""
+    sampling: Sampling = "uniform"
+    """Which pictures an epoch shows: each once; or those with rare classes more often, by LVIS's repeat factors."""
 
     def __post_init__(self) -> None:
         opt = self.optimization
@@ -93,6 +105,9 @@ class Recipe:
         for name, value in (("strong_epochs", self.strong_epochs), ("scale_repeats", self.scale_repeats)):
             if value < 0:
                 raise InputError(f"{name} is {value}: it must not be negative")
+        for name, value in (("steps", self.steps), ("minutes", self.minutes)):
+            if value is not None and value <= 0:
+                raise InputError(f"{name} is {value}: it must be above 0")
         if self.image_size < 32 or self.image_size % 32:
             raise InputError(f"image_size is {self.image_size}: it must be a multiple of 32")
         if self.batch_size % opt.accumulate:
@@ -124,6 +139,13 @@ class Recipe:
             if replace(make().backbone, frozen_norms=config.backbone.frozen_norms) == config.backbone:
                 return cls.for_size(size, fine_tune=fine_tune)
         return cls.for_size("n", fine_tune=fine_tune)
+
+    @property
+    def steps_with_strong_augmentation(self) -> int | None:
+        """Where the length is one in steps: the first step of the last phase, counted from 0."""
+        if self.steps is None:
+            return None
+        return round(STRONG_SHARE * self.steps) if self.strong_steps is None else self.strong_steps
 
     def with_epochs(self, epochs: int) -> "Recipe":
         """The same recipe for a longer or shorter training: the last phase keeps its share."""

@@ -12,7 +12,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import Apply
 from dfine_jax.training.criterion import criterion
 from dfine_jax.training.denoising import make_denoising
-from dfine_jax.training.optimizer import Ema, Group, update_ema
+from dfine_jax.training.optimizer import Ema, Group, Pace, update_ema
 from dfine_jax.training.packing import Packing, Values, Vectors
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.targets import Targets
@@ -73,7 +73,8 @@ class Metrics(NamedTuple):
     """False where the update was skipped."""
 
 
-Update = Callable[[TrainState, UInt8[Array, "B H W 3"], Targets], tuple[TrainState, Metrics]]
+Update = Callable[..., tuple[TrainState, Metrics]]
+"""Of a state, images (B, H, W, 3), ``Targets`` and, if there is one, a pace."""
 
 
 def start_state(
@@ -98,12 +99,15 @@ def make_update(
 ) -> Update:
     """The function from a state and a batch to the next state, for ``jax.jit`` with ``donate_argnums=0``.
 
-    It sees the whole batch: under a sharded ``jit`` batch norms, counts and denoising are the global batch's.
+    A ``pace`` takes the place of the recipe's schedule. It sees the whole batch: under a sharded ``jit`` batch norms,
+    counts and denoising are the global batch's.
     """
     loss_of = make_loss(apply, config, recipe)
     parts = recipe.optimization.accumulate
 
-    def update(state: TrainState, images: UInt8[Array, "B H W 3"], targets: Targets) -> tuple[TrainState, Metrics]:
+    def update(
+        state: TrainState, images: UInt8[Array, "B H W 3"], targets: Targets, pace: Pace | None = None
+    ) -> tuple[TrainState, Metrics]:
         trained = layout.trained(state.params)
         params, batch_stats = layout.variables(state.params, state.batch_stats)
         by_gradient = layout.params.unpack(trained)
@@ -125,10 +129,10 @@ def make_update(
 
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(loss) & jnp.isfinite(norm)
-        updates, opt_state = optimizer.update(gradient, state.opt_state, trained)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, trained, pace=pace)
         vectors = {**state.params, **optax.apply_updates(trained, updates)}
         statistics = layout.batch_stats.pack(batch_stats)
-        ema = update_ema(state.ema, vectors, statistics, recipe.averaging)
+        ema = update_ema(state.ema, vectors, statistics, pace or recipe.averaging)
         new, old = (vectors, statistics, opt_state, ema), (state.params, state.batch_stats, state.opt_state, state.ema)
         kept = jax.tree.map(lambda new, old: jnp.where(finite, new, old), new, old)
         skipped = state.skipped + jnp.where(finite, 0, 1)

@@ -1,5 +1,6 @@
 """The training loop: batches to devices, updates, evaluations, checkpoints. It reads from top to bottom."""
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -14,12 +15,14 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
+from dfine_jax.data.sampling import repeat_factors
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.errors import WriteError
 from dfine_jax.training.folder import CHECKPOINTS, LOG, claimed, require_ours, writing
 from dfine_jax.training.journal import Journal
+from dfine_jax.training.length import Clock, Length
 from dfine_jax.training.memory import memory_errors
 from dfine_jax.training.mending import Average, SavedModel, mend_model
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
@@ -49,6 +52,8 @@ class RunOptions:
     """Checkpoints that stay, besides the best."""
     evaluate_every: int = 1
     """Epochs between evaluations; there is one at the end, too."""
+    evaluations: int = 0
+    """So many evaluations in all, at equal distances, whatever ``evaluate_every`` says; 0: as that says."""
     patience: int = 0
     """Stop after so many evaluations in a row with an AP below the best; 0: never."""
     most_skipped: int = 5
@@ -94,6 +99,7 @@ def train(
     *,
     output: Path,
     resume: bool = False,
+    clock: Clock | None = None,
     make_evaluate: Callable[[object, Devices], Evaluate] | None = None,
     on_evaluation: OnEvaluation | None = None,
     save: SavedModel | None = None,
@@ -108,6 +114,7 @@ def train(
         options: everything that does not.
         output: folder for ``checkpoints`` and ``log.jsonl``.
         resume: go on from the last checkpoint there, exactly as if the training had not been interrupted.
+        clock: when it has to end and how its steps are laid, where the recipe has minutes and no steps yet.
         make_evaluate: makes the evaluation from the model's pure function and the devices; without it there is none.
         on_evaluation: called after each evaluation, in the first process.
         save: is given, in the first process, the average whenever its AP is the best so far, or, without an
@@ -123,13 +130,13 @@ def train(
     devices, parts = Devices(), recipe.optimization.accumulate
     devices.check(recipe.batch_size, parts)
     batches = train_batches(dataset, recipe, options, devices)
-    total, epoch_steps = len(batches), batches.steps_per_epoch
+    epoch_steps = batches.steps_per_epoch
 
     compute = devices.compute(options.dtype)
     apply = functional(DFine(config, compute=compute, rng=np.random.default_rng(0))).apply
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
-    optimizer = make_optimizer(groups, recipe.optimization, total)
+    optimizer = make_optimizer(groups, recipe.optimization, len(batches))
     update = devices.fitting(make_update(apply, config, recipe, layout, optimizer), recipe)
     evaluate = make_evaluate(apply, devices) if make_evaluate else None
     save = save if devices.first_process else None
@@ -147,14 +154,17 @@ def train(
         if restored := checkpoints.restore(state):
             state, standing, damaged = restored
             told += [damaged] if damaged else []
-            best = standing.best_step if evaluate is not None else total if standing.step == total else None
+            whole = recipe.steps or len(batches)
+            best = standing.best_step if evaluate is not None else whole if standing.step == whole else None
             if best is not None:
                 standing, mended = mend_model(save, best, state, standing, checkpoints, average_of)
                 told += [mended] if mended else []
 
+        counted = dict(done=standing.step, per_epoch=epoch_steps)
+        length = Length(recipe, clock, **counted, evaluations=options.evaluations, every=options.evaluate_every)
         journal = Journal(
             output / LOG,
-            total,
+            length.total,
             every=options.log_every,
             first_step=standing.step,
             console=console or Console(quiet=True),
@@ -164,8 +174,10 @@ def train(
             journal.say(line)
         journal.say(f"{start.report}\n{group_table(groups, start.params)}")
         journal.say(
-            f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, {total:,} steps, "
-            f"on {devices.count} device(s)" + (f"; going on from step {standing.step:,}" if standing.step else "")
+            f"{len(dataset):,} pictures, {epoch_steps:,} steps of {recipe.batch_size} an epoch, "
+            + (f"{recipe.minutes:g} minutes, " if length.is_open else f"{length.total:,} steps, ")
+            + f"on {devices.count} device(s)"
+            + (f"; going on from step {standing.step:,}" if standing.step else "")
         )
         if slower := compute.instead_of(options.dtype):
             journal.say(slower)
@@ -176,28 +188,34 @@ def train(
             checkpoints.save(state, standing._replace(step=step), forget=False)
 
         with (
-            Loader(batches, options.workers) as loader,
+            Loader(length.batches(batches), options.workers) as loader,
             journal,
             stop_signals(journal.say) as stop,
             keeping_what_was_learned(keep_last_good),
         ):
             loader.restore(Position(*divmod(standing.step, epoch_steps)))
             step = standing.step
-            for step in range(standing.step + 1, total + 1):
+            while step < length.total:
+                step += 1
                 batch = next(loader)
-                state, metrics = update(state, *devices.share(batch))
+                state, metrics = update(state, *devices.share(batch), *length.pace)
                 # The step before is looked at while this one is computed.
                 if in_flight is not None:
                     report(in_flight, journal, skipped, epoch_steps)
                 in_flight = InFlight(step, batch, metrics)
+                if length.is_open and length.laid_after(step, metrics):
+                    journal.lay(length.total)
+                    loader.batches = length.batches(batches)
+                    loader.restore(Position(*divmod(step, epoch_steps)))
 
                 checkpoints.check()
-                evaluates = step == total or step % (epoch_steps * options.evaluate_every) == 0
-                last = step == total or stop.is_set()
+                evaluates = length.evaluates(step)
+                last = step == length.total or stop.is_set()
                 if not (last or evaluates or step % options.checkpoint_every == 0):
                     continue
                 report(in_flight, journal, skipped, epoch_steps)
                 in_flight = None
+                paused = time.monotonic()
                 standing = standing._replace(step=step)
                 average = average_of(state)
                 if evaluates and evaluate is not None:
@@ -205,22 +223,24 @@ def train(
                     ap = float(np.nan_to_num(evaluation.figures.ap))
                     standing = judged(standing, ap)
                     journal.write({"step": step, "epoch": step // epoch_steps, "ap": ap})
-                    journal.say(f"epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
+                    journal.say(f"step {step:,}, epoch {step // epoch_steps}: AP {ap:.4f}, best {standing.best_ap:.4f}")
                     if devices.first_process and on_evaluation is not None:
                         with writing("to", output):
                             on_evaluation(step, evaluation)
                 if devices.first_process:
                     require_ours(output)
                 checkpoints.save(state, standing)
-                is_best = standing.best_step == step if evaluate is not None else step == total
+                is_best = standing.best_step == step if evaluate is not None else step == length.total
                 if is_best and save is not None:
                     save.write(*average, step)
+                if evaluates:
+                    length.evaluated(time.monotonic() - paused)
                 journal.restart_clock()
                 if stop.is_set() or (options.patience and standing.worse_since >= options.patience):
                     break
     for problem in loader.problems:
         journal.say(f"left out: {problem}")
-    return Trained(*average_of(state), standing, finished=standing.step == total or not stop.is_set())
+    return Trained(*average_of(state), standing, finished=standing.step == length.total or not stop.is_set())
 
 
 @contextmanager
@@ -258,10 +278,13 @@ def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices
         epochs=recipe.epochs,
         seed=options.seed,
         size=recipe.image_size,
-        max_boxes=places_for(dataset.most_boxes),
+        max_boxes=places_for(dataset.most_boxes * recipe.augmentation.crowding),
         augmentation=recipe.augmentation,
         strong_epochs=recipe.strong_epochs,
         scale_repeats=recipe.scale_repeats,
+        steps=recipe.steps,
+        strong_steps=recipe.steps_with_strong_augmentation or 0,
+        repeat_factors=repeat_factors(dataset) if recipe.sampling == "repeat-factor" else None,
         shard=devices.shard,
     )
 

@@ -6,7 +6,7 @@ import pytest
 from dfine_jax.model.outputs import LayerPrediction, PlainPrediction, QueryPredictions, TrainingOutput
 from dfine_jax.training.criterion import LossWeights, criterion
 from dfine_jax.training.denoising import make_denoising
-from dfine_jax.training.losses import distillation_loss, varifocal_loss
+from dfine_jax.training.losses import distillation_loss, matchability_loss, varifocal_loss
 from dfine_jax.training.targets import PairedTargets, Targets
 
 CLASSES, QUERIES, LAYERS, PLACES = 3, 6, 2, 4
@@ -101,6 +101,35 @@ def test_varifocal_loss_worked_out_by_hand():
     wanted = -0.5 * (0.5 * np.log(probability[0, 1]) + 0.5 * np.log(1 - probability[0, 1]))
     found = jax.jit(varifocal_loss)(jnp.asarray(logits, jnp.float32)[None], boxes, paired)
     np.testing.assert_allclose(found, [[negatives[0, 0] + wanted, negatives[1].sum()]], rtol=1e-5)
+
+
+def test_matchability_loss_and_its_gradient_worked_out_apart():
+    """Value and gradient by NumPy from the paper's formula; no gradient flows through IoU or weight."""
+    rng = np.random.default_rng(1)
+    logits = rng.normal(0, 2, (3, 2, 4, 5))
+    matched = np.array([[True, False, True, False], [False, True, True, True]])
+    labels, share = rng.integers(0, 5, matched.shape), rng.uniform(0.05, 1, matched.shape)
+    boxes = np.broadcast_to([0.5, 0.5, 0.4, 0.4], (*matched.shape, 4)).copy()
+    true = boxes.copy()
+    boxes[..., 2] *= share  # inside of the true box, so that the IoU is the share
+
+    y = np.eye(5)[labels] * matched[..., None]
+    target = (y * share[..., None]) ** 1.5
+    p = 1 / (1 + np.exp(-logits))
+    weight = p**1.5 * (1 - y) + y
+    value = (weight * -(target * np.log(p) + (1 - target) * np.log(1 - p))).sum(-1)
+    gradient = weight * (p - target)
+
+    def total(logits, boxes):
+        paired = PairedTargets(jnp.asarray(true, jnp.float32), jnp.asarray(labels), jnp.asarray(matched))
+        losses = matchability_loss(logits, boxes, paired)
+        return losses.sum(), losses
+
+    given = jnp.asarray(logits, jnp.float32), jnp.broadcast_to(jnp.asarray(boxes, jnp.float32), (3, *boxes.shape))
+    (_, losses), (by_logits, by_boxes) = jax.jit(jax.value_and_grad(total, (0, 1), has_aux=True))(*given)
+    np.testing.assert_allclose(losses, value, rtol=1e-5)
+    np.testing.assert_allclose(by_logits, gradient, rtol=1e-5, atol=1e-7)
+    assert not by_boxes.any()
 
 
 def test_a_layer_that_equals_its_teacher_has_nothing_to_learn():
@@ -219,6 +248,14 @@ def test_weights_multiply_terms(few_targets, one_layer_losses):
     for name, value in one_layer_losses.terms.items():
         np.testing.assert_allclose(changed.terms[name], ratio[name.split("_")[1]] * value, rtol=1e-5, err_msg=name)
     np.testing.assert_allclose(changed.total, sum(changed.terms.values()), rtol=1e-6)
+
+
+def test_the_kind_of_loss_changes_the_terms_of_classes_alone(few_targets, one_layer_losses):
+    weights = LossWeights(kind="mal", vfl=2.0)
+    changed = jax.jit(lambda *inputs: criterion(*inputs, weights=weights))(one_layer(), few_targets)
+    assert changed.terms.keys() == one_layer_losses.terms.keys()
+    for name, value in one_layer_losses.terms.items():
+        assert bool(np.isclose(changed.terms[name], value, rtol=1e-6)) == ("vfl" not in name), name
 
 
 def test_low_precision_outputs_are_summed_in_float32(few_targets):
