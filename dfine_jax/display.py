@@ -22,7 +22,7 @@ def printable(text: object, *, lines: bool = False) -> str:
 
 
 def verbatim(text: object, style: str = "") -> Text:
-    """``printable`` text for Rich's tables, titles and lines, which would take brackets in a string for markup."""
+    """``printable`` text for Rich, which would take square brackets in a string for markup."""
     return Text(printable(text), style)
 
 
