@@ -63,10 +63,7 @@ def read_imagefolder(folders: Folders, split: Split | None) -> Stated:
     Raises:
         DataError: a file can't be read.
     """
-    findings = Findings()
-    own = folders.files[split]
-    listed = []
-    used = set()
+    findings, own, listed, used = Findings(), folders.files[split], [], set()
     for file in dict.fromkeys(folders.files.values()):
         found = findings if file == own else Findings()
         for line, name, entry in entries_of(_rows(file, found), file, found):
@@ -89,8 +86,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
     try:
         if file.suffix.lower() == ".csv":
             csv.field_size_limit(sys.maxsize)
-            for number, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2):
-                yield number, row
+            yield from enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2)
             return
         if file.suffix.lower() == ".json" and (sniffed := sniff(file)) is not None and sniffed.is_list:
             yield from ((entry.line, entry.value) for entry in read_entries(file))
