@@ -35,8 +35,7 @@ def find_imagefolder(folder: Path) -> Folders | None:
     apart = {split: file for split, path in split_folders(folder).items() if (file := _metadata(path)) is not None}
     if apart:
         return Folders(folder, apart)
-    file = _metadata(folder)
-    if file is None:
+    if (file := _metadata(folder)) is None:
         return None
     splits = {_split_of(entry) for _, entry in _rows(file, Findings())} if split_folders(folder) else {None}
     if None in splits:
@@ -95,7 +94,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(row, parse_int=lenient_number)
             except (ValueError, RecursionError) as error:
-                message = f"{getattr(error, 'msg', None) or 'nested too deeply'}: not valid JSON; left out"
-                findings.broken(file, line, message)
+                reason = getattr(error, "msg", None) or "nested too deeply"
+                findings.broken(file, line, f"{reason}: not valid JSON; left out")
     except (OSError, csv.Error) as error:
         raise DataError(f"can't read {file}: {getattr(error, 'strerror', None) or error}") from error
