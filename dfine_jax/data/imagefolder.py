@@ -35,8 +35,7 @@ def find_imagefolder(folder: Path) -> Folders | None:
     apart = {split: file for split, path in split_folders(folder).items() if (file := _metadata(path)) is not None}
     if apart:
         return Folders(folder, apart)
-    file = _metadata(folder)
-    if file is None:
+    if (file := _metadata(folder)) is None:
         return None
     splits = {_split_of(entry) for _, entry in _rows(file, Findings())} if split_folders(folder) else {None}
     if None in splits:
@@ -63,10 +62,7 @@ def read_imagefolder(folders: Folders, split: Split | None) -> Stated:
     Raises:
         DataError: a file can't be read.
     """
-    findings = Findings()
-    own = folders.files[split]
-    listed = []
-    used = set()
+    findings, own, listed, used = Findings(), folders.files[split], [], set()
     for file in dict.fromkeys(folders.files.values()):
         found = findings if file == own else Findings()
         for line, name, entry in entries_of(_rows(file, found), file, found):
@@ -89,8 +85,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
     try:
         if file.suffix.lower() == ".csv":
             csv.field_size_limit(sys.maxsize)
-            for number, row in enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2):
-                yield number, row
+            yield from enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2)
             return
         if file.suffix.lower() == ".json" and (sniffed := sniff(file)) is not None and sniffed.is_list:
             yield from ((entry.line, entry.value) for entry in read_entries(file))
@@ -99,7 +94,7 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
             try:
                 yield line, json.loads(row, parse_int=lenient_number)
             except (ValueError, RecursionError) as error:
-                message = f"{getattr(error, 'msg', None) or 'nested too deeply'}: not valid JSON; left out"
-                findings.broken(file, line, message)
+                reason = getattr(error, "msg", None) or "nested too deeply"
+                findings.broken(file, line, f"{reason}: not valid JSON; left out")
     except (OSError, csv.Error) as error:
         raise DataError(f"can't read {file}: {getattr(error, 'strerror', None) or error}") from error

@@ -130,7 +130,7 @@ def _lists(folder: Path, labels: Path) -> dict[Split, tuple[Path, tuple[Path, ..
     return lists
 
 
-def label_files(piece: Piece, ending: str) -> list[Path]:
+def files_of(piece: Piece, ending: str) -> list[Path]:
     """All label files of a piece, whether they are listed or not."""
     if piece.labels == piece.pictures:
         return files_in(piece.labels, [ending])

@@ -7,18 +7,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from dfine_jax.data import values
+from dfine_jax.data import label_files, values
 from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.json_lines import lenient_number, sniff
-from dfine_jax.data.label_files import (
-    Layout,
-    find_layout,
-    label_files,
-    listed_files,
-    picture_names,
-    reference,
-    remark_on_unlabelled,
-)
+from dfine_jax.data.label_files import Layout, find_layout
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.references import PictureIndex, remark_on_names
 from dfine_jax.data.samples import Findings, ProblemKind, Split
@@ -48,21 +40,21 @@ def read_labelme(layout: Layout, split: Split | None) -> Stated:
     for part, pieces in layout.parts.items():
         for piece in pieces:
             found = findings if part == split else Findings()
-            for place in listed_files(piece, layout.ending, label_files(piece, layout.ending)):
+            for place in label_files.listed_files(piece, layout.ending, label_files.files_of(piece, layout.ending)):
                 if (read := _read(place.labels, found)) is None:
                     continue
                 names |= {box.category for box in read[1]}
                 if part == split:
                     places.append((piece, place, *read))
-    pictures_in = cache(picture_names)
+    pictures_in = cache(label_files.picture_names)
     located = PictureIndex(layout.root).locate(
         [
-            reference(piece, place.labels, str(content.get("imagePath") or ""), pictures_in(piece.pictures))
+            label_files.reference(piece, place.labels, str(content.get("imagePath") or ""), pictures_in(piece.pictures))
             for piece, place, content, _ in places
         ]
     )
     remark_on_names(findings, located)
-    remark_on_unlabelled(findings, layout.parts[split], located)
+    label_files.remark_on_unlabelled(findings, layout.parts[split], located)
     for count, ((_, place, content, boxes), at) in enumerate(zip(places, located, strict=True), start=1):
         size = values.size(content.get("imageWidth"), content.get("imageHeight"))
         pictures.append(StatedPicture(at.path, count, place.file, place.line, boxes, size=size, rivals=at.rivals))

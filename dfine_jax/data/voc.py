@@ -13,8 +13,8 @@ from dfine_jax.data import values
 from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.label_files import (
     Layout,
+    files_of,
     find_layout,
-    label_files,
     listed_files,
     picture_names,
     reference,
@@ -102,7 +102,7 @@ def read_voc(layout: Layout, split: Split | None) -> Stated:
         DataError: a list can't be read.
     """
     findings, swapped = Findings(), []
-    all_files = cache(lambda folder: label_files(folder, layout.ending))
+    all_files = cache(lambda piece: files_of(piece, layout.ending))
     names: set[str] = set()
     read: dict[Path, _Read | None] = {}
     places = [

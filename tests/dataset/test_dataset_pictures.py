@@ -36,6 +36,7 @@ PICTURES = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", PICTURES)
 def test_pixels_and_sizes_are_those_of_detection(tmp_path, name):
     pixels, options = PICTURES[name]
