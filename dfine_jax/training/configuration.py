@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_typ
 import tyro
 
 from dfine_jax.errors import InputError
+from dfine_jax.json_file import read_object
 from dfine_jax.training.recipe import Recipe, Size
 from dfine_jax.training.trainer import RunOptions
 
@@ -53,9 +54,10 @@ def write_configuration(configuration: Configuration, path: Path) -> None:
 
 def read_configuration(path: Path) -> Configuration:
     """The inverse; ``InputError`` names the file and the field that is wrong."""
+    values = read_object(path)
     try:
-        return from_json(path.read_text("utf-8"))
-    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        return _typed(Configuration, values, "")
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:
         raise InputError(f"{path} is no training's configuration: {error}") from None
 
 

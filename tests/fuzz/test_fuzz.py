@@ -26,12 +26,16 @@ FEW, MANY = 60, 2000
 pytestmark = pytest.mark.skipif(not fuzz_trial.is_possible(), reason="needs Linux, and the main thread")
 
 
+NOT_GOOD = ("pth",)
+"""Of these kinds the unchanged input is refused too: it is a checkpoint, but none of D-FINE's."""
+
+
 @pytest.fixture(scope="module", autouse=True)
 def _warm(tmp_path_factory):
     """What is imported at the first use is no part of any trial; and every kind of good input is read."""
-    for kind in KINDS.values():
+    for name, kind in KINDS.items():
         path = kind.write(tmp_path_factory.mktemp("good"))
-        with contextlib.suppress(InputError):  # the good one of some is none of D-FINE's
+        with contextlib.suppress(InputError) if name in NOT_GOOD else contextlib.nullcontext():
             kind.read(path)
 
 
