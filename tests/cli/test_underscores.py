@@ -9,12 +9,14 @@ import tyro
 from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.cli.main import main
 from dfine_jax.cli.train import Command, _defaults
+from dfine_jax.cli.train_recipe import early_options
 from dfine_jax.training.configuration import FILE_NAME, Configuration, write_configuration
 from dfine_jax.training.recipe import Recipe
 
 
 def parsed(*arguments):
-    return tyro.cli(Command, args=arguments, default=Command(_defaults([*arguments])))
+    defaults, _ = _defaults(early_options([*arguments]))
+    return tyro.cli(Command, args=arguments, default=Command(defaults))
 
 
 @pytest.fixture
