@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from dfine_jax.cli.sheet import check_sheet, save_sheet, sheet_file
 from dfine_jax.data.contact_sheet import contact_sheet
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.report import Report, Spread, report, same_pictures
@@ -24,7 +25,7 @@ def run(
     path: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="PATH")],
     /,
     split: Literal["train", "val", "test"] | None = None,
-    sheet: Annotated[Path, tyro.conf.arg(metavar="FILE")] = Path("contact-sheet.png"),
+    sheet: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     pictures: int = 12,
     problems: int = 20,
 ) -> int:
@@ -46,14 +47,18 @@ def run(
     Args:
         path: A folder or file; or `shapes`, `shapes:size=320,count=500,seed=1`.
         split: Only this part; all there are if not given.
-        sheet: Where to save the page of pictures, which are of the first part.
+        sheet: Where to save the page of pictures, which are of the first part; contact-sheet.png if not given,
+            or contact-sheet-2.png and so on where that is something else.
         pictures: How many pictures to show on it; 0 saves none.
         problems: How many problems to list for each part; 0 lists all.
     """
     console = Console()
+    if pictures > 0:
+        check_sheet(sheet)
     source = recognise(path)
     parts: list[Split | None] = [split] if split else [*source.splits] or [None]
     datasets = _opened(console, source, parts)
+    file = sheet_file(sheet, path, datasets.values()) if pictures > 0 else None
     for part, dataset in datasets.items():
         title = f"{source.path} ({source.format})" if part is None else f"{source.path} ({source.format}), {part}"
         if isinstance(dataset.records, DrawnRecords) and len(dataset) > DRAWN:
@@ -64,12 +69,11 @@ def run(
         print_report(console, found, title, problems)
     if len(datasets) > 1:
         print_shared(console, datasets, problems)
-    if pictures > 0:
+    if file is not None:
         shown = next(iter(datasets.values()))
-        sheet.parent.mkdir(parents=True, exist_ok=True)
-        contact_sheet(shown, pictures).save(sheet)
+        save_sheet(contact_sheet(shown, pictures), file)
         console.print()
-        _print(console, f"{min(pictures, len(shown))} pictures with their boxes: {sheet}")
+        _print(console, f"{min(pictures, len(shown))} pictures with their boxes: {file}")
     return 0
 
 

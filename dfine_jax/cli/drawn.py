@@ -33,11 +33,11 @@ def without_drawn(pictures: list[str], folder: Path) -> list[str]:
     return found
 
 
-def is_drawn(path: str | os.PathLike) -> bool:
-    """Whether `save_drawn` wrote this file."""
+def is_drawn(path: str | os.PathLike, software: str = SOFTWARE) -> bool:
+    """Whether `save_drawn`, or what else leaves such a mark, wrote this file."""
     try:
         with open_image(path) as image:
-            return image.getexif().get(SOFTWARE_TAG) == SOFTWARE
+            return image.getexif().get(SOFTWARE_TAG) == software
     except Exception:  # whatever it is, it wasn't drawn
         return False
 
@@ -53,7 +53,7 @@ def drawn_files(pictures: list[str], folder: Path, inputs: Inputs) -> dict[str, 
         suffix = ".png" if picture.lower().endswith(".png") else ".jpg"
         name, number = f"{stem}{suffix}", 1
         inputs.refuse(folder / name, "--save")
-        while _same(name) in taken or folder / name in inputs or _is_foreign(folder / name):
+        while _same(name) in taken or folder / name in inputs or is_foreign(folder / name):
             number += 1
             name = f"{stem}-{number}{suffix}"
         taken.add(_same(name))
@@ -67,7 +67,7 @@ def save_drawn(drawn: Image.Image, file: Path) -> None:
     exif[SOFTWARE_TAG] = SOFTWARE
     if file.suffix == ".jpg" and max(drawn.size) > LARGEST_JPEG:
         file = file.with_suffix(".png")
-        if _is_foreign(file):
+        if is_foreign(file):
             raise InputError(f"{printable(file)} is there and wasn't drawn by an earlier run: choose another folder")
     content = io.BytesIO()
     options = dict(format="JPEG", quality=92) if file.suffix == ".jpg" else dict(format="PNG")
@@ -105,5 +105,8 @@ def _same(name: str) -> str:
     return unicodedata.normalize("NFC", name).casefold()
 
 
-def _is_foreign(file: Path) -> bool:
-    return os.path.lexists(file) and (file.is_symlink() or not is_drawn(file))
+def is_foreign(file: Path, software: str = SOFTWARE) -> bool:
+    """Whether something is there that doesn't carry the mark."""
+    if not os.path.lexists(file):
+        return False
+    return file.is_symlink() or not file.is_file() or not is_drawn(file, software)

@@ -4,16 +4,17 @@ The readers of each format only parse; all of them hand what they found to `usab
 """
 
 import math
+import os
 from collections.abc import Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from dfine_jax.data.samples import Dataset, EmptyPartError, Findings, ProblemKind, Record
+from dfine_jax.data.samples import DataError, Dataset, EmptyPartError, Findings, ProblemKind, Record
 from dfine_jax.data.texts import check_regular
 from dfine_jax.data.values import Corners, plain_name, shortened, shown, some
 from dfine_jax.inference.pictures import open_image
@@ -113,9 +114,11 @@ def usable(stated: Stated, source: Path | str) -> Dataset:
 
     Raises:
         EmptyPartError: no picture is left.
+        DataError: all boxes are fractions of the picture, in a format of pixels.
     """
     findings = stated.findings
     labels = Labels(stated.categories, findings)
+    _require_pixels(stated.pictures, source)
     pictures = _without_repetitions(stated.pictures, findings)
     with ThreadPoolExecutor(HEADER_THREADS) as pool:
         headers = list(pool.map(lambda picture: _header_or_reason(picture), pictures))
@@ -133,6 +136,25 @@ def usable(stated: Stated, source: Path | str) -> Dataset:
     category_ids = tuple(category.category_id for category in labels.kept)
     most_boxes = max(len(record.boxes) for record in records)
     return Dataset(names, category_ids, records, most_boxes, problems, tuple(findings.remarks))
+
+
+def _require_pixels(pictures: Sequence[StatedPicture], source: Path | str) -> None:
+    boxes = [box for picture in pictures if not picture.fractions for box in picture.boxes]
+    if boxes and all(map(_is_within_one, boxes)) and (first := next(filter(_is_fraction, boxes), None)) is not None:
+        place = first.file if first.line is None else f"{first.file}:{first.line}"
+        raise DataError(
+            f"{source}: the boxes look like fractions of the picture, such as {place}, where this format has pixels; "
+            "multiply them by the width and height of their pictures"
+        )
+
+
+def _is_within_one(box: StatedBox) -> bool:
+    return all(-0.05 <= side <= 1.05 for side in box.xyxy)
+
+
+def _is_fraction(box: StatedBox) -> bool:
+    """Whether a box is within one pixel; the whole of that pixel may be meant."""
+    return _is_within_one(box) and any(side != int(side) for side in box.xyxy)
 
 
 class Labels:
@@ -164,16 +186,26 @@ class Labels:
 
 
 def _without_repetitions(pictures: Sequence[StatedPicture], findings: Findings) -> list[StatedPicture]:
-    kept: list[StatedPicture] = []
-    paths: set[Path] = set()
+    """Each picture once, with all boxes that any of its entries has."""
+    kept: dict[str, StatedPicture] = {}
+    seen: dict[str, set[tuple]] = {}
+    joined: dict[str, Path] = {}
     for picture in pictures:
-        if picture.path in paths:
+        key = os.path.normpath(picture.path)
+        boxes = {(box.category, box.crowd, *box.xyxy): box for box in picture.boxes}
+        if key not in kept:
+            kept[key], seen[key] = picture, set(boxes)
+        elif new := [box for one, box in boxes.items() if one not in seen[key]]:
+            kept[key] = replace(kept[key], boxes=[*kept[key].boxes, *new])
+            seen[key] |= set(boxes)
+            joined[key] = picture.path
+        else:
             message = f"{picture.path} is listed a second time; the second is left out"
             findings.add(ProblemKind.DUPLICATE_PICTURE, picture.file, picture.line, message)
-        else:
-            paths.add(picture.path)
-            kept.append(picture)
-    return kept
+    if joined:
+        such = next(iter(joined.values()))
+        findings.remark(f"pictures with several entries, whose boxes are joined: {len(joined):,}, such as {such}")
+    return list(kept.values())
 
 
 Found = tuple[ProblemKind, Path, int | None, str]
@@ -189,6 +221,8 @@ def _header_or_reason(picture: StatedPicture) -> Header | Found:
         return ProblemKind.MISSING_PICTURE, picture.file, picture.line, message
     except Exception as error:  # damaged headers make decoders raise nearly anything
         reason = " ".join(str(getattr(error, "strerror", None) or error).split()) or type(error).__name__
+        if isinstance(error, UnidentifiedImageError):  # its text names an object of Python
+            reason = "not a picture, or of an unsupported kind"
         if picture.path.suffix.lower() in (".heic", ".heif"):
             reason = "HEIC pictures can't be read: convert it to JPEG or PNG"
         return ProblemKind.UNREADABLE_PICTURE, picture.path, None, f"{reason}; left out"
@@ -252,6 +286,9 @@ def _checked_box(
     left, top, right, bottom = box.xyxy
     if picture.fractions:
         left, top, right, bottom = left * width, top * height, right * width, bottom * height
+    elif _is_fraction(box):
+        message = f"{as_text()} looks like fractions of the picture, where pixels belong; left out"
+        return _Checked(None, ProblemKind.BROKEN_LABEL, message)
     if right <= left or bottom <= top:
         return _Checked(None, ProblemKind.ZERO_SIZE_BOX, f"{as_text()} has no area; left out")
     if right <= 0 or bottom <= 0 or left >= width or top >= height:

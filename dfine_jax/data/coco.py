@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 from dfine_jax.data import values
 from dfine_jax.data.checks import MOST_BOXES, Category, Stated, StatedBox, StatedPicture
-from dfine_jax.data.coco_files import folder_around
-from dfine_jax.data.folders import folders_in
+from dfine_jax.data.coco_files import folder_around, folders_beside, part_names, part_of
+from dfine_jax.data.folders import folders_in, split_named
 from dfine_jax.data.json_lines import Entry, read_entries, sniff
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.references import PictureIndex, Reference, remark_on_names
@@ -52,8 +52,9 @@ def read_coco(annotations: Path, root: Path | None = None) -> Stated:
     reader = _Reader(annotations)
     reader.read()
     reader.check_complete()
+    reader.leave_out_ambiguous()
     index = PictureIndex(root or folder_around(annotations), [] if root else [annotations.parent.parent])
-    folder = find_folder(annotations, [image.name for image in reader.images.values()], index)
+    folder = find_folder(annotations, [image.name for image in reader.images.values()], index, reader.findings)
     located = index.locate([Reference((image.name,), folder) for image in reader.images.values()])
     remark_on_names(reader.findings, located)
     pictures = [
@@ -86,22 +87,34 @@ class _Reader:
         self.images: dict[Hashable, _Image] = {}
         self.boxes: dict[Hashable, list[StatedBox]] = {}
         self._seen: set[str] = set()
+        self._ambiguous: set[Hashable] = set()
 
     def read(self) -> None:
-        takers = {"categories": self._take_class, "images": self._take_image, "annotations": self._take_box}
         for whole in read_entries(self.file):
             self._seen.add(whole.key)
-            if whole.key not in takers:
-                continue
-            for entry in _singly(whole):
-                try:
-                    if not isinstance(entry.value, dict):
-                        raise ValueError(f"{shown(entry.value)} is no object")
-                    takers[entry.key](entry)
-                except KeyError as error:
-                    self._refuse(entry, f"no {error}")
-                except ValueError as error:
-                    self._refuse(entry, str(error))
+            for entry in _singly(whole) if whole.key in ("categories", "images", "annotations") else ():
+                self._take(entry)
+
+    def _take(self, entry: Entry) -> None:
+        takers = {"categories": self._take_class, "images": self._take_image, "annotations": self._take_box}
+        try:
+            if not isinstance(entry.value, dict):
+                raise ValueError(f"{shown(entry.value)} is no object")
+            takers[entry.key](entry)
+        except KeyError as error:
+            self._refuse(entry, f"no {error}")
+        except ValueError as error:
+            self._refuse(entry, str(error))
+
+    def leave_out_ambiguous(self) -> None:
+        """Leaves out the boxes of ids that several pictures have: they could be any one's."""
+        for key in self._ambiguous:
+            if boxes := self.boxes.pop(key, None):
+                image = self.images[key]
+                message = (
+                    f"{len(boxes):,} boxes of image id {shown(image.image_id)}, which several pictures have; left out"
+                )
+                self.findings.add(ProblemKind.BROKEN_LABEL, self.file, boxes[0].line, message)
 
     def check_complete(self) -> None:
         missing = "images" if self.classes else "categories"
@@ -144,11 +157,17 @@ class _Reader:
         if not isinstance(name, str | int | float) or not str(name).strip():
             raise ValueError("no 'file_name'" if name is None else f"file_name {shown(name)} is no name")
         if key in self.images:
-            message = f"image id {shown(written)} is there twice; the second is left out"
+            first = self.images[key].name
+            if first != str(name):
+                self._ambiguous.add(key)
+            message = f"image id {shown(written)} is there twice, for {first} and {name}; the second is left out"
             self.findings.add(ProblemKind.DUPLICATE_PICTURE, self.file, entry.line, message)
             return
         size = values.size(entry.value.get("width"), entry.value.get("height"))
         self.images[key] = _Image(written, str(name), size, entry.line)
+        nested = entry.value.get("annotations")
+        for part in nested if isinstance(nested, list) else ():
+            self._take(Entry("annotations", {"image_id": key, **part} if isinstance(part, dict) else part, entry.line))
 
     def _take_box(self, entry: Entry) -> None:
         image, value = values.identity(entry.value["image_id"], "image_id"), entry.value
@@ -202,7 +221,7 @@ def _corners(annotation: Mapping[str, Any]) -> values.Corners:
     """The box of an annotation; where it has none, that of its outline."""
     box, outline = annotation.get("bbox"), annotation.get("segmentation")
     if box not in (None, [], "", {}, [0, 0, 0, 0]):
-        return values.box(box)
+        return values.box(box, annotation.get("bbox_mode"))
     if outline not in (None, [], "", {}):
         return outline_box(outline)
     if box is None:
@@ -225,31 +244,38 @@ def _without_groups(classes: Sequence[_Class], used: set[Hashable], findings: Fi
     return kept
 
 
-def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex) -> Path:
+def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex, findings: Findings) -> Path:
     """The folder to which the names of pictures are relative: where most of some are found, beside the file or near it.
 
-    What lies outside of the data set's folder counts only if nothing in it does.
+    What lies outside of the data set's folder counts only if nothing in it does, and is remarked on.
 
     Raises:
         DataError: none of them is anywhere near.
     """
-    name = annotations.stem.removeprefix("instances_").removeprefix("_annotations.coco")
     near = [annotations.parent, annotations.parent.parent]
-    below = [".", "images", name, f"images/{name}", name.rstrip("0123456789"), f"images/{name.rstrip('0123456789')}"]
+    stem = annotations.stem.removeprefix("instances_").removeprefix("_annotations.coco")
+    parts = list(dict.fromkeys((stem, *part_names(annotations), stem.rstrip("0123456789"))))
+    below = [".", "images", *(folder for part in parts for folder in (part, f"images/{part}"))]
     folders = list(dict.fromkeys(parent / child for parent in near for child in below))
     folders += [child for parent in near for child in folders_in(parent) if child not in folders]
+    folders = [folder for folder in folders if folder.is_relative_to(index.root)]
     some_names = names[:: max(1, len(names) // 20)]
 
     def best(places: Sequence[Path]) -> Path | None:
         counts = [sum(index.holds(folder, name) for name in some_names) for folder in places]
         return places[counts.index(max(counts))] if max(counts, default=0) else None
 
-    if (found := best([folder for folder in folders if folder.is_relative_to(index.root)])) is not None:
+    if (found := best(folders)) is not None:
+        own = part_of(annotations)
+        if own is not None and split_named(found.name) not in (None, own):
+            findings.remark(f"the pictures of {annotations.name} are taken from {found}, which is named after another")
         return found
     located = index.locate([Reference((name,), annotations.parent) for name in names])
     if any(place.by_name or place.rivals for place in located):
         return annotations.parent
-    if (found := best(folders)) is not None:
+    beside = [] if annotations.parent != index.root else folders_beside(annotations)
+    if (found := best(beside)) is not None:
+        findings.remark(f"{annotations.parent} has none of the pictures; they are taken from {found}")
         return found
-    looked = some([folder for folder in folders if folder.is_dir()], 3, 120)
+    looked = some([folder for folder in (*folders, *beside) if folder.is_dir()], 3, 120)
     raise DataError(f"no picture of {annotations} found (such as {shortened(names[0], 80)}); looked in {looked}")

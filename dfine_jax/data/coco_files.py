@@ -5,13 +5,25 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from dfine_jax.data.folders import children, files_in, split_folders, split_named
+from dfine_jax.data.folders import (
+    PICTURE_FOLDERS,
+    below,
+    children,
+    files_in,
+    folders_in,
+    has_pictures,
+    split_folders,
+    split_named,
+)
 from dfine_jax.data.json_lines import Sniffed, sniff
 from dfine_jax.data.samples import SPLITS, DataError, Split
 from dfine_jax.data.values import some
 
-FOLDERS = ("annotations", "annotation", "labels", "json", "coco")
-"""What folders of labels are called, in small letters."""
+LABEL_FOLDERS = ("annotations", "annotation", "labels", "json")
+"""What folders of labels alone are called, in small letters."""
+FOLDERS = (*LABEL_FOLDERS, "coco")
+"""What folders in which labels lie are called."""
+LABEL_ENDINGS = (".json", ".jsonl", ".xml", ".csv", ".yaml", ".yml", ".txt")
 USUAL = re.compile(r"(?:instances_)?(?P<split>[a-z]+)(?:\d{4})?", re.IGNORECASE)
 BY_THE_WAY = frozenset(
     {"instances", "annotations", "annotation", "coco", "labels", "label", "bbox", "boxes", "det", "detection", "gt"}
@@ -23,8 +35,42 @@ TRIED = 8
 
 
 def folder_around(file: Path) -> Path:
-    """The folder of the data set that a file of labels belongs to: its own, or that around a folder of labels."""
-    return file.parent.parent if file.parent.name.lower() in FOLDERS else file.parent
+    """The folder of the data set that a file of labels belongs to: its own, or that around a folder of labels alone."""
+    folder = file.parent
+    return folder.parent if folder.name.lower() in LABEL_FOLDERS and not has_pictures(folder) else folder
+
+
+def folders_beside(file: Path) -> list[Path]:
+    """Folders beside that of a file of labels in which its pictures may be, but no other data set's.
+
+    These are called like folders of pictures or like the file; or, where there is no picture in the file's own folder,
+    hold no labels.
+    """
+    own, around = file.parent, file.parent.parent
+    called = (*PICTURE_FOLDERS, *part_names(file))
+    beside = [folder for folder in folders_in(around) if folder != own]
+    telling = [folder for folder in beside if folder.name.lower() in called]
+    if has_pictures(own):
+        return telling
+    plain = [folder for folder in beside if folder not in telling and not _has_labels(folder)]
+    return [*telling, *plain, *([] if files_in(around, LABEL_ENDINGS) else [around])]
+
+
+def part_names(file: Path) -> tuple[str, str]:
+    """What the folder of the pictures of a file may be called, in small letters: `train2017`, `train`."""
+    name = file.stem.lower().removeprefix("instances_").removeprefix("_annotations.coco")
+    return name, name.rstrip("0123456789")
+
+
+def part_of(file: Path) -> Split | None:
+    """The split that a file is named after, or else its folder."""
+    return _split(file, usual=True) or _split(file, usual=False) or split_named(file.parent.name)
+
+
+def _has_labels(folder: Path) -> bool:
+    readme = ("readme", "license", "licence")
+    names = (entry.name.lower() for entry in below(folder, depth=2))
+    return any(name.endswith(LABEL_ENDINGS) and not name.startswith(readme) for name in names)
 
 
 class JsonFiles(NamedTuple):

@@ -1,6 +1,7 @@
 """Looking into folders: what systems and tools leave there is passed over, and links that lead in circles end."""
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -91,9 +92,21 @@ def has_pictures(folder: Path) -> bool:
     return any(is_picture(entry.name) for entry in below(folder))
 
 
+def picture_folder(folder: Path) -> Path | None:
+    """The folder in a folder that is called like one of pictures; of several the first that has any."""
+    called = children(folder, PICTURE_FOLDERS)
+    return next((path for path in called if len(called) > 1 and has_pictures(path)), called[0] if called else None)
+
+
 def split_named(name: str) -> Split | None:
     """The split that a folder or file without its ending is called like, whatever its case."""
     return next((split for split, names in SPLITS.items() if name.lower() in names), None)
+
+
+def split_around(path: Path) -> Split | None:
+    """The split that the innermost folder around a file is called like, also `val2017` and `obj_train_data`."""
+    names = (re.sub(r"^obj_|_data$|[-_ ]?\d+$", "", name) for name in reversed(path.parts[:-1]))
+    return next((split for name in names if (split := split_named(name)) is not None), None)
 
 
 def split_folders(folder: Path) -> dict[Split, Path]:

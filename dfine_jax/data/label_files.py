@@ -1,18 +1,20 @@
 """Where data sets with one label file a picture have their parts: VOC's XML, labelme's JSON."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 from dfine_jax.data.folders import (
-    PICTURE_FOLDERS,
     below,
     child,
     children,
     files_in,
     folders_in,
     is_picture,
+    picture_folder,
     split_folders,
     split_named,
 )
@@ -85,7 +87,7 @@ def _with_folder_of_labels(folder: Path, has_some: Callable[[Path], bool]) -> di
         inside = {split: path for split, path in split_folders(labels).items() if has_some(path)}
         if not inside and not has_some(labels) and not any(map(has_some, folders_in(labels)[:TRIED])):
             continue
-        pictures = child(folder, *PICTURE_FOLDERS) or folder
+        pictures = picture_folder(folder) or folder
         if lists := _lists(folder, labels):
             return {split: [Piece(labels, pictures, *lists[split])] for split in SPLITS if split in lists}
         beside = split_folders(pictures)
@@ -103,7 +105,7 @@ def _with_split_folders(folder: Path, has_some: Callable[[Path], bool]) -> dict[
         if has_some(path):
             parts[split] = [Piece(path, path)]
         elif labels is not None:
-            parts[split] = [Piece(labels, child(path, *PICTURE_FOLDERS) or path)]
+            parts[split] = [Piece(labels, picture_folder(path) or path)]
     return parts
 
 
@@ -174,11 +176,32 @@ def picture_names(folder: Path) -> dict[str, str]:
     return {path.stem: path.name for path in reversed(files_in(folder, [""])) if is_picture(path.name)}
 
 
-def reference(piece: Piece, labels: Path, stated: str, pictures: Mapping[str, str]) -> Reference:
-    """What a label file says of its picture: the name in it, or its own name, less the ending."""
-    own = labels.name.removesuffix(labels.suffix)
-    names = [name for name in (stated, pictures.get(own), own) if name]
-    return Reference(tuple(dict.fromkeys(names)), piece.pictures)
+def references(read: Sequence[tuple[Piece, Path, str]]) -> list[Reference]:
+    """What label files say of their pictures, each with the name of a picture in it, if any.
+
+    That name counts, or the file's own less its ending, both below the folders that the file is in below that of the
+    labels. The own name counts more where the other was copied: it belongs to another file, or is in several.
+    """
+    pictures_in = cache(picture_names)
+    stems = {(labels.parent, fold(_own(labels))) for _, labels, _ in read}
+    times = Counter((labels.parent, _stem_in(stated)) for _, labels, stated in read)
+    found = []
+    for piece, labels, stated in read:
+        own, named, inside = _own(labels), _stem_in(stated), labels.parent.relative_to(piece.labels)
+        picture = pictures_in(piece.pictures / inside).get(own)
+        copied = named != fold(own) and ((labels.parent, named) in stems or times[labels.parent, named] > 1)
+        names = [picture, stated, own] if copied else [stated, picture, own]
+        below = [str(inside / name) for name in names if name and inside != Path()]
+        found.append(Reference(tuple(dict.fromkeys([*below, *filter(None, names)])), piece.pictures))
+    return found
+
+
+def _own(labels: Path) -> str:
+    return labels.name.removesuffix(labels.suffix)
+
+
+def _stem_in(stated: str) -> str:
+    return fold(stem_of((parts_of(stated) or [""])[-1]))
 
 
 def remark_on_unlabelled(findings: Findings, pieces: Sequence[Piece], located: Sequence[Located]) -> None:

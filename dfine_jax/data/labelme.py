@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Mapping
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +45,10 @@ def read_labelme(layout: Layout, split: Split | None) -> Stated:
                 names |= {box.category for box in read[1]}
                 if part == split:
                     places.append((piece, place, *read))
-    pictures_in = cache(label_files.picture_names)
     located = PictureIndex(layout.root).locate(
-        [
-            label_files.reference(piece, place.labels, str(content.get("imagePath") or ""), pictures_in(piece.pictures))
-            for piece, place, content, _ in places
-        ]
+        label_files.references(
+            [(piece, place.labels, str(content.get("imagePath") or "")) for piece, place, content, _ in places]
+        )
     )
     remark_on_names(findings, located)
     label_files.remark_on_unlabelled(findings, layout.parts[split], located)

@@ -102,7 +102,7 @@ def _corners(found: Mapping[str, Any]) -> Corners:
         x, y, width, height = (number(middle.get(side)) for side in ("x", "y", "width", "height"))
         return x - width / 2, y - height / 2, x + width / 2, y + height / 2
     if (box := first_of(found, *BOX_KEYS)) is not None:
-        return values.box(box)
+        return values.box(box, found.get("bbox_mode"))
     if (outline := first_of(found, *OUTLINE_KEYS)) is not None:
         return outline_box(outline)
     return values.box(found)

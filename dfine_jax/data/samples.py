@@ -87,6 +87,7 @@ class Findings:
 
     def __init__(self):
         self.remarks: list[str] = []
+        self._doubts: set[str] = set()
         self._broken: Counter[Path] = Counter()
         self._kept: list[Problem] = []
         self._counts: Counter[ProblemKind] = Counter()
@@ -112,6 +113,12 @@ class Findings:
         """Takes down a remark, once."""
         if text not in self.remarks:
             self.remarks.append(text)
+
+    def doubt(self, kind: str, file: Path, line: int | None) -> None:
+        """Takes down, the first time, how something was read that could be read otherwise."""
+        if kind not in self._doubts:
+            self._doubts.add(kind)
+            self.remarks.append(f"{kind}, such as {file}" if line is None else f"{kind}, such as {file}:{line}")
 
     @property
     def problems(self) -> tuple[Problem, ...]:

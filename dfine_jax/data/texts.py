@@ -92,6 +92,7 @@ def rows(path: Path) -> Iterator[tuple[int, str]]:
 
 def decode_xml(content: bytes) -> str:
     """Text from XML in the encoding that its bytes or its first line tell; UTF-8 if that is wrong or not known."""
+    content = content.lstrip(b" \t\r\n") if content[:1].isspace() and b"\0" not in content[:4] else content
     detected = json.detect_encoding(content[:4])
     declared = _DECLARED.match(content) if detected == "utf-8" else None
     if declared is None:

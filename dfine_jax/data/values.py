@@ -16,10 +16,14 @@ _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", re.ASCII)
 _WHOLE = re.compile(r"[+-]?(0|[1-9]\d{0,17})(\.0*)?", re.ASCII)
 _TRUE = frozenset({"true", "yes", "y", "t", "on"})
 _FALSE = frozenset({"false", "no", "n", "f", "off", "", "none", "null", "unspecified", "unknown"})
-_JOINED = re.compile(r"[\s_-]+")
+_JOINED = re.compile(r"(?<=[^\W_])[_-]+(?=[^\W_])|\s+")
+"""What joins words; before or after one, `-` and `_` tell it from others: `-10`, `B-`."""
 _BRACKETS = str.maketrans("[](){},;", " " * 8)
 _CORNER_KEYS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("left", "top", "right", "bottom"))
 _SIDE_KEYS = (("x", "y", "width", "height"), ("x", "y", "w", "h"), ("left", "top", "width", "height"))
+
+_CORNERS_MODES = (0, "0", "XYXY_ABS", "BoxMode.XYXY_ABS")
+_SIDES_MODES = (1, "1", "XYWH_ABS", "BoxMode.XYWH_ABS")
 
 _short = reprlib.Repr()
 _short.maxlevel = 3
@@ -47,8 +51,8 @@ def number(value: Any) -> float:
     """A finite number; text that is one, too."""
     if type(value) is float or type(value) is int:
         found = value
-    elif isinstance(value, str) and _NUMBER.fullmatch(value.strip()):
-        found = value.strip()
+    elif isinstance(value, str) and _NUMBER.fullmatch(text := value.strip().replace(",", ".")):
+        found = text
     else:
         raise ValueError(f"{shown(value)} is no number")
     try:
@@ -118,8 +122,11 @@ def truth(value: Any) -> bool:
         raise ValueError(f"{shown(value)} is neither true nor false") from None
 
 
-def box(value: Any) -> Corners:
-    """The corners of a box: left, top, width and height as a list or as text; or by name, also as corners."""
+def box(value: Any, mode: Any = None) -> Corners:
+    """The corners of a box: left, top, width and height as a list or as text; or by name, also as corners.
+
+    `mode` is detectron2's `bbox_mode`, which tells corners from sides in a list.
+    """
     if isinstance(value, Mapping):
         named = {str(key).lower(): part for key, part in value.items()}
         for keys in _CORNER_KEYS:
@@ -128,9 +135,20 @@ def box(value: Any) -> Corners:
         keys = next((keys for keys in _SIDE_KEYS if all(key in named for key in keys)), ())
         sides = [named[key] for key in keys]
     else:
-        sides = value.translate(_BRACKETS).split() if isinstance(value, str) else value
+        sides = _split(value) if isinstance(value, str) else value
     left, top, width, height = _numbers(sides, value)
-    return left, top, left + width, top + height
+    if mode is None or mode in _SIDES_MODES:
+        return left, top, left + width, top + height
+    if mode in _CORNERS_MODES:
+        return left, top, width, height
+    raise ValueError(f"bbox_mode {shown(mode)} is neither 0 (corners) nor 1 (left, top, width and height)")
+
+
+def _split(text: str) -> list[str]:
+    """The numbers in a text; commas part them, or are in them where something else does."""
+    pieces = [piece for piece in re.split(r"[\s;\[\](){}]+", text) if piece]
+    decimal = len(pieces) == 4 and all(re.fullmatch(r"[^,]*\d,\d[^,]*|[^,.]+", piece) for piece in pieces)
+    return pieces if decimal else text.translate(_BRACKETS).split()
 
 
 def _numbers(sides: Any, value: Any) -> Corners:

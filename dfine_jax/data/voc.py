@@ -16,8 +16,7 @@ from dfine_jax.data.label_files import (
     files_of,
     find_layout,
     listed_files,
-    picture_names,
-    reference,
+    references,
     remark_on_unlabelled,
 )
 from dfine_jax.data.references import PictureIndex, remark_on_names
@@ -37,7 +36,7 @@ ABOUT = ("name", "difficult", "pose", "truncated", "occluded", "part", "attribut
 
 
 def parse_xml(content: bytes) -> ElementTree.Element:
-    """The root element, in which every element has its line as the attribute `LINE`.
+    """The root element, in which every element has a tag in small letters and its line as the attribute `LINE`.
 
     Raises:
         expat.ExpatError: it isn't valid XML.
@@ -52,12 +51,12 @@ def parse_xml(content: bytes) -> ElementTree.Element:
         count, depth = count + 1, depth + 1
         if count > MOST_ELEMENTS or depth > DEEPEST:
             raise TextError("more or deeper elements than labels of one picture have")
-        builder.start(tag, {LINE: str(parser.CurrentLineNumber)})
+        builder.start(tag.lower(), {LINE: str(parser.CurrentLineNumber)})
 
     def end(tag: str) -> None:
         nonlocal depth
         depth -= 1
-        builder.end(tag)
+        builder.end(tag.lower())
 
     def refuse(*_) -> None:
         raise TextError("declares entities, which labels don't need")
@@ -79,7 +78,7 @@ def _is_voc(path: Path) -> bool:
         start = start_of(path, 4096).replace(b"\0", b"")
     except OSError:
         return False
-    return re.search(rb"<annotation[\s/>]", start) is not None
+    return re.search(rb"<annotation[\s/>]", start, re.IGNORECASE) is not None
 
 
 class _Read(NamedTuple):
@@ -121,9 +120,8 @@ def read_voc(layout: Layout, split: Split | None) -> Stated:
                     names |= {box.category for box in found.boxes} if found else set()
     there = [(piece, place, found) for piece, place in places if (found := read[place.labels]) is not None]
     names |= {box.category for _, _, found in there for box in found.boxes}
-    pictures_in = cache(picture_names)
     located = PictureIndex(layout.root).locate(
-        [reference(piece, place.labels, found.filename, pictures_in(piece.pictures)) for piece, place, found in there]
+        references([(piece, place.labels, found.filename) for piece, place, found in there])
     )
     remark_on_names(findings, located)
     remark_on_unlabelled(findings, layout.parts[split], located)
@@ -162,6 +160,8 @@ def _read(path: Path, findings: Findings, swapped: list[Path]) -> _Read | None:
     for item in tree.iter("object"):
         line = int(item.get(LINE))
         try:
+            if values.truth(item.findtext("deleted")):  # LabelMe's tool only marks what was removed
+                continue
             name = values.name(item.findtext("name"))
             left, top, right, bottom = _corners(item)
             crowd = values.truth(item.findtext("difficult"))
@@ -183,7 +183,7 @@ def _corners(item: ElementTree.Element) -> Corners:
         (part for part in item if part.tag not in ABOUT), key=lambda part: PLACES.get(part.tag, len(PLACES))
     )
     for place in places:
-        inside = {part.tag.lower() for part in place}
+        inside = {part.tag for part in place}
         if "cx" in inside:
             return _rotated(place)
         if place.tag == "bndbox" or "xmin" in inside:
@@ -194,7 +194,7 @@ def _corners(item: ElementTree.Element) -> Corners:
 
 
 def _texts(place: ElementTree.Element) -> Mapping[str, str | None]:
-    return {part.tag.lower(): part.text for part in place}
+    return {part.tag: part.text for part in place}
 
 
 def _plain(place: ElementTree.Element) -> Corners:
@@ -222,10 +222,11 @@ def _outline(place: ElementTree.Element) -> Corners:
 
 
 def _rotated(place: ElementTree.Element) -> Corners:
-    """The box around a box of `w` and `h` turned about its middle by `angle`, in radians."""
+    """The box around a box of `w` and `h` turned about its middle by `angle`: radians, or degrees if over a turn."""
     texts = _texts(place)
     x, y, width, height = (number(texts.get(name)) for name in ("cx", "cy", "w", "h"))
     angle = number(texts.get("angle") or 0)
+    angle = math.radians(angle) if abs(angle) > 2 * math.pi else angle
     across = (abs(width * math.cos(angle)) + abs(height * math.sin(angle))) / 2
     down = (abs(width * math.sin(angle)) + abs(height * math.cos(angle))) / 2
     return x - across, y - down, x + across, y + down

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-from dfine_jax.data.folders import PICTURE_FOLDERS, below, child, files_in
+from dfine_jax.data.folders import PICTURE_FOLDERS, below, child, files_in, split_around
 from dfine_jax.data.references import PictureIndex, fold, grouped, nearest, without_prefix
 from dfine_jax.data.samples import Findings, ProblemKind
 from dfine_jax.data.texts import rows
@@ -18,7 +18,8 @@ class LabelFiles:
     """Finds the label files of pictures.
 
     Those of `.../images/a/b.jpg` are in `.../labels/a/b.txt`, whatever the case of the folders' names, else beside the
-    picture. Where no file is there, it is one of that name that lies elsewhere and is no other picture's.
+    picture. Where no picture of a folder has its file there, it is one of that name that lies elsewhere, but is neither
+    another picture's nor in the folder of another split.
     """
 
     def __init__(self, index: PictureIndex):
@@ -30,9 +31,11 @@ class LabelFiles:
         """The label file of each picture of a part; files that belong to none become problems."""
         files = [self._exact(picture) for picture in pictures]
         moved = 0
+        # Where labels are in place, pictures without any have none.
+        in_place = {home(picture) for picture, file in zip(pictures, files, strict=True) if file is not None}
         if any(file is None for file in files):
             for place, picture in enumerate(pictures):
-                if files[place] is None and (found := self._alike(picture)) is not None:
+                if files[place] is None and home(picture) not in in_place and (found := self._alike(picture)):
                     files[place] = found
                     moved += 1
         if moved:
@@ -58,9 +61,15 @@ class LabelFiles:
             self._free_by_stem.get(without_prefix(stem), ()),
             self._free_by_bare_stem.get(stem, ()),
         ):
-            if len(files := nearest(found, picture.parts)) == 1:
+            if len(files := nearest([file for file in found if self._same_part(file, picture)], picture.parts)) == 1:
                 return files[0]
         return None
+
+    def _same_part(self, file: Path, picture: Path) -> bool:
+        """Whether neither is in the folder of another split than the other's."""
+        root = self._index.root
+        paths = (path.relative_to(root) if path.is_relative_to(root) else path for path in (file, picture))
+        return len({split_around(path) for path in paths} - {None}) < 2
 
     @cached_property
     def _free(self) -> list[Path]:
@@ -91,6 +100,12 @@ class LabelFiles:
             others = {path.parent: None for path in self._free if is_label_file(path)}
             elsewhere = f"; there are label files in {some(others, 2, 200)}" if others else ""
             findings.remark(f"no picture has a label file: looked in {some(looked, 2, 200)}{elsewhere}")
+
+
+def home(picture: Path) -> Path:
+    """The folder of pictures, such as `images`, that a picture is in, whatever folders are in it; else its own."""
+    around = [folder for folder in picture.parents if folder.name.lower() in PICTURE_FOLDERS]
+    return around[0] if around else picture.parent
 
 
 def label_folders(pictures: Path) -> list[Path]:

@@ -15,6 +15,11 @@ MOST_BROKEN = 1_000
 VISIBLE = frozenset({0.0, 1.0, 2.0})
 """A key point's third number: not labelled, hidden, to be seen."""
 
+AS_TRACK = "rows of six numbers after the class are read as a box, a score and a track, not as an outline"
+AS_POSE = "rows are read as a box with key points, not as an outline with a score; kpt_shape in data.yaml would tell"
+AS_OUTLINE = "rows are read as outlines and could be boxes with key points; kpt_shape in data.yaml would tell"
+AS_SCORED = "rows with an odd number of values are read as an outline with a score"
+
 
 class Points(NamedTuple):
     """How many key points a pose has, and how many numbers each."""
@@ -31,7 +36,7 @@ def read_labels(file: Path, points: Points | None, findings: Findings) -> list[S
             break  # what comes next is said by `checks`
         try:
             numbers = parse_row(row)
-            corners = _corners(numbers[1:], points)
+            corners, doubt = _corners(numbers[1:], points)
         except ValueError:
             broken += 1
             if broken > MOST_BROKEN:
@@ -42,6 +47,8 @@ def read_labels(file: Path, points: Points | None, findings: Findings) -> list[S
             findings.add(ProblemKind.BROKEN_LABEL, file, line, message)
         else:
             boxes.append(StatedBox(corners, int(numbers[0]), line, file))
+            if doubt is not None:
+                findings.doubt(doubt, file, line)
     return boxes
 
 
@@ -59,18 +66,49 @@ def parse_row(row: str) -> list[float]:
     return numbers
 
 
-def _corners(numbers: Sequence[float], points: Points | None) -> Corners:
-    """The box of what follows the class: a box, maybe with a score, a box with key points, or an outline."""
-    count = len(numbers)
-    posed = points is not None and count - 4 in (points.count * points.numbers, points.count * points.numbers + 1)
-    scored = count == 5 and 0 <= numbers[4] <= 1
-    if count == 4 or scored or posed or _is_pose(numbers):
-        x, y, width, height = numbers[:4]
-        return x - width / 2, y - height / 2, x + width / 2, y + height / 2
-    if count % 2 and count > 6 and 0 <= numbers[-1] <= 1:
-        numbers = numbers[:-1]  # an outline with a score
-    if len(numbers) < 6 or len(numbers) % 2:
-        raise ValueError("neither a box nor an outline")
+def _corners(numbers: Sequence[float], points: Points | None) -> tuple[Corners, str | None]:
+    """The box of what follows the class, and how it was read if it could be read otherwise.
+
+    It is a box, a box with key points, or an outline of at least three points. Programs that write what they found add
+    a score, or a score and the number of a track.
+    """
+    pieces = [numbers]
+    if len(numbers) > 4 and 0 <= numbers[-1] <= 1:
+        pieces.append(numbers[:-1])
+    if len(numbers) > 5 and 0 <= numbers[-2] <= 1 <= numbers[-1] and numbers[-1].is_integer():
+        pieces.append(numbers[:-2])
+    for piece in pieces:
+        if len(piece) == 4:
+            is_outline_too = len(numbers) == 6 and numbers[-1] == 1
+            return _middle(piece), AS_TRACK if is_outline_too else None
+        if points is not None and len(piece) - 4 == points.count * points.numbers:
+            return _middle(piece), None
+    may_be_outline = len(numbers) % 2 == 0 and numbers[-1] <= 1
+    for piece in pieces:
+        is_whole = len(piece) == len(numbers)
+        if _is_pose(piece) and (is_whole or not may_be_outline):
+            return _middle(piece), None
+        if _holds_points(piece):
+            if not _holds(piece, *piece[2:4]):
+                return _middle(piece), None  # as an outline it would leap to its second point and back
+            if not may_be_outline:
+                return _middle(piece), AS_POSE
+            if is_whole:
+                return _around(piece), AS_OUTLINE
+    if len(numbers) % 2 == 0 and len(numbers) >= 6:
+        tracked = numbers[-1] >= 2 and len(numbers) >= 8 and len(pieces[-1]) == len(numbers) - 2
+        return _around(numbers[:-2] if tracked else numbers), None
+    if len(numbers) >= 7 and 0 <= numbers[-1] <= 1:
+        return _around(numbers[:-1]), AS_SCORED
+    raise ValueError("neither a box nor an outline")
+
+
+def _middle(numbers: Sequence[float]) -> Corners:
+    x, y, width, height = numbers[:4]
+    return x - width / 2, y - height / 2, x + width / 2, y + height / 2
+
+
+def _around(numbers: Sequence[float]) -> Corners:
     return enclosing(list(zip(numbers[0::2], numbers[1::2], strict=True)))
 
 
@@ -87,3 +125,20 @@ def _is_pose(numbers: Sequence[float]) -> bool:
         if not near and (flag or (px, py) != (0.0, 0.0)):
             return False
     return True
+
+
+def _holds_points(numbers: Sequence[float]) -> bool:
+    """Whether numbers read as a box in the picture and key points of three in it, the third one a score."""
+    if len(numbers) < 7 or len(numbers) % 3 != 1 or not all(0 <= score <= 1 for score in numbers[6::3]):
+        return False
+    corners = _middle(numbers)
+    if not all(-0.01 <= side <= 1.01 for side in corners) or min(numbers[2:4]) <= 0:
+        return False
+    return all(
+        _holds(numbers, px, py) or (px, py) == (0.0, 0.0) for px, py in zip(numbers[4::3], numbers[5::3], strict=True)
+    )
+
+
+def _holds(numbers: Sequence[float], x: float, y: float) -> bool:
+    left, top, right, bottom = _middle(numbers)
+    return left - 0.01 <= x <= right + 0.01 and top - 0.01 <= y <= bottom + 0.01

@@ -12,13 +12,13 @@ import yaml
 
 from dfine_jax.data import values
 from dfine_jax.data.folders import (
-    PICTURE_FOLDERS,
     child,
     descend,
     files_in,
     folders_in,
     has_pictures,
     is_picture,
+    picture_folder,
     pictures_below,
     split_folders,
     split_named,
@@ -266,7 +266,7 @@ def find_parts(folder: Path) -> dict[Split | None, list[str]]:
         for path in folders_in(folder)
         if (match := re.fullmatch(r"obj_(\w+?)_data", path.name, re.IGNORECASE)) and (split := split_named(match[1]))
     }
-    pictures = child(folder, *PICTURE_FOLDERS)
+    pictures = picture_folder(folder)
     inside = split_folders(pictures) if pictures is not None else {}
     for folders in (darknet, inside, split_folders(folder)):
         filled = {split: path for split, path in folders.items() if has_pictures(path)}
