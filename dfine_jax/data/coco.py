@@ -88,6 +88,7 @@ class _Reader:
         self.boxes: dict[Hashable, list[StatedBox]] = {}
         self._seen: set[str] = set()
         self._ambiguous: set[Hashable] = set()
+        self._image_keys = ""
 
     def read(self) -> None:
         for whole in read_entries(self.file):
@@ -111,9 +112,7 @@ class _Reader:
         for key in self._ambiguous:
             if boxes := self.boxes.pop(key, None):
                 image = self.images[key]
-                message = (
-                    f"{len(boxes):,} boxes of image id {shown(image.image_id)}, which several pictures have; left out"
-                )
+                message = f"{len(boxes):,} boxes of image id {shown(image.image_id)}, which is there twice; left out"
                 self.findings.add(ProblemKind.BROKEN_LABEL, self.file, boxes[0].line, message)
 
     def check_complete(self) -> None:
@@ -123,6 +122,8 @@ class _Reader:
             sniffed = sniff(self.file)
             lines = "; it is JSON Lines, an object a line" if sniffed is not None and sniffed.is_lines else ""
             raise DataError(f"{self.file} has no {missing}: not a COCO detection file (it has {keys}){lines}")
+        if not self.boxes:
+            self.findings.remark(f"{self.file} has no annotations: its images have {self._image_keys}")
         if not self.classes:
             self.findings.remark(f"{self.file} has no categories: classes are called by their numbers")
 
@@ -156,6 +157,7 @@ class _Reader:
         name = values.first_of(entry.value, *NAME_KEYS)
         if not isinstance(name, str | int | float) or not str(name).strip():
             raise ValueError("no 'file_name'" if name is None else f"file_name {shown(name)} is no name")
+        self._image_keys = self._image_keys or some(entry.value, 8, 30)
         if key in self.images:
             first = self.images[key].name
             if first != str(name):

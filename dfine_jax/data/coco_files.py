@@ -30,6 +30,8 @@ BY_THE_WAY = frozenset(
     | {"createml", "default", "result", "results", "set", "data", "dataset", "json", "objects", ""}
 )
 """Words in names of files that say nothing of what part it is."""
+OF_OTHER_KINDS = re.compile(r"caption|keypoint|panoptic|stuff|image_info", re.IGNORECASE)
+"""What else COCO has files of, beside those of boxes."""
 TRIED = 8
 """Files of a folder whose content is looked at."""
 
@@ -81,6 +83,8 @@ class JsonFiles(NamedTuple):
     """They are lists with an entry for each picture, not COCO's objects."""
     certain: bool
     """What is in them looks like labels."""
+    passed_over: tuple[Path, ...] = ()
+    """Other files of labels, whose names don't tell what part they are, or that of a part that has another."""
 
 
 def find_json(folder: Path) -> JsonFiles | None:
@@ -109,11 +113,13 @@ def find_json(folder: Path) -> JsonFiles | None:
         found = {None: candidates[0]} if candidates else {}
     if not found:
         return None
+    others = [path for path in together if path not in found.values() and not OF_OTHER_KINDS.search(path.stem)]
     kinds = [sniff(path) for path in found.values()]
     return JsonFiles(
         found,
         is_list=any(kind is not None and kind.is_list for kind in kinds),
         certain=any(map(_is_labels, kinds)),
+        passed_over=tuple(path for path in others[: TRIED * 4] if _is_labels(sniff(path))),
     )
 
 

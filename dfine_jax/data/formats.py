@@ -104,12 +104,19 @@ def _yolo(name: str, described: YoloSet) -> Source:
 
 def _json(name: str, files: JsonFiles, root: Path | None) -> Source:
     paths, splits = files.paths, tuple(split for split in SPLITS if split in files.paths)
+    remarks = ()
+    if files.passed_over:
+        remarks = (f"JSON files that are read as no part: {some((path.name for path in files.passed_over), 4)}",)
     if files.is_list:
         every = tuple(paths.values())
         return Source(
-            name, "json list", splits, lambda split: read_list(paths[split], root or folder_around(paths[split]), every)
+            name,
+            "json list",
+            splits,
+            lambda split: read_list(paths[split], root or folder_around(paths[split]), every),
+            remarks,
         )
-    return Source(name, "coco", splits, lambda split: read_coco(paths[split], root))
+    return Source(name, "coco", splits, lambda split: read_coco(paths[split], root), remarks)
 
 
 def _recognise_file(path: Path) -> Source:
@@ -150,7 +157,7 @@ def _below(folder: Path) -> Source | None:
             raise failed[0]
         return None
     source = found[0]
-    return Source(source.path, source.format, source.splits, source.read, (f"read from {source.path}",))
+    return Source(source.path, source.format, source.splits, source.read, (f"read from {source.path}", *source.remarks))
 
 
 def _folders_below(folder: Path) -> Iterator[Path]:

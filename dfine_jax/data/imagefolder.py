@@ -15,7 +15,7 @@ from dfine_jax.data.objects import categories_of, entries_of, read_boxes
 from dfine_jax.data.references import PictureIndex, Reference, parts_of, remark_on_names
 from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_text, rows
-from dfine_jax.data.values import size
+from dfine_jax.data.values import size, some
 from dfine_jax.data.yolo_sets import find_names, read_names
 
 NAMES = ("metadata.jsonl", "metadata.csv", "metadata.json")
@@ -57,19 +57,23 @@ def read_imagefolder(folders: Folders, split: Split | None) -> Stated:
     """Reads one part of an image folder.
 
     A row has the picture's `file_name` and `objects`: `bbox` (left, top, width, height in pixels) and `categories`,
-    which are names or numbers, each a list; or a list of objects that have one of each.
+    which are names or numbers, each a list; or a list of objects that have one of each. Or there is a row for each box,
+    with its class and corners.
 
     Raises:
         DataError: a file can't be read.
     """
-    findings, own, listed, used = Findings(), folders.files[split], [], set()
+    findings, own, listed, used, keys = Findings(), folders.files[split], [], set(), ""
     for file in dict.fromkeys(folders.files.values()):
         found = findings if file == own else Findings()
         for line, name, entry in entries_of(_rows(file, found), file, found):
             boxes = read_boxes(entry, file, line, found)
             used |= {box.category for box in boxes}
+            keys = keys or some(entry, 8, 30)
             if file == own and (not folders.split_by_name or _split_of(entry) == split):
                 listed.append((line, name, boxes, size(entry.get("width"), entry.get("height"))))
+    if listed and not used:
+        findings.remark(f"{own} has no boxes: its rows have {keys or 'nothing'}")
     located = PictureIndex(folders.root).locate([Reference((name,), own.parent) for _, name, _, _ in listed])
     remark_on_names(findings, located)
     pictures = [

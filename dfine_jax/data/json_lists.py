@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dfine_jax.data.checks import Stated, StatedPicture
 from dfine_jax.data.json_lines import read_entries
-from dfine_jax.data.objects import OBJECT_KEYS, categories_of, entries_of, read_boxes
+from dfine_jax.data.objects import categories_of, entries_of, has_objects, read_boxes
 from dfine_jax.data.references import PictureIndex, Reference, remark_on_names
 from dfine_jax.data.samples import DataError, Findings
 from dfine_jax.data.values import shown, size, some
@@ -31,7 +31,7 @@ def read_list(file: Path, root: Path, files: tuple[Path, ...] = ()) -> Stated:
             for _, _, entry in entries_of([(one.line, one.value) for one in read_entries(other)], other, Findings()):
                 used |= {box.category for box in read_boxes(entry, other, None, Findings())}
     entries = [(entry.line, entry.value) for entry in read_entries(file)]
-    known = [entry for _, entry in entries if isinstance(entry, dict) and any(key in entry for key in OBJECT_KEYS)]
+    known = any(has_objects(entry) for _, entry in entries)
     listed = list(entries_of(entries, file, findings))
     if not known or not listed:
         first = entries[0][1] if entries else None

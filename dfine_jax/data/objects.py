@@ -26,6 +26,8 @@ PICTURE_KEYS = (
 OBJECT_KEYS = ("objects", "annotations", "annotation", "labels", "boxes")
 CLASS_KEYS = ("category", "categories", "label", "labels", "category_id", "class", "classes", "class_name", "name")
 BOX_KEYS = ("bbox", "bboxes", "box", "box2d", "boxes")
+FLAT_KEYS = (("xmin", "ymin", "xmax", "ymax"), ("x1", "y1", "x2", "y2"), ("x", "y", "w", "h"))
+"""The columns of a box in tables with a row for each."""
 OUTLINE_KEYS = ("segmentation", "poly2d", "polygon", "points")
 
 
@@ -43,6 +45,13 @@ def objects_of(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     Raises:
         ValueError: it has something else there.
     """
+    if isinstance(detection := entry.get("detection"), dict) and isinstance(detection.get("instances"), list):
+        # ODVG's boxes are corners.
+        yield from ({**one, "bbox_mode": 0} if isinstance(one, dict) else one for one in detection["instances"])
+        return
+    if is_one_object(entry):
+        yield entry
+        return
     found = first_of(entry, *OBJECT_KEYS)
     if isinstance(found, str):
         found = _parsed(found)
@@ -58,6 +67,22 @@ def objects_of(entry: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     for place, (box, category) in enumerate(zip(boxes, classes, strict=True)):
         crowds = columns.get("iscrowd")
         yield {"bbox": box, "category": category, "iscrowd": crowds[place] if _has(crowds, place) else None}
+
+
+def is_one_object(entry: Mapping[str, Any]) -> bool:
+    """Whether an entry has one box and its class beside the picture's name, as tables with a row a box do."""
+    category, box = first_of(entry, *(key for key in CLASS_KEYS if key != "name")), first_of(entry, *BOX_KEYS)
+    if isinstance(category, list | dict) or category in (None, ""):
+        return False
+    if box is None:
+        return any(all(entry.get(key) not in (None, "") for key in keys) for keys in FLAT_KEYS)
+    is_row = isinstance(box, list) and len(box) == 4 and not any(isinstance(side, list | dict) for side in box)
+    return isinstance(box, dict) or is_row or (isinstance(box, str) and not box.lstrip().startswith("[["))
+
+
+def has_objects(entry: Any) -> bool:
+    """Whether an entry says anything of objects, be it that there are none."""
+    return isinstance(entry, dict) and (any(key in entry for key in (*OBJECT_KEYS, *BOX_KEYS)) or is_one_object(entry))
 
 
 def _parsed(text: str) -> Any:

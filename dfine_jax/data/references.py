@@ -41,7 +41,7 @@ def parts_of(written: str) -> list[str]:
     An address's query is left out, unless it holds the path (`?d=a/b.png`). What `..` leads out of is left out, too.
     """
     text = written.strip()
-    if "://" in text or "?" in text:
+    if "://" in text or "?d=" in text:
         address = urlsplit(text) if _splits(text) else None
         queried = parse_qs(address.query).get("d") if address else None
         text = queried[0] if queried else unquote(address.path) if address else text

@@ -36,6 +36,8 @@ MOST_BYTES = 4 * 2**20
 NOTHING = ("", "~", "null", "none")
 """What YAML takes for no value, when all is read as text."""
 NAME_FILES = re.compile(r"(obj|_darknet)?\.?(classes|class|names|labels)(\.txt)?|.*\.names", re.IGNORECASE)
+_NUMBERED = re.compile(r"\s*(\d{1,6})\s*:\s*(\S.*)")
+"""A class's number before its name, as in YAML."""
 SAMPLE = 50
 
 
@@ -131,7 +133,18 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise DataError(f"can't read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} names no classes: it needs a line such as `names: [cat, dog]`")
-    return {key.strip().lower(): value for key, value in content.items() if isinstance(key, str)}
+    return {key.strip().lower(): value for key, value in _merged(content).items() if isinstance(key, str)}
+
+
+def _merged(content: Mapping[Any, Any], depth: int = 3) -> Mapping[Any, Any]:
+    """A mapping with the entries of those that YAML's `<<` merges into it."""
+    if "<<" not in content or depth == 0:
+        return content
+    others = content["<<"] if isinstance(content["<<"], list) else [content["<<"]]
+    merged: dict[Any, Any] = {}
+    for other in reversed(others[:8]):
+        merged.update(_merged(other, depth - 1) if isinstance(other, dict) else {})
+    return {**merged, **{key: value for key, value in content.items() if key != "<<"}}
 
 
 # BaseLoader makes no objects, and libyaml's reads large files quickly; no alias is ever copied.
@@ -165,7 +178,7 @@ def _names(content: Mapping[str, Any], path: Path, remarks: list[str]) -> dict[i
 def _numbered(stated: Any, path: Path) -> dict[int, str]:
     """Names by class number, from a list, or from an object either way round."""
     if isinstance(stated, dict) and stated:
-        pairs = list(stated.items())
+        pairs = list(_merged(stated).items())
         if not _are_numbers(key for key, _ in pairs) and _are_numbers(value for _, value in pairs):
             pairs = [(number, name) for name, number in pairs]
     elif isinstance(stated, list):
@@ -304,6 +317,9 @@ def read_names(file: Path) -> dict[int, str]:
     except OSError as error:
         raise DataError(f"can't read {file}: {error.strerror or error}") from error
     named = {}
+    numbered = [_NUMBERED.fullmatch(row) for row in rows if row.strip()]
+    if numbered and all(numbered) and len({int(match[1]) for match in numbered}) == len(numbered):
+        return {int(match[1]): values.name(match[2]) for match in numbered}
     for number, row in enumerate(rows):
         named[number] = values.name(row) if row.strip() else str(number)
     if not named:
