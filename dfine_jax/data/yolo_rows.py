@@ -83,7 +83,7 @@ def _corners(numbers: Sequence[float], points: Points | None) -> tuple[Corners, 
             return _middle(piece), AS_TRACK if is_outline_too else None
         if points is not None and len(piece) - 4 == points.count * points.numbers:
             return _middle(piece), None
-    may_be_outline = len(numbers) % 2 == 0 and numbers[-1] <= 1
+    may_be_outline = len(numbers) % 2 == 0 and max(numbers) < 2
     for piece in pieces:
         is_whole = len(piece) == len(numbers)
         if _is_pose(piece) and (is_whole or not may_be_outline):

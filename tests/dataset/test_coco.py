@@ -223,18 +223,100 @@ def test_without_categories_classes_are_numbers(tmp_path):
     assert "no categories" in dataset.remarks[0]
 
 
-def test_ids_that_are_there_twice(tmp_path):
+@pytest.mark.parametrize("name", ["b.png", "a.png"])
+def test_ids_that_are_there_twice(tmp_path, name):
     write_picture(tmp_path / "a.png")
     write_picture(tmp_path / "b.png")
-    images = [IMAGE, {"id": "1", "file_name": "b.png"}]
+    images = [IMAGE, {"id": "1", "file_name": name}]
     categories = [{"id": 3, "name": "ant"}, {"id": "3", "name": "bee"}]
     dataset = open_dataset(write_coco(tmp_path / "x.json", images, [ANNOTATION, ANNOTATION], categories), None)
+    kinds = [problem.kind.value for problem in dataset.problems]
+    if name == "a.png":
+        assert boxes_of(dataset) == BOX
+        assert kinds == ["duplicate picture", "broken label", "duplicate box"]
+    else:  # the boxes could be either picture's
+        assert boxes_of(dataset) == {"a.png": []}
+        assert kinds == ["duplicate picture", "broken label", "broken label"]
+        assert "2 boxes of image id 1, which is there twice" in dataset.problems[2].message
+
+
+def test_pictures_of_another_data_set_are_not_taken(tmp_path):
+    for labels in ("labels.json", None):
+        write_coco(tmp_path / "A/labels.json", annotations=[ANNOTATION])
+        write_picture(tmp_path / "B/a.png")
+        write_text(tmp_path / "B" / (labels or "readme.txt"), "{}")
+        if labels is None:
+            (tmp_path / "B/labels.json").unlink()
+            write_picture(tmp_path / "A/other.png")
+        for path in (tmp_path / "A", tmp_path / "A/labels.json"):
+            with pytest.raises(DataError, match=r"no picture of .*labels\.json found"):
+                open_dataset(path, None)
+
+
+@pytest.mark.parametrize("picture", ["images/a.png", "labels/a.png", "frames/a.png"])
+def test_pictures_beside_the_folder_of_labels_are_remarked_on(tmp_path, picture):
+    write_picture(tmp_path / picture)
+    write_coco(tmp_path / "export/labels.json", annotations=[ANNOTATION])
+    dataset = open_dataset(tmp_path / "export/labels.json", None)
     assert boxes_of(dataset) == BOX
-    assert [problem.kind.value for problem in dataset.problems] == [
-        "duplicate picture",
-        "broken label",
-        "duplicate box",
-    ]
+    assert f"they are taken from {(tmp_path / picture).parent}" in dataset.remarks[0]
+
+
+def test_a_data_set_called_coco_is_no_folder_of_labels(tmp_path):
+    write_coco(tmp_path / "coco/labels.json", [IMAGE, {"id": 2, "file_name": "b.png"}], [ANNOTATION])
+    write_picture(tmp_path / "coco/a.png")
+    write_picture(tmp_path / "other/b.png")
+    (problem,) = open_dataset(tmp_path / "coco/labels.json", None).problems
+    assert problem.kind is ProblemKind.MISSING_PICTURE
+
+
+def test_pictures_in_the_folder_of_another_part_are_remarked_on(tmp_path):
+    write_picture(tmp_path / "train/a.png")
+    write_coco(tmp_path / "annotations/val.json", annotations=[ANNOTATION])
+    dataset = open_dataset(tmp_path, "val")
+    assert boxes_of(dataset) == BOX
+    assert f"{tmp_path}/train, which is named after another" in dataset.remarks[0]
+
+
+def test_annotations_inside_of_images(tmp_path):
+    image = {**IMAGE, "annotations": [{"bbox": [10, 20, 20, 20], "category_id": 3}]}
+    assert boxes_of(read(tmp_path, image, {"image_id": 5})) == BOX
+
+
+def test_boxes_that_are_elsewhere_are_asked_for(tmp_path):
+    write_picture(tmp_path / "a.png")
+    dataset = open_dataset(write_coco(tmp_path / "x.json", [{**IMAGE, "regions": []}]), None)
+    assert "has no annotations: its images have id, file_name, width, height, regions" in dataset.remarks[0]
+
+
+def test_parts_whose_names_tell_nothing_are_named(tmp_path):
+    write_picture(tmp_path / "images/a.png")
+    for name in ("train", "eval", "person_keypoints_train"):
+        write_coco(tmp_path / f"annotations/{name}.json", annotations=[ANNOTATION])
+    assert open_dataset(tmp_path).remarks == ("JSON files that are read as no part: eval.json",)
+
+
+def test_two_entries_of_one_picture_are_joined(tmp_path):
+    write_picture(tmp_path / "a.png")
+    images = [IMAGE, {"id": 2, "file_name": "./a.png"}]
+    other = {**ANNOTATION, "image_id": 2, "bbox": [1, 2, 3, 4]}
+    dataset = open_dataset(write_coco(tmp_path / "x.json", images, [ANNOTATION, other]), None)
+    assert boxes_of(dataset) == {"a.png": [*BOX["a.png"], ("ant", 1, 2, 4, 6)]}
+    assert "whose boxes are joined: 1" in dataset.remarks[0]
+    assert not dataset.problems
+
+
+def test_fractions_are_no_pixels(tmp_path):
+    write_picture(tmp_path / "a.png")
+    boxes = [{**ANNOTATION, "bbox": box} for box in ([0.1, 0.25, 0.3, 0.5], [0, 0, 1, 1], [0.5, 0.5, 0.25, 0.25])]
+    file = write_coco(tmp_path / "x.json", annotations=boxes)
+    with pytest.raises(DataError, match=r"look like fractions of the picture, such as .*x\.json:\d+") as caught:
+        open_dataset(file, None)
+    assert "\n" not in str(caught.value)
+    dataset = open_dataset(write_coco(file, annotations=[ANNOTATION, boxes[0]]), None)
+    assert boxes_of(dataset) == BOX
+    assert "looks like fractions of the picture" in dataset.problems[0].message
+    assert len(open_dataset(write_coco(file, annotations=[boxes[1]]), None).records[0].boxes) == 1
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-32"])

@@ -43,6 +43,67 @@ def test_forms_of_objects(tmp_path, objects):
     assert not dataset.problems
 
 
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"bbox": [10, 20, 20, 20], "label": "ant"},
+        {"bbox": [10, 20, 30, 40], "bbox_mode": 0, "category": "ant"},
+        {"xmin": 10, "ymin": 20, "xmax": 30, "ymax": 40, "class": "ant"},
+        {"annotations": [{"bbox": [10, 20, 30, 40], "bbox_mode": 0, "category_id": "ant"}]},
+        {"detection": {"instances": [{"bbox": [10, 20, 30, 40], "label": 0, "category": "ant"}]}},
+    ],
+)
+@pytest.mark.parametrize("is_list", [False, True])
+def test_an_entry_for_each_box(tmp_path, entry, is_list):
+    if is_list and "detection" in entry:
+        pytest.skip("only found in JSON Lines")
+    write_picture(tmp_path / "a.png")
+    other = json.loads(json.dumps(entry).replace("10", "12"))
+    entries = [{"file_name": "a.png", **one} for one in (entry, other)]
+    text = json.dumps(entries) if is_list else rows(*entries)
+    write_text(tmp_path / ("labels.json" if is_list else "metadata.jsonl"), text)
+    dataset = open_dataset(tmp_path, None)
+    assert [box[:2] for box in boxes_of(dataset)["a.png"]] == [("ant", 10), ("ant", 12)]
+    assert not dataset.problems
+
+
+def test_a_table_with_a_row_for_each_box(tmp_path):
+    for name in "ab":
+        write_picture(tmp_path / f"{name}.png", colour=(ord(name), 2, 3))
+    header = "file_name,label,xmin,ymin,xmax,ymax\n"
+    write_text(tmp_path / "metadata.csv", header + "a.png,ant,10,20,30,40\nb.png,,,,,\na.png,bee,1,2,3,4\n")
+    dataset = open_dataset(tmp_path, None)
+    assert boxes_of(dataset) == {"a.png": [*BOX["a.png"], ("bee", 1, 2, 3, 4)], "b.png": []}
+    assert not dataset.problems
+
+
+def test_rows_without_boxes_are_told_by_their_keys(tmp_path):
+    write_picture(tmp_path / "a.png")
+    write_text(tmp_path / "metadata.jsonl", rows({"file_name": "a.png", "regions": []}))
+    assert "has no boxes: its rows have file_name, regions" in open_dataset(tmp_path, None).remarks[0]
+
+
+@pytest.mark.parametrize("mode", [2, 3, 4])
+def test_modes_of_boxes_that_are_not_of_pixels(tmp_path, mode):
+    write_picture(tmp_path / "a.png")
+    objects = [{"bbox": [10, 20, 20, 20], "bbox_mode": mode, "category": "ant"}]
+    write_text(tmp_path / "metadata.jsonl", rows({"file_name": "a.png", "objects": objects}))
+    (problem,) = open_dataset(tmp_path, None).problems
+    assert f"bbox_mode {mode} is neither 0" in problem.message
+
+
+def test_fractions_are_no_pixels(tmp_path):
+    write_picture(tmp_path / "a.png")
+    middle = {"label": "ant", "coordinates": {"x": 0.5, "y": 0.5, "width": 0.25, "height": 0.5}}
+    for name, content in (
+        ("labels.json", [{"image": "a.png", "annotations": [middle]}]),
+        ("labels.json", [{"file_name": "a.png", "bbox": [0.1, 0.2, 0.3, 0.4], "label": "ant"}]),
+    ):
+        write_text(tmp_path / name, json.dumps(content))
+        with pytest.raises(DataError, match="look like fractions of the picture"):
+            open_dataset(tmp_path, None)
+
+
 def test_boxes_beside_the_name(tmp_path):
     write_picture(tmp_path / "a.png")
     write_text(tmp_path / "metadata.jsonl", rows({"file_name": "a.png", **COLUMNS}))
@@ -265,6 +326,15 @@ def test_shapes_that_can_t_be_read(tmp_path, text, said):
     (problem,) = dataset.problems
     assert problem.file.name == "b.json"
     assert said in problem.message
+
+
+def test_labelme_in_several_folders_with_the_same_names(tmp_path):
+    for folder in "xy":
+        write_picture(tmp_path / f"images/{folder}/a.png")
+        write_text(tmp_path / f"labels/{folder}/a.json", labelme(label=folder))
+    dataset = open_dataset(tmp_path, None)
+    found = {record.picture.parent.name: dataset.class_names[record.labels[0]] for record in dataset.records}
+    assert found == {"x": "x", "y": "y"}
 
 
 def test_one_file_of_labelme_is_told(tmp_path):

@@ -24,6 +24,8 @@ from dfine_jax.data.references import PictureIndex, Reference, parts_of
         ("/data/local-files/?d=sub/a.png", ["sub", "a.png"]),
         ("/data/local-files/?d=sub%2Fa%20b.png", ["sub", "a b.png"]),
         ("http://[broken/a.png", ["http:", "[broken", "a.png"]),
+        ("what?.png", ["what?.png"]),
+        ("x/what? 1.png", ["x", "what? 1.png"]),
         ("", []),
         ("..", []),
     ],

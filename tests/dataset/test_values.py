@@ -12,7 +12,17 @@ DEEP = [[[[[[[[[[1]]]]]]]]]]
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(3, 3.0), (0.5, 0.5), ("0.5", 0.5), (" 12 ", 12.0), ("-1e2", -100.0), (".5", 0.5), ("5.", 5.0), ("+7", 7.0)],
+    [
+        (3, 3.0),
+        (0.5, 0.5),
+        ("0.5", 0.5),
+        (" 12 ", 12.0),
+        ("-1e2", -100.0),
+        (".5", 0.5),
+        ("5.", 5.0),
+        ("+7", 7.0),
+        ("1,5", 1.5),
+    ],
 )
 def test_numbers(value, expected):
     assert values.number(value) == expected
@@ -35,7 +45,7 @@ def test_numbers(value, expected):
         "abc",
         "1_000",
         "0x10",
-        "1,5",
+        "1,5,0",
         "\u0661",
         True,
         None,
@@ -140,6 +150,35 @@ def test_names_agree_whatever_their_case_and_joining_but_letters_don_t():
     assert len({values.plain_name(name) for name in ("Traffic Light", "traffic_light", " TRAFFIC-LIGHT")}) == 1
     assert values.plain_name("Straße") == values.plain_name("STRASSE")
     assert values.plain_name("a") != values.plain_name("A")
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("B", "B-"), ("10", "-10"), ("type 1", "type -1"), ("T", "T_"), ("-", "_"), ("C", "C++"), ("x", "_x")],
+)
+def test_what_joins_no_words_tells_names_apart(one, other):
+    assert values.plain_name(one) != values.plain_name(other)
+
+
+@pytest.mark.parametrize(
+    ("mode", "expected"),
+    [(None, (10, 20, 40, 60)), (1, (10, 20, 40, 60)), (0, (10, 20, 30, 40)), ("BoxMode.XYXY_ABS", (10, 20, 30, 40))],
+)
+def test_modes_of_boxes(mode, expected):
+    assert values.box([10, 20, 30, 40], mode) == expected
+
+
+@pytest.mark.parametrize("mode", [2, 3, 4, "x", [], {}])
+def test_other_modes_of_boxes_are_no_boxes(mode):
+    with pytest.raises(ValueError, match=r"bbox_mode .* is neither 0"):
+        values.box([10, 20, 30, 40], mode)
+
+
+@pytest.mark.parametrize(
+    "text", ["10,5 20 30 40", "10,5;20;30;40", "[10,5 20,0 30 40]", "10.5, 20, 30, 40", "10.5,20,30,40"]
+)
+def test_commas_part_numbers_or_are_in_them(text):
+    assert values.box(text) == (10.5, 20, 40.5, 60)
 
 
 BOX = (10.0, 20.0, 40.0, 60.0)

@@ -63,6 +63,9 @@ def rotated(width, height, angle):
         rotated(20, 20, 0),
         rotated(20, 20, math.pi / 2),
         rotated(math.sqrt(200), math.sqrt(200), math.pi / 4),
+        rotated(20, 20, 90),
+        rotated(20, 20, -180),
+        CORNERS.replace("10<", "10,2<"),
         CORNERS + points("polygon", [(1, 1), (60, 40)]),
         "<part><name>leg</name><bndbox><xmin>1</xmin></bndbox></part>" + CORNERS,
     ],
@@ -162,6 +165,41 @@ def test_the_picture_of_a_file(tmp_path, picture, filename):
     assert [record.picture for record in dataset.records] == [tmp_path / picture]
     assert len(dataset.records[0].boxes) == 1
     assert not dataset.problems
+
+
+def test_capitals_and_objects_that_were_removed(tmp_path):
+    text = xml().replace("object>", "Object>").replace("name>", "Name>").replace("bndbox>", "BndBox>")
+    gone = f"<object><name>bee</name><deleted>1</deleted>{CORNERS}</object></annotation>"
+    text = text.replace("<annotation>", "\n\n<?xml version='1.0'?>\n<Annotation>").replace("</annotation>", gone)
+    dataset = open_dataset(write_set(tmp_path, text.replace("</annotation>", "</Annotation>")), None)
+    assert boxes_of(dataset) == BOX
+    assert (dataset.class_names, dataset.problems) == (("ant",), ())
+
+
+@pytest.mark.parametrize("filename", ["a.png", "", "JPEGImages/{}/a.png", "x/a.png"])
+def test_pictures_of_one_name_in_several_folders(tmp_path, filename):
+    for folder in "xy":
+        write_set(
+            tmp_path,
+            picture=f"JPEGImages/{folder}/a.png",
+            labels=f"Annotations/{folder}/a.xml",
+            name=folder,
+            filename=filename.format(folder),
+        )
+    dataset = open_dataset(tmp_path, None)
+    found = {record.picture.parent.name: dataset.class_names[record.labels[0]] for record in dataset.records}
+    assert found == {"x": "x", "y": "y"}
+    assert not dataset.problems
+
+
+@pytest.mark.parametrize("copied", ["a.png", "c.png"])
+def test_names_that_were_copied_from_another_file(tmp_path, copied):
+    for stem, filename in (("a", copied), ("b", copied)):
+        write_set(
+            tmp_path, picture=f"JPEGImages/{stem}.png", labels=f"Annotations/{stem}.xml", name=stem, filename=filename
+        )
+    write_picture(tmp_path / "JPEGImages/c.png")
+    assert boxes_of(open_dataset(tmp_path, None)) == {f"{stem}.png": [(stem, 10, 20, 30, 40)] for stem in "ab"}
 
 
 def test_pictures_without_labels_are_said(tmp_path):

@@ -62,6 +62,106 @@ def test_poses_by_the_shape_of_their_points(tmp_path, shape, points):
     assert boxes_of(dataset) == BOX
 
 
+SCORED = "0.5 0.5 0.97 0.45 0.4 0.31"
+
+
+@pytest.mark.parametrize(
+    ("row", "remark"),
+    [
+        (ROW + " 0.9 7", ""),
+        (ROW + " 0.9 2", ""),
+        (ROW + " 0.9 1", "read as a box, a score and a track"),
+        (f"{ROW} {SCORED}", ""),
+        (f"{ROW} {SCORED} 0.8", ""),
+        (f"{ROW} {SCORED} 0.8 12", ""),
+        (f"{ROW} 0.5 0.5 0.97", ""),
+        (f"{ROW} {FLAGGED} 0.8", ""),
+        (f"{ROW} {FLAGGED} 0.8 3", ""),
+        (f"{ROW} {SCORED} 0.4 0.6 0.12", ""),
+        ("0 0.375 0.25 0.625 0.25 0.625 0.75 0.375 0.75 0.9 4", ""),
+        ("0 0.375 0.25 0.625 0.25 0.625 0.75 0.9", "read as an outline with a score"),
+        ("0 0.5 0.25 0.625 0.25 0.625 0.75 0.375 0.75 0.375 0.25", ""),
+    ],
+)
+def test_rows_that_programs_found(tmp_path, row, remark):
+    dataset = open_dataset(write_set(tmp_path, row))
+    assert boxes_of(dataset) == BOX
+    assert not dataset.problems
+    assert [remark in said for said in dataset.remarks] == ([True] if remark else [])
+
+
+def test_what_may_be_an_outline_or_a_pose_is_said(tmp_path):
+    outline = "0 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6 0.4 0.5"
+    dataset = open_dataset(write_set(tmp_path, f"{outline}\n{outline[:-1]}6\n"))
+    assert boxes_of(dataset)["a.png"][0] == ("ant", 26, 19, 38, 29)
+    (remark,) = dataset.remarks
+    assert "are read as outlines and could be boxes with key points" in remark
+    pose = "0 0.5 0.5 0.8 0.8 0.4 0.4 0.9"  # an odd number of values is no outline
+    dataset = open_dataset(write_set(tmp_path, pose))
+    assert boxes_of(dataset)["a.png"] == [("ant", 6, 5, 58, 43)]
+    assert "read as a box with key points" in dataset.remarks[0]
+
+
+@pytest.mark.parametrize("row", ["0 0.1 0.2 0.3 0.4 0.5", "0 0.4 0.4 0.6 0.4 0.6 0.6 0.4 0.6"])
+def test_four_corners_are_an_outline_without_a_remark(tmp_path, row):
+    dataset = open_dataset(write_set(tmp_path, row))
+    assert len(boxes_of(dataset)["a.png"]) == 1
+    assert not dataset.remarks
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/detect/predict/labels/b.txt", "labels_old/b.txt", "labels/val/b.txt", "labels/train/deep/b.txt"]
+)
+@pytest.mark.parametrize("picture", ["images/train/b.png", "images/train/empty/b.png"])
+def test_a_picture_without_labels_takes_none_from_elsewhere(tmp_path, picture, text):
+    write_set(tmp_path)
+    write_picture(tmp_path / picture, colour=(1, 2, 3))
+    write_text(tmp_path / text, ROW)
+    dataset = open_dataset(tmp_path)
+    assert boxes_of(dataset) == {**BOX, "b.png": []}
+
+
+@pytest.mark.parametrize("folder", ["train", "train2017", "Training", "obj_train_data"])
+def test_labels_in_the_folder_of_another_part_are_not_taken(tmp_path, folder):
+    write_set(tmp_path, yaml="val: images/val2017\nnames: [ant]\n", text=f"labels/{folder}/7.txt")
+    write_picture(tmp_path / "images/val2017/7.png")
+    assert boxes_of(open_dataset(tmp_path, "val")) == {"7.png": []}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("0: ant\n1: bee\n", ("ant", "bee")),
+        ("1: bee\n\n0 : ant", ("ant", "bee")),
+        ("0: ant\nbee: x", ("0: ant", "bee: x")),
+        ("0: ant\n0: bee", ("0: ant", "0: bee")),
+    ],
+)
+def test_numbers_before_names(tmp_path, text, expected):
+    write_set(tmp_path, yaml=None)
+    write_text(tmp_path / "classes.txt", text)
+    assert open_dataset(tmp_path).class_names == expected
+
+
+@pytest.mark.parametrize(
+    "yaml",
+    [
+        "base: &base {0: ant}\nnames: {<<: *base, 1: bee}\n",
+        "base: &base {names: [ant, bee], nc: 2}\n<<: *base\n",
+        "a: &a {0: ant, 1: x}\nb: &b {1: bee}\nnames:\n  <<: [*b, *a]\n",
+    ],
+)
+def test_merged_descriptions(tmp_path, yaml):
+    assert open_dataset(write_set(tmp_path, yaml="train: images/train\n" + yaml)).class_names == ("ant", "bee")
+
+
+def test_an_empty_folder_of_pictures_hides_no_other(tmp_path):
+    (tmp_path / "images").mkdir()
+    assert boxes_of(
+        open_dataset(write_set(tmp_path, picture="photos/a.png", text="labels/a.txt", yaml=None), None)
+    ) == {"a.png": [("0", *BOX["a.png"][0][1:])]}
+
+
 @pytest.mark.parametrize(
     "row",
     [
@@ -161,6 +261,7 @@ def test_names_are_those_written(tmp_path, names, expected):
         ),
         ("names: [ant]\ntrain: " + "x" * 5000, r"refers to x+\.\.\.x+, which"),
         ("\x01\x02", "can't read|not valid"),
+        ("names: &a {<<: *a, 0: ant}\n", "not valid YAML"),
     ],
 )
 def test_descriptions_that_are_refused_in_a_short_line(tmp_path, yaml, pattern):
