@@ -18,7 +18,7 @@ from dfine_jax.data.folders import (
     split_folders,
     split_named,
 )
-from dfine_jax.data.references import Located, Reference, fold, parts_of, stem_of
+from dfine_jax.data.references import Located, Reference, fold, grouped, nearest, parts_of, stem_of
 from dfine_jax.data.samples import SPLITS, DataError, Findings, Split
 from dfine_jax.data.texts import read_paths
 from dfine_jax.inference.pictures import SUFFIXES
@@ -147,7 +147,7 @@ def listed_files(piece: Piece, ending: str, files: Sequence[Path]) -> list[Place
     """
     if piece.listed is None:
         return [Place(path, path, None) for path in files]
-    by_stem = {fold(path.name.removesuffix(path.suffix)): path for path in reversed(files)}
+    by_stem = grouped(files, lambda path: fold(_own(path)))
     left_out = {path for other in piece.without for path, _ in _rows(other, by_stem, piece, ending)}
     return [
         Place(path, piece.listed, line)
@@ -156,7 +156,7 @@ def listed_files(piece: Piece, ending: str, files: Sequence[Path]) -> list[Place
     ]
 
 
-def _rows(file: Path, by_stem: Mapping[str, Path], piece: Piece, ending: str) -> Iterator[tuple[Path, int]]:
+def _rows(file: Path, by_stem: Mapping[str, Sequence[Path]], piece: Piece, ending: str) -> Iterator[tuple[Path, int]]:
     """The label file that each row of a list means: a name, maybe with an ending, a folder, and a column after it."""
     try:
         rows = read_paths(file)
@@ -165,9 +165,9 @@ def _rows(file: Path, by_stem: Mapping[str, Path], piece: Piece, ending: str) ->
     for line, row in rows:
         words = row.split()
         meant = (row, " ".join(words[:-1]), words[0], words[-1])
-        names = [parts[-1] for text in meant if text and (parts := parts_of(text))]
-        stems = [fold(stem_of(name.removesuffix(ending))) for name in names]
-        found = next((by_stem[stem] for stem in stems if stem in by_stem), None)
+        paths = [parts for text in meant if text and (parts := parts_of(text))]
+        stems = [(fold(stem_of(parts[-1].removesuffix(ending))), parts) for parts in paths]
+        found = next((nearest(by_stem[stem], parts)[0] for stem, parts in stems if stem in by_stem), None)
         yield found or piece.labels / (stem_of((parts_of(words[0]) or words)[-1]).replace("\0", "") + ending), line
 
 

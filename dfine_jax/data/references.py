@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from dfine_jax.data.folders import below, is_picture, split_named
+from dfine_jax.data.folders import below, is_picture, split_around, split_named
 from dfine_jax.data.samples import Findings
 
 _UPLOAD = re.compile(r"[0-9a-f]{6,8}-|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-_]", re.ASCII)
@@ -104,7 +104,7 @@ class PictureIndex:
     def locate(self, references: Sequence[Reference]) -> list[Located]:
         """The file of each picture: where it is said to be, else the one that is called so.
 
-        A file that one reference leads to is not taken for another that is only alike.
+        A file that one reference leads to is not taken for another that is only alike, nor one of another split.
         """
         exact = [self._exact(reference) for reference in references]
         if all(path is not None for path in exact):
@@ -146,7 +146,8 @@ class PictureIndex:
                 continue
             for found in filter(None, self._candidates(parts[-1])):
                 wanted = [*reference.folder.parts, *parts]
-                free = nearest([path for path in found if path not in taken], wanted)
+                free = [path for path in found if path not in taken and self.same_part(path, reference.folder)]
+                free = nearest(free, wanted)
                 inside = [path for path in free if path.is_relative_to(reference.folder)]
                 free = inside if len(inside) == 1 else free
                 if len(free) == 1:
@@ -154,6 +155,14 @@ class PictureIndex:
                 if free:
                     return Located(self._nowhere(reference), rivals=tuple(free))
         return Located(self._nowhere(reference))
+
+    def same_part(self, path: Path, folder: Path) -> bool:
+        """Whether a file isn't in the folder of another split than a folder is."""
+        own, other = (split_around(self._inside(place)) for place in (folder / path.name, path))
+        return None in (own, other) or own == other
+
+    def _inside(self, path: Path) -> Path:
+        return path.relative_to(self.root) if path.is_relative_to(self.root) else path
 
     def _nowhere(self, reference: Reference) -> Path:
         """Where a picture should be that isn't there, for messages; what isn't allowed to be reached isn't named."""

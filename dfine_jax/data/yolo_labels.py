@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import cache, cached_property
 from pathlib import Path
 
-from dfine_jax.data.folders import PICTURE_FOLDERS, below, child, files_in, split_around
+from dfine_jax.data.folders import PICTURE_FOLDERS, below, child, files_in
 from dfine_jax.data.references import PictureIndex, fold, grouped, nearest, without_prefix
 from dfine_jax.data.samples import Findings, ProblemKind
 from dfine_jax.data.texts import rows
@@ -61,15 +61,16 @@ class LabelFiles:
             self._free_by_stem.get(without_prefix(stem), ()),
             self._free_by_bare_stem.get(stem, ()),
         ):
-            if len(files := nearest([file for file in found if self._same_part(file, picture)], picture.parts)) == 1:
+            if (
+                len(
+                    files := nearest(
+                        [file for file in found if self._index.same_part(file, picture.parent)], picture.parts
+                    )
+                )
+                == 1
+            ):
                 return files[0]
         return None
-
-    def _same_part(self, file: Path, picture: Path) -> bool:
-        """Whether neither is in the folder of another split than the other's."""
-        root = self._index.root
-        paths = (path.relative_to(root) if path.is_relative_to(root) else path for path in (file, picture))
-        return len({split_around(path) for path in paths} - {None}) < 2
 
     @cached_property
     def _free(self) -> list[Path]:

@@ -278,6 +278,18 @@ def test_pictures_in_the_folder_of_another_part_are_remarked_on(tmp_path):
     assert f"{tmp_path}/train, which is named after another" in dataset.remarks[0]
 
 
+def test_pictures_of_another_part_are_not_taken(tmp_path):
+    for split in ("train", "valid"):
+        write_picture(tmp_path / split / f"{split}.png")
+        images = [{**IMAGE, "file_name": f"{split}.png"}, {"id": 2, "file_name": "valid.png"}]
+        write_coco(
+            tmp_path / split / "_annotations.coco.json", images if split == "train" else images[1:], [ANNOTATION]
+        )
+    dataset = open_dataset(tmp_path, "train")
+    assert list(boxes_of(dataset)) == ["train.png"]
+    assert [problem.kind for problem in dataset.problems] == [ProblemKind.MISSING_PICTURE]
+
+
 def test_annotations_inside_of_images(tmp_path):
     image = {**IMAGE, "annotations": [{"bbox": [10, 20, 20, 20], "category_id": 3}]}
     assert boxes_of(read(tmp_path, image, {"image_id": 5})) == BOX

@@ -190,6 +190,9 @@ def test_pictures_of_one_name_in_several_folders(tmp_path, filename):
     found = {record.picture.parent.name: dataset.class_names[record.labels[0]] for record in dataset.records}
     assert found == {"x": "x", "y": "y"}
     assert not dataset.problems
+    for name, row in (("train", "y/a"), ("val", "JPEGImages/x/a.png")):
+        lists(tmp_path, row, name)
+    assert [open_dataset(tmp_path, split).records[0].picture.parent.name for split in ("train", "val")] == ["y", "x"]
 
 
 @pytest.mark.parametrize("copied", ["a.png", "c.png"])
