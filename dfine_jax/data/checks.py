@@ -188,24 +188,35 @@ class Labels:
 def _without_repetitions(pictures: Sequence[StatedPicture], findings: Findings) -> list[StatedPicture]:
     """Each picture once, with all boxes that any of its entries has."""
     kept: dict[str, StatedPicture] = {}
-    seen: dict[str, set[tuple]] = {}
-    joined: dict[str, Path] = {}
+    more: dict[str, dict[tuple, StatedBox]] = {}
+    joined: list[Path] = []
     for picture in pictures:
-        key = os.path.normpath(picture.path)
-        boxes = {(box.category, box.crowd, *box.xyxy): box for box in picture.boxes}
-        if key not in kept:
-            kept[key], seen[key] = picture, set(boxes)
-        elif new := [box for one, box in boxes.items() if one not in seen[key]]:
-            kept[key] = replace(kept[key], boxes=[*kept[key].boxes, *new])
-            seen[key] |= set(boxes)
-            joined[key] = picture.path
+        first = kept.setdefault(key := os.path.normpath(picture.path), picture)
+        if first is picture:
+            continue
+        there = more.setdefault(key, {})
+        if not there:
+            there.update((_as_drawn(box), box) for box in first.boxes)
+        count = len(there)
+        for box in picture.boxes:
+            there.setdefault(_as_drawn(box), box)
+        if len(there) > count:
+            joined.append(picture.path)
         else:
             message = f"{picture.path} is listed a second time; the second is left out"
             findings.add(ProblemKind.DUPLICATE_PICTURE, picture.file, picture.line, message)
+    for key in {os.path.normpath(path) for path in joined}:
+        had = {id(box) for box in kept[key].boxes}
+        new = [box for box in more[key].values() if id(box) not in had]
+        kept[key] = replace(kept[key], boxes=[*kept[key].boxes, *new])
     if joined:
-        such = next(iter(joined.values()))
-        findings.remark(f"pictures with several entries, whose boxes are joined: {len(joined):,}, such as {such}")
+        count = f"{len(set(joined)):,}, such as {joined[0]}"
+        findings.remark(f"pictures with several entries, whose boxes are joined: {count}")
     return list(kept.values())
+
+
+def _as_drawn(box: StatedBox) -> tuple:
+    return box.category, box.crowd, *box.xyxy
 
 
 Found = tuple[ProblemKind, Path, int | None, str]
