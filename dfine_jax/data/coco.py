@@ -122,7 +122,7 @@ class _Reader:
             sniffed = sniff(self.file)
             lines = "; it is JSON Lines, an object a line" if sniffed is not None and sniffed.is_lines else ""
             raise DataError(f"{self.file} has no {missing}: not a COCO detection file (it has {keys}){lines}")
-        if not self.boxes:
+        if "annotations" not in self._seen and not self.boxes:
             self.findings.remark(f"{self.file} has no annotations: its images have {self._image_keys}")
         if not self.classes:
             self.findings.remark(f"{self.file} has no categories: classes are called by their numbers")
@@ -162,7 +162,7 @@ class _Reader:
             first = self.images[key].name
             if first != str(name):
                 self._ambiguous.add(key)
-            message = f"image id {shown(written)} is there twice, for {first} and {name}; the second is left out"
+            message = f"image id {shown(written)} is there twice, for {some((first, name))}; the second is left out"
             self.findings.add(ProblemKind.DUPLICATE_PICTURE, self.file, entry.line, message)
             return
         size = values.size(entry.value.get("width"), entry.value.get("height"))

@@ -1,5 +1,6 @@
 """Where data sets with one label file a picture have their parts: VOC's XML, labelme's JSON."""
 
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -182,7 +183,7 @@ def references(read: Sequence[tuple[Piece, Path, str]]) -> list[Reference]:
     That name counts, or the file's own less its ending, both below the folders that the file is in below that of the
     labels. The own name counts more where the other was copied: it belongs to another file, or is in several.
     """
-    pictures_in = cache(picture_names)
+    pictures_in, is_folder = cache(picture_names), cache(os.path.isdir)
     stems = {(labels.parent, fold(_own(labels))) for _, labels, _ in read}
     times = Counter((labels.parent, _stem_in(stated)) for _, labels, stated in read)
     found = []
@@ -191,7 +192,7 @@ def references(read: Sequence[tuple[Piece, Path, str]]) -> list[Reference]:
         picture = pictures_in(piece.pictures / inside).get(own)
         copied = named != fold(own) and ((labels.parent, named) in stems or times[labels.parent, named] > 1)
         names = [picture, stated, own] if copied else [stated, picture, own]
-        below = [str(inside / name) for name in names if name and inside != Path()]
+        below = [str(inside / name) for name in names if name and inside.parts and is_folder(piece.pictures / inside)]
         found.append(Reference(tuple(dict.fromkeys([*below, *filter(None, names)])), piece.pictures))
     return found
 

@@ -61,14 +61,8 @@ class LabelFiles:
             self._free_by_stem.get(without_prefix(stem), ()),
             self._free_by_bare_stem.get(stem, ()),
         ):
-            if (
-                len(
-                    files := nearest(
-                        [file for file in found if self._index.same_part(file, picture.parent)], picture.parts
-                    )
-                )
-                == 1
-            ):
+            here = [file for file in found if self._index.same_part(file, picture.parent)]
+            if len(files := nearest(here, picture.parts)) == 1:
                 return files[0]
         return None
 
