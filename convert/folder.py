@@ -16,6 +16,7 @@ import numpy as np
 
 from convert.atomic import new_folder
 from convert.fill import CheckpointError, Shape, finite
+from convert.replaceable import FORMAT
 from convert.stored_config import stored_config
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
@@ -27,7 +28,8 @@ from dfine_jax.plain_file import plain_size
 if TYPE_CHECKING:
     from convert.orbax_stream import Shapes
 
-FORMAT, VERSION = "dfine-jax", 1
+VERSION = 1
+"""Of the format."""
 MOST_FILES = 10_000
 """In a folder of weights; of the largest model there are eight."""
 

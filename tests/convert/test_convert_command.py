@@ -80,7 +80,7 @@ def test_a_misfit_is_one_report_and_nothing_is_written(hub, tmp_path, capsys):
 
 def test_an_existing_folder_needs_force(hub, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("{}")
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "d_fine"}')
     code, _, err = run(capsys, hub.path, tmp_path / "out")
     assert code == 2
     assert "exists: choose another name, or replace it with --force" in err

@@ -85,8 +85,17 @@ def test_a_damaged_model_is_not_said_to_be_there_and_can_be_replaced(model, dama
     assert "\n" not in str(error.value)
     model.write(*average(12), 12)
     assert model.holds(*average(12))
-    aside = [path for path in model.path.parent.iterdir() if path.name.startswith("model.damaged.")]
+    aside = [path for path in model.path.parent.iterdir() if path.name.startswith("model.set_aside.")]
     assert len(aside) == (damage in (without_config, a_file))  # no model's folder: it may be somebody's own
+
+
+def test_what_somebody_put_beside_the_model_is_kept(model):
+    (model.path / "notes.txt").write_text("mine")
+    for step in (12, 18):
+        model.write(*average(step), step)
+    assert model.holds(*average(18))
+    (aside,) = model.path.parent.glob("model.set_aside.*")
+    assert (aside / "notes.txt").read_text() == "mine"
 
 
 def test_a_changed_byte_is_noticed(model):
