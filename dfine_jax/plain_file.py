@@ -17,17 +17,22 @@ _KINDS = (
 )
 
 
-def open_plain(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a plain file, or what a link leads to, to read; never waits for a pipe and never touches a device.
+def plain_status(path: str | os.PathLike) -> os.stat_result:
+    """What the system knows of a plain file, or of what a link leads to.
 
     Raises:
         OSError: there is none, or it is something else (``IsADirectoryError`` for a folder).
     """
-    _require_plain(os.stat(path), path)
+    return _plain(os.stat(path), path)
+
+
+def open_plain(path: str | os.PathLike) -> IO[bytes]:
+    """Opens a plain file to read, without waiting for a pipe or touching a device; raises what ``plain_status`` does."""
+    plain_status(path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")
     try:
-        _require_plain(os.fstat(file.fileno()), path)  # it may have been exchanged
+        _plain(os.fstat(file.fileno()), path)  # it may have been exchanged
     except BaseException:
         file.close()
         raise
@@ -37,8 +42,7 @@ def open_plain(path: str | os.PathLike) -> IO[bytes]:
 def plain_size(path: Path, error: type[InputError] = InputError) -> int:
     """Bytes in a plain file, or what a link leads to; ``error`` in one line for anything else, and for none."""
     try:
-        status = os.stat(path)
-        _require_plain(status, path)
+        return plain_status(path).st_size
     except (FileNotFoundError, NotADirectoryError):
         dangling = os.path.islink(path)
         raise error(f"{path}: {'the link leads to nothing' if dangling else 'there is no such file'}") from None
@@ -46,7 +50,6 @@ def plain_size(path: Path, error: type[InputError] = InputError) -> int:
         raise error(f"{path} is {problem.strerror}") from None
     except (OSError, ValueError) as problem:
         raise error(f"{path} can't be looked at ({getattr(problem, 'strerror', None) or problem})") from None
-    return status.st_size
 
 
 class _NotPlain(OSError):
@@ -57,9 +60,9 @@ class _Folder(_NotPlain, IsADirectoryError):
     pass
 
 
-def _require_plain(status: os.stat_result, path: str | os.PathLike) -> None:
+def _plain(status: os.stat_result, path: str | os.PathLike) -> os.stat_result:
     if stat.S_ISREG(status.st_mode):
-        return
+        return status
     kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something else")
     told = f"{kind}, expected a file"
     raise _Folder(errno.EISDIR, told, path) if kind == "a folder" else _NotPlain(errno.EINVAL, told, path)

@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from dfine_jax.data.samples import Dataset, EmptyPartError, Findings, ProblemKind, Record
-from dfine_jax.data.texts import check_regular
 from dfine_jax.data.values import Corners, plain_name, shortened, shown, some
 from dfine_jax.inference.pictures import open_image
 
@@ -88,7 +87,6 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Size and orientation of a picture without decoding it; raises OSError or ValueError if it has none."""
-    check_regular(path)
     with open_image(path) as image:
         orientation = _orientation(image)
         return Header(*image.size, orientation in SWAPS_SIDES, orientation != 1)
