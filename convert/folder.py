@@ -1,12 +1,14 @@
 """The converted folder: ``config.json``, ``preprocessor_config.json`` and an Orbax checkpoint, ``weights``.
 
-The checkpoint holds two flat dictionaries from dotted names to float32 arrays, ``params`` and ``batch_stats``.
+The checkpoint holds two flat dictionaries from dotted names to float32 arrays, ``params`` and ``batch_stats``;
+``SHA256SUMS`` tells whether its files are what was written.
 """
 
 import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -16,8 +18,9 @@ import numpy as np
 
 from convert.atomic import new_folder
 from convert.fill import CheckpointError, Shape, finite
-from convert.replaceable import FORMAT
+from convert.replaceable import FORMAT, WEIGHTS
 from convert.stored_config import stored_config
+from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_sums
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
 from dfine_jax.inference.preprocess import Preprocessing
@@ -30,6 +33,8 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the format."""
+_NEEDED = ("_METADATA", "manifest.ocdbt")
+"""What Orbax doesn't say that it misses."""
 MOST_FILES = 10_000
 """In a folder of weights; of the largest model there are eight."""
 
@@ -91,7 +96,9 @@ def save_folder(
 
     params, batch_stats = model_shapes(config)
     with new_folder(target, replace=replace) as folder:
-        save_streamed(folder / "weights", {"params": params, "batch_stats": batch_stats}, arrays)
+        save_streamed(folder / WEIGHTS, {"params": params, "batch_stats": batch_stats}, arrays)
+        files = sorted(path for path in (folder / WEIGHTS).rglob("*") if path.is_file())
+        write_sums(folder, [path.relative_to(folder).as_posix() for path in files])
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
         about = {"format": FORMAT, "version": VERSION, "source": printable(source), "model": dataclasses.asdict(config)}
         write_json(folder / "config.json", about)
@@ -111,14 +118,18 @@ def open_folder(folder: Path) -> StoredModel:
     config = stored_config(about.get("model"), folder / "config.json")
     params, batch_stats = model_shapes(config)
     wanted = {"params": params, "batch_stats": batch_stats}
-    weights = folder / "weights"
+    weights = folder / WEIGHTS
     _require_plain(weights)
+    summed = _summed(folder)
     from convert.orbax_stream import read_streamed, stored_shapes  # Orbax takes a while to load
 
     found = stored_shapes(weights)
     _check_fit(folder, wanted, found)
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        if summed:
+            with _damage_of(folder):
+                verify_sums(folder, summed)
         return finite(read_streamed(weights, wanted), str(folder))
 
     preprocessing, remarks = preprocessing_in(folder)
@@ -168,3 +179,22 @@ def _require_plain(weights: Path) -> None:
             raise CheckpointError(f"{weights} is damaged or no Orbax checkpoint (more than {MOST_FILES:,} files)")
         if not path.is_dir():
             plain_size(path, CheckpointError)
+    for name in _NEEDED:
+        if not (weights / name).is_file():
+            raise CheckpointError(f"{weights} is damaged: {name} is missing")
+
+
+def _summed(folder: Path) -> list[str]:
+    """The files of the weights whose checksums are kept, all of which are there; none in folders of older releases."""
+    if not os.path.lexists(folder / SUMS):
+        return []
+    with _damage_of(folder):
+        return listed(folder)
+
+
+@contextmanager
+def _damage_of(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        raise CheckpointError(f"{folder} is damaged ({error}): make or copy it again") from None

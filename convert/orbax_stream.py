@@ -65,7 +65,8 @@ def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
             try:
-                tree = checkpointer.restore(plain, args=wanted)
+                with _without_warnings():
+                    tree = checkpointer.restore(plain, args=wanted)
             except Exception as error:
                 raise _damaged(path, error) from None
             for kind in tree.values():

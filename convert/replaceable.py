@@ -51,8 +51,8 @@ def check_replaceable(folder: Path) -> None:
     if foreign:
         more = f" and {len(foreign) - MOST_NAMED:,} more" if len(foreign) > MOST_NAMED else ""
         raise CheckpointError(
-            f"{folder} holds what is no part of a model ({', '.join(foreign[:MOST_NAMED])}{more}), {refused}: move that "
-            "elsewhere, or choose another name"
+            f"{folder} holds what is no part of a model ({', '.join(foreign[:MOST_NAMED])}{more}), {refused}: move "
+            "that elsewhere, or choose another name"
         )
 
 

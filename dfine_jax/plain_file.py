@@ -27,7 +27,7 @@ def plain_status(path: str | os.PathLike) -> os.stat_result:
 
 
 def open_plain(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a plain file to read, without waiting for a pipe or touching a device; raises what ``plain_status`` does."""
+    """Opens a plain file to read, not waiting for a pipe nor touching a device; raises what ``plain_status`` does."""
     plain_status(path)
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     file = os.fdopen(os.open(path, flags), "rb")
@@ -46,17 +46,17 @@ def plain_size(path: Path, error: type[InputError] = InputError) -> int:
     except (FileNotFoundError, NotADirectoryError):
         dangling = os.path.islink(path)
         raise error(f"{path}: {'the link leads to nothing' if dangling else 'there is no such file'}") from None
-    except _NotPlain as problem:
+    except _NotPlainError as problem:
         raise error(f"{path} is {problem.strerror}") from None
     except (OSError, ValueError) as problem:
         raise error(f"{path} can't be looked at ({getattr(problem, 'strerror', None) or problem})") from None
 
 
-class _NotPlain(OSError):
+class _NotPlainError(OSError):
     """Something that is there, and no plain file."""
 
 
-class _Folder(_NotPlain, IsADirectoryError):
+class _FolderError(_NotPlainError, IsADirectoryError):
     pass
 
 
@@ -65,4 +65,4 @@ def _plain(status: os.stat_result, path: str | os.PathLike) -> os.stat_result:
         return status
     kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something else")
     told = f"{kind}, expected a file"
-    raise _Folder(errno.EISDIR, told, path) if kind == "a folder" else _NotPlain(errno.EINVAL, told, path)
+    raise _FolderError(errno.EISDIR, told, path) if kind == "a folder" else _NotPlainError(errno.EINVAL, told, path)

@@ -119,7 +119,7 @@ class TestWhatIsNoFile:
 
     def test_a_pipe_is_not_waited_for(self, pipe):
         for source in (pipe, pipe.as_uri()):
-            with pytest.raises(PictureError, match="a (named pipe|device|socket), expected a file"):
+            with pytest.raises(PictureError, match="a named pipe, expected a file"):
                 load_picture(source)
 
     def test_a_pipe_among_pictures(self, pipe):
