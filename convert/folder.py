@@ -7,6 +7,7 @@ The checkpoint holds two flat dictionaries from dotted names to float32 arrays, 
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
@@ -24,6 +25,7 @@ from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_s
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.inference.thresholds import FILE_NAME, read_thresholds
 from dfine_jax.json_file import read_object
 from dfine_jax.kept import kept
 from dfine_jax.plain_file import plain_size
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Of the format."""
+CARD = "README.md"
 _NEEDED = ("_METADATA", "manifest.ocdbt")
 """What Orbax doesn't say that it misses."""
 MOST_FILES = 10_000
@@ -86,22 +89,41 @@ def save_folder(
     arrays: Iterable[tuple[str, np.ndarray]],
     *,
     source: str = "",
+    described_by: Path | None = None,
     replace: bool = False,
 ) -> None:
     """Writes a converted folder, complete or not at all; see ``new_folder`` for what happens to an existing one.
 
-    ``source`` is kept as a note. ``InputError`` unless ``arrays`` are those of a model of this configuration.
+    ``source`` is kept as a note; card and thresholds are taken along from a folder that the model is ``described_by``.
+    ``InputError`` unless ``arrays`` are those of a model of this configuration.
     """
     from convert.orbax_stream import save_streamed  # Orbax takes a while to load
 
     params, batch_stats = model_shapes(config)
     with new_folder(target, replace=replace) as folder:
+        carry_description(described_by, folder)
         save_streamed(folder / WEIGHTS, {"params": params, "batch_stats": batch_stats}, arrays)
         files = sorted(path for path in (folder / WEIGHTS).rglob("*") if path.is_file())
         write_sums(folder, [path.relative_to(folder).as_posix() for path in files])
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
         about = {"format": FORMAT, "version": VERSION, "source": printable(source), "model": dataclasses.asdict(config)}
         write_json(folder / "config.json", about)
+
+
+def carry_description(source: Path | None, folder: Path) -> None:
+    """Copies a model's card and thresholds from another folder, where it has them.
+
+    ``InputError`` for thresholds that are damaged.
+    """
+    if source is not None and source.is_dir():
+        read_thresholds(source)
+        for name in description_in(source):
+            shutil.copyfile(source / name, folder / name)
+
+
+def description_in(folder: Path) -> list[str]:
+    """The files of a folder that tell people and programs how to use the model in it."""
+    return [name for name in (CARD, FILE_NAME) if (folder / name).is_file()]
 
 
 def is_converted(folder: Path) -> bool:
