@@ -145,13 +145,15 @@ def open_folder(folder: Path) -> StoredModel:
     summed = _summed(folder)
     from convert.orbax_stream import read_streamed, stored_shapes  # Orbax takes a while to load
 
-    found = stored_shapes(weights)
+    try:
+        found = stored_shapes(weights)
+    except CheckpointError:
+        _verify(folder, summed)  # which says what file it is
+        raise
     _check_fit(folder, wanted, found)
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
-        if summed:
-            with _damage_of(folder):
-                verify_sums(folder, summed)
+        _verify(folder, summed)
         return finite(read_streamed(weights, wanted), str(folder))
 
     preprocessing, remarks = preprocessing_in(folder)
@@ -212,6 +214,12 @@ def _summed(folder: Path) -> list[str]:
         return []
     with _damage_of(folder):
         return listed(folder)
+
+
+def _verify(folder: Path, summed: list[str]) -> None:
+    if summed:
+        with _damage_of(folder):
+            verify_sums(folder, summed)
 
 
 @contextmanager

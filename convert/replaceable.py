@@ -28,7 +28,14 @@ _FILES = (
     "desktop.ini",
 )
 """Files that lie in models' folders, and what systems put into any folder."""
-_FILES_OF_WEIGHTS = ("_METADATA", "_CHECKPOINT_METADATA", "_sharding", "manifest.ocdbt", ".DS_Store")
+_FILES_OF_WEIGHTS = (
+    "_METADATA",
+    "_CHECKPOINT_METADATA",
+    "_sharding",
+    "commit_success.txt",
+    "manifest.ocdbt",
+    ".DS_Store",
+)
 _FOLDERS_OF_WEIGHTS = ("d", "array_metadatas", "ocdbt.process_*")
 """What Orbax makes of weights."""
 MOST_NAMED = 3

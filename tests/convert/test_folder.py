@@ -242,4 +242,6 @@ def test_damaged_weights_without_checksums(older, damage):
     else:
         for file in files_of_arrays(older):
             file.write_bytes(file.read_bytes()[:10])
-    assert "weights is damaged or no Orbax checkpoint" in damage_of(older)
+    said = damage_of(older)
+    assert "weights is damaged or no Orbax checkpoint" in said
+    assert "NoneType" not in said
