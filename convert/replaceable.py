@@ -1,7 +1,9 @@
 """Whether a folder is a model's and nothing else, so that another model may take its place without a loss."""
 
 import os
-from fnmatch import fnmatchcase
+import re
+from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
 from convert.fill import CheckpointError
@@ -12,32 +14,14 @@ FORMAT = "dfine-jax"
 """What the ``config.json`` of a converted folder names."""
 CONFIG, WEIGHTS = "config.json", "weights"
 _FILES = (
-    CONFIG,
-    "preprocessor_config.json",
-    "thresholds.json",
-    "README.md",
-    "LICENSE",
-    "SHA256SUMS",
-    "model*.safetensors",
-    "model*.safetensors.index*.json",
-    "pytorch_model*.bin",
-    "pytorch_model*.bin.index*.json",
-    ".gitattributes",
-    ".DS_Store",
-    "Thumbs.db",
-    "desktop.ini",
+    r"(preprocessor_)?config\.json|thresholds\.json|README\.md|LICENSE|SHA256SUMS|\.gitattributes"
+    r"|(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index[^/]*\.json)?"
+    r"|weights/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+)"
+    r"|weights/(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]{32})"
+    r"|([^/]+/)*(\.DS_Store|Thumbs\.db|desktop\.ini)"
 )
-"""Files that lie in models' folders, and what systems put into any folder."""
-_FILES_OF_WEIGHTS = (
-    "_METADATA",
-    "_CHECKPOINT_METADATA",
-    "_sharding",
-    "commit_success.txt",
-    "manifest.ocdbt",
-    ".DS_Store",
-)
-_FOLDERS_OF_WEIGHTS = ("d", "array_metadatas", "ocdbt.process_*")
-"""What Orbax makes of weights."""
+"""Files that lie in models' folders, what Orbax makes of weights, and what systems put into any folder."""
+_FOLDERS = r"weights(/(ocdbt\.process_\d+(/d)?|d|array_metadatas))?"
 MOST_NAMED = 3
 
 
@@ -52,22 +36,21 @@ def check_replaceable(folder: Path) -> None:
         raise CheckpointError(f"{error}: {folder} may not be a model's folder, {refused}") from None
     if about.get("format") != FORMAT and about.get("model_type") != "d_fine":
         raise CheckpointError(f"{folder} is not a folder of a D-FINE model ({CONFIG} is of something else), {refused}")
-    foreign = _foreign(folder, _FILES, (WEIGHTS,))
-    if (folder / WEIGHTS).is_dir():
-        foreign += [f"{WEIGHTS}/{name}" for name in _foreign(folder / WEIGHTS, _FILES_OF_WEIGHTS, _FOLDERS_OF_WEIGHTS)]
+    foreign = list(islice(_foreign(folder), MOST_NAMED + 1))
     if foreign:
-        more = f" and {len(foreign) - MOST_NAMED:,} more" if len(foreign) > MOST_NAMED else ""
+        more = ", ..." if len(foreign) > MOST_NAMED else ""
         raise CheckpointError(
             f"{folder} holds what is no part of a model ({', '.join(foreign[:MOST_NAMED])}{more}), {refused}: move "
             "that elsewhere, or choose another name"
         )
 
 
-def _foreign(folder: Path, files: tuple[str, ...], folders: tuple[str, ...]) -> list[str]:
-    """What has another name than a file or a folder may have there."""
-    foreign = []
-    for entry in sorted(folder.iterdir()):
-        expected = folders if entry.is_dir() and not entry.is_symlink() else files
-        if not any(fnmatchcase(entry.name, pattern) for pattern in expected):
-            foreign.append(entry.name)
-    return foreign
+def _foreign(folder: Path, inside: str = "") -> Iterator[str]:
+    """Files and folders that no model has, by their names within the folder; not what is in such folders."""
+    for entry in sorted((folder / inside).iterdir()):
+        name = entry.relative_to(folder).as_posix()
+        is_folder = entry.is_dir() and not entry.is_symlink()
+        if not re.fullmatch(_FOLDERS if is_folder else _FILES, name, re.ASCII):
+            yield name
+        elif is_folder:
+            yield from _foreign(folder, name)

@@ -57,7 +57,7 @@ class _NotPlainError(OSError):
 
 
 class _FolderError(_NotPlainError, IsADirectoryError):
-    pass
+    """Such a thing as Python's own ``open`` says it."""
 
 
 def _plain(status: os.stat_result, path: str | os.PathLike) -> os.stat_result:

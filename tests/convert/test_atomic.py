@@ -249,9 +249,14 @@ def test_what_is_no_models_folder_is_not_replaced(tmp_path):
     ("entries", "named"),
     [
         ([".git/", "thesis.txt"], r"\(\.git, thesis\.txt\)"),
-        (["c", "b", "a", "e", "d"], r"\(a, b, c and 2 more\)"),
+        (["c", "b", "a", "e", "d"], r"\(a, b, c, \.\.\.\)"),
         (["README.md/"], r"\(README\.md\)"),
         (["weights/mine.txt", "weights/d/"], r"\(weights/mine\.txt\)"),
+        (["weights/d/thesis.txt"], r"\(weights/d/thesis\.txt\)"),
+        (["weights/d/0123456789abcdef0123456789abcdef/"], r"\(weights/d/0123456789abcdef0123456789abcdef\)"),
+        (["weights/ocdbt.process_0/.git/config"], r"\(weights/ocdbt\.process_0/\.git\)"),
+        (["weights"], r"\(weights\)"),
+        (["data/model.safetensors"], r"\(data\)"),
         (["model.py"], r"\(model\.py\)"),
         (["checkpoints/"], r"\(checkpoints\)"),
         (["optimizer.pt", "model.safetensors"], r"\(optimizer\.pt\)"),
@@ -268,8 +273,14 @@ def test_what_lies_beside_a_model_is_not_deleted_with_it(tmp_path, config, entri
 def test_all_that_models_folders_hold_gives_way(tmp_path):
     files = ["preprocessor_config.json", "thresholds.json", "README.md", ".gitattributes", "SHA256SUMS"]
     parts = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.fp16.safetensors"]
-    weights = ["weights/_METADATA", "weights/manifest.ocdbt", "weights/d/0123", "weights/ocdbt.process_0/d/45"]
-    fill(tmp_path / "out", '{"model_type": "d_fine"}', [*files, *parts, "pytorch_model.bin", *weights])
+    array = f"d/{'0123456789abcdef' * 2}"
+    of_weights = ["_METADATA", "manifest.ocdbt", array, f"ocdbt.process_0/{array}", "d/.DS_Store"]
+    weights = [f"weights/{name}" for name in of_weights]
+    fill(
+        tmp_path / "out",
+        '{"model_type": "d_fine"}',
+        [*files, *parts, "pytorch_model.bin", *(f"weights/{name}" for name in weights)],
+    )
     write(tmp_path / "out", "new", replace=True)
     assert names(tmp_path / "out") == ["README.md", "config.json"]
 
