@@ -276,11 +276,7 @@ def test_all_that_models_folders_hold_gives_way(tmp_path):
     array = f"d/{'0123456789abcdef' * 2}"
     of_weights = ["_METADATA", "manifest.ocdbt", array, f"ocdbt.process_0/{array}", "d/.DS_Store"]
     weights = [f"weights/{name}" for name in of_weights]
-    fill(
-        tmp_path / "out",
-        '{"model_type": "d_fine"}',
-        [*files, *parts, "pytorch_model.bin", *(f"weights/{name}" for name in weights)],
-    )
+    fill(tmp_path / "out", '{"model_type": "d_fine"}', [*files, *parts, "pytorch_model.bin", *weights])
     write(tmp_path / "out", "new", replace=True)
     assert names(tmp_path / "out") == ["README.md", "config.json"]
 
