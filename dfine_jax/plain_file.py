@@ -64,5 +64,5 @@ def _plain(status: os.stat_result, path: str | os.PathLike) -> os.stat_result:
     if stat.S_ISREG(status.st_mode):
         return status
     kind = next((name for is_kind, name in _KINDS if is_kind(status.st_mode)), "something else")
-    told = f"{kind}, expected a file"
-    raise _FolderError(errno.EISDIR, told, path) if kind == "a folder" else _NotPlainError(errno.EINVAL, told, path)
+    told, name = f"{kind}, expected a file", os.fspath(path)
+    raise _FolderError(errno.EISDIR, told, name) if kind == "a folder" else _NotPlainError(errno.EINVAL, told, name)
