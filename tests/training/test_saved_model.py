@@ -9,7 +9,7 @@ import pytest
 from tiny import TINY
 
 from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.pretrained import load_pretrained
+from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.checkpoint import Checkpoints, Standing
 from dfine_jax.training.errors import TrainingError, WriteError
 from dfine_jax.training.folder import claimed
@@ -39,7 +39,7 @@ def test_what_was_written_is_there(model):
     assert not model.holds(*average(6))
     assert not model.holds(TINY.with_classes(("ant", "bee", "cat", "dog", "fox")), *average(12)[1:])
     assert model.step() == 12
-    assert load_pretrained(str(model.path)).preprocessing.height == 64
+    assert open_pretrained(model.path).preprocessing.height == 64
 
 
 def weights(model: ModelFolder) -> list:
@@ -143,7 +143,7 @@ def test_the_best_model_that_is_there_is_left_alone(model, checkpoints):
     assert (model.path / "config.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("damage", [*SLOWLY, gone, untouched])
+@pytest.mark.parametrize("damage", [*SLOWLY, pytest.param(untouched, marks=pytest.mark.slow), gone])
 def test_the_best_model_is_written_again(model, checkpoints, damage):
     damage(model)
     standing, told = mend(model, checkpoints)
