@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from convert.fill import CheckpointError
+from convert.replaceable import check_replaceable
 
 OLD = 24 * 3600
 """Seconds after which what is left of another machine's process is taken for dead."""
@@ -38,7 +39,7 @@ def new_folder(target: Path, *, replace: bool = False) -> Iterator[Path]:
     """A folder beside ``target`` to write into; it takes that name when the block ends without an exception.
 
     An existing ``target`` is a ``CheckpointError``, unless it is to be replaced: then it stays until the new one is
-    complete. Only a folder that holds a ``config.json`` is replaced, so that a slip does not delete something else.
+    complete. Only a model's folder in which nothing else lies is replaced, so that a slip deletes nothing of value.
     A link stays one: what it leads to is replaced. A full disk is a ``CheckpointError`` too, and leaves nothing behind.
     """
     target = check_target(target, replace=replace)
@@ -72,8 +73,7 @@ def check_target(target: Path, *, replace: bool, source: Path | None = None) -> 
             raise CheckpointError(f"{target} exists: choose another name, or replace it with --force")
         if source is not None and os.path.lexists(source) and _holds(target, source):
             raise CheckpointError(f"{target} is or holds {source}, which is read from: choose another name")
-        if not (target / "config.json").is_file():
-            raise CheckpointError(f"{target} is not a model's folder (no config.json), it won't be replaced")
+        check_replaceable(target)
     parent = next(parent for parent in target.parents if os.path.lexists(parent))
     if not parent.is_dir():
         raise CheckpointError(f"{target} can't be made: {parent} is no folder")

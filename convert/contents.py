@@ -4,7 +4,7 @@ from enum import Enum
 from pathlib import Path
 
 from convert.fill import CheckpointError
-from dfine_jax.plain_file import plain_size
+from dfine_jax.plain_file import open_plain, plain_size
 
 TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".tar")
 """Endings that PyTorch's checkpoints have; a file is taken for one by these only where its first bytes don't tell."""
@@ -35,7 +35,7 @@ def content_of(path: Path) -> Content:
     if plain_size(path, CheckpointError) == 0:
         raise CheckpointError(f"{path} is empty")
     try:
-        with path.open("rb") as file:
+        with open_plain(path) as file:
             head = file.read(512)
     except OSError as error:
         raise CheckpointError(f"{path} can't be read ({error.strerror or error})") from None

@@ -1,12 +1,15 @@
 """The converted folder: ``config.json``, ``preprocessor_config.json`` and an Orbax checkpoint, ``weights``.
 
-The checkpoint holds two flat dictionaries from dotted names to float32 arrays, ``params`` and ``batch_stats``.
+The checkpoint holds two flat dictionaries from dotted names to float32 arrays, ``params`` and ``batch_stats``;
+``SHA256SUMS`` tells whether its files are what was written.
 """
 
 import dataclasses
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from types import MappingProxyType
@@ -16,10 +19,13 @@ import numpy as np
 
 from convert.atomic import new_folder
 from convert.fill import CheckpointError, Shape, finite
+from convert.replaceable import FORMAT, WEIGHTS
 from convert.stored_config import stored_config
+from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_sums
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
 from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.inference.thresholds import FILE_NAME, read_thresholds
 from dfine_jax.json_file import read_object
 from dfine_jax.kept import kept
 from dfine_jax.plain_file import plain_size
@@ -27,7 +33,11 @@ from dfine_jax.plain_file import plain_size
 if TYPE_CHECKING:
     from convert.orbax_stream import Shapes
 
-FORMAT, VERSION = "dfine-jax", 1
+VERSION = 1
+"""Of the format."""
+CARD = "README.md"
+_NEEDED = ("_METADATA", "manifest.ocdbt")
+"""What Orbax doesn't say that it misses."""
 MOST_FILES = 10_000
 """In a folder of weights; of the largest model there are eight."""
 
@@ -79,20 +89,41 @@ def save_folder(
     arrays: Iterable[tuple[str, np.ndarray]],
     *,
     source: str = "",
+    described_by: Path | None = None,
     replace: bool = False,
 ) -> None:
     """Writes a converted folder, complete or not at all; see ``new_folder`` for what happens to an existing one.
 
-    ``source`` is kept as a note. ``InputError`` unless ``arrays`` are those of a model of this configuration.
+    ``source`` is kept as a note; card and thresholds are taken along from a folder that the model is ``described_by``.
+    ``InputError`` unless ``arrays`` are those of a model of this configuration.
     """
     from convert.orbax_stream import save_streamed  # Orbax takes a while to load
 
     params, batch_stats = model_shapes(config)
     with new_folder(target, replace=replace) as folder:
-        save_streamed(folder / "weights", {"params": params, "batch_stats": batch_stats}, arrays)
+        carry_description(described_by, folder)
+        save_streamed(folder / WEIGHTS, {"params": params, "batch_stats": batch_stats}, arrays)
+        files = sorted(path for path in (folder / WEIGHTS).rglob("*") if path.is_file())
+        write_sums(folder, [path.relative_to(folder).as_posix() for path in files])
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
         about = {"format": FORMAT, "version": VERSION, "source": printable(source), "model": dataclasses.asdict(config)}
         write_json(folder / "config.json", about)
+
+
+def carry_description(source: Path | None, folder: Path) -> None:
+    """Copies a model's card and thresholds from another folder, where it has them.
+
+    ``InputError`` for thresholds that are damaged.
+    """
+    if source is not None and source.is_dir():
+        read_thresholds(source)
+        for name in description_in(source):
+            shutil.copyfile(source / name, folder / name)
+
+
+def description_in(folder: Path) -> list[str]:
+    """The files of a folder that tell people and programs how to use the model in it."""
+    return [name for name in (CARD, FILE_NAME) if (folder / name).is_file()]
 
 
 def is_converted(folder: Path) -> bool:
@@ -109,14 +140,20 @@ def open_folder(folder: Path) -> StoredModel:
     config = stored_config(about.get("model"), folder / "config.json")
     params, batch_stats = model_shapes(config)
     wanted = {"params": params, "batch_stats": batch_stats}
-    weights = folder / "weights"
+    weights = folder / WEIGHTS
     _require_plain(weights)
+    summed = _summed(folder)
     from convert.orbax_stream import read_streamed, stored_shapes  # Orbax takes a while to load
 
-    found = stored_shapes(weights)
+    try:
+        found = stored_shapes(weights)
+    except CheckpointError:
+        _verify(folder, summed)  # which says what file it is
+        raise
     _check_fit(folder, wanted, found)
 
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
+        _verify(folder, summed)
         return finite(read_streamed(weights, wanted), str(folder))
 
     preprocessing, remarks = preprocessing_in(folder)
@@ -166,3 +203,28 @@ def _require_plain(weights: Path) -> None:
             raise CheckpointError(f"{weights} is damaged or no Orbax checkpoint (more than {MOST_FILES:,} files)")
         if not path.is_dir():
             plain_size(path, CheckpointError)
+    for name in _NEEDED:
+        if not (weights / name).is_file():
+            raise CheckpointError(f"{weights} is damaged: {name} is missing")
+
+
+def _summed(folder: Path) -> list[str]:
+    """The files of the weights whose checksums are kept, all of which are there; none in folders of older releases."""
+    if not os.path.lexists(folder / SUMS):
+        return []
+    with _damage_of(folder):
+        return listed(folder)
+
+
+def _verify(folder: Path, summed: list[str]) -> None:
+    if summed:
+        with _damage_of(folder):
+            verify_sums(folder, summed)
+
+
+@contextmanager
+def _damage_of(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except DamagedError as error:
+        raise CheckpointError(f"{folder} is damaged ({error}): make or copy it again") from None

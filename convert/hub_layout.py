@@ -14,7 +14,7 @@ import numpy as np
 
 from convert.atomic import new_folder
 from convert.fill import Shape, torch_shape
-from convert.folder import model_shapes, write_json
+from convert.folder import carry_description, model_shapes, write_json
 from convert.rules import HUB, Match, to_torch
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
@@ -31,16 +31,18 @@ def save_hub_folder(
     arrays: Iterable[tuple[str, np.ndarray]],
     *,
     half: bool = False,
+    described_by: Path | None = None,
     replace: bool = False,
 ) -> None:
     """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
 
     Decoder layers past the one that counts are left out. ``half`` rounds matrices and kernels, which are nearly all of
     a model, to float16. ``InputError`` unless ``arrays`` are those of a model of this configuration, or where one is
-    too large for float16.
+    too large for float16. Card and thresholds are taken along from a folder that the model is ``described_by``.
     """
     kept = evaluated(config)
     with new_folder(target, replace=replace) as folder:
+        carry_description(described_by, folder)
         _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers), half)
         write_json(folder / "config.json", to_hub(kept))
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())

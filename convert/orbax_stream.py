@@ -6,7 +6,7 @@ import math
 import os
 import re
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,8 +48,11 @@ def save_streamed(path: Path, shapes: Shapes, arrays: Iterable[tuple[str, np.nda
 def stored_shapes(path: Path) -> Shapes:
     """What a checkpoint of ``save_streamed`` holds; ``CheckpointError`` where it is damaged or something else."""
     try:
-        with _plain(path) as plain, _without_warnings(), _checkpointer() as checkpointer:
-            tree = checkpointer.metadata(plain).item_metadata.tree
+        with _plain(path) as plain, _without_warnings(), _reader() as checkpointer:
+            about = checkpointer.metadata(plain).item_metadata
+        if about is None:
+            raise ValueError("the names of its arrays can't be read: files are cut, changed or missing")
+        tree = about.tree
         return {part: {name: tuple(leaf.shape) for name, leaf in kind.items()} for part, kind in tree.items()}
     except Exception as error:  # whatever its storage raises
         raise _damaged(path, error) from None
@@ -57,15 +60,13 @@ def stored_shapes(path: Path) -> Shapes:
 
 def read_streamed(path: Path, shapes: Shapes) -> Iterator[tuple[str, np.ndarray]]:
     """Names and arrays of a checkpoint that holds exactly ``shapes``; ``CheckpointError`` where it is damaged."""
-    registry = ocp.type_handlers.create_type_handler_registry(
-        (int, _ReadHandler()), (np.ndarray, _ReadHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
-    )
-    with _plain(path) as plain, _checkpointer(type_handler_registry=registry) as checkpointer:
+    with _plain(path) as plain, _reader() as checkpointer:
         for batch in _batches(shapes):
             as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), batch)
             wanted = ocp.args.PyTreeRestore(item=batch, restore_args=as_numpy, partial_restore=True)
             try:
-                tree = checkpointer.restore(plain, args=wanted)
+                with _without_warnings():
+                    tree = checkpointer.restore(plain, args=wanted)
             except Exception as error:
                 raise _damaged(path, error) from None
             for kind in tree.values():
@@ -95,6 +96,13 @@ def _without_warnings() -> Iterator[None]:
         yield
     finally:
         logger.setLevel(level)
+
+
+def _reader() -> ocp.Checkpointer:
+    registry = ocp.type_handlers.create_type_handler_registry(
+        (int, _ReadHandler()), (np.ndarray, _ReadHandler()), (jax.Array, ocp.type_handlers.ArrayHandler())
+    )
+    return _checkpointer(type_handler_registry=registry)
 
 
 def _checkpointer(**options: Any) -> ocp.Checkpointer:
@@ -129,12 +137,19 @@ class _ReadHandler(ocp.type_handlers.NumpyHandler):
 
     async def deserialize(self, infos: Sequence[Any], args: Sequence[Any] | None = None) -> list[np.ndarray]:
         args = args or [ocp.RestoreArgs()] * len(infos)
-        one_by_one = (super(_ReadHandler, self).deserialize([i], [a]) for i, a in zip(infos, args, strict=True))
-        outcomes = await asyncio.gather(*one_by_one, return_exceptions=True)
-        for outcome in outcomes:
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return [array for outcome in outcomes for array in outcome]
+        each = (super(_ReadHandler, self).deserialize([i], [a]) for i, a in zip(infos, args, strict=True))
+        return await _all_of(each)
+
+    async def metadata(self, infos: Sequence[Any]) -> list[Any]:
+        return await _all_of(super(_ReadHandler, self).metadata([info]) for info in infos)
+
+
+async def _all_of(each: Iterable[Awaitable[Sequence[Any]]]) -> list[Any]:
+    outcomes = await asyncio.gather(*each, return_exceptions=True)
+    for outcome in outcomes:
+        if isinstance(outcome, BaseException):
+            raise outcome
+    return [value for outcome in outcomes for value in outcome]
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,12 @@ class Module:
     leaves: tuple[Leaf, ...]
 
 
+COUNTS = (
+    r".*\.num_batches_tracked",  # that a momentum of 0.1 never looks at
+    r"(.*\.)?total_(ops|params)",  # that thop, which measures a model's cost, leaves in each module
+)
+"""Tensors that only count."""
+
 Rules = dict[str, list[tuple[re.Pattern[str], str, Leaf]]]
 """Patterns of names with the counterpart and the tensor, found by the name without its numbers."""
 
@@ -190,7 +196,7 @@ HUB = Dialect(
         Module("model.decoder", "decoder", (Leaf("up", "up"), Leaf("reg_scale", "reg_scale"))),
     ),
     ignored=(
-        r".*\.num_batches_tracked",  # a count that a momentum of 0.1 never looks at
+        *COUNTS,
         r".*\.num_points_scale",  # follows from the configuration
         r"(class_embed|bbox_embed)\..*",  # the decoder's heads once more, under a tied name
     ),
@@ -250,7 +256,7 @@ ORIGINAL = Dialect(
         Module("decoder", "decoder", (Leaf("up", "up"), Leaf("reg_scale", "reg_scale"))),
     ),
     ignored=(
-        r".*\.num_batches_tracked",
+        *COUNTS,
         r".*\.num_points_scale",
         r"decoder\.(anchors|valid_mask)",  # computed for the picture at hand
         r"decoder\.decoder\.(up|reg_scale)",  # the same parameters under a second name
@@ -260,7 +266,7 @@ ORIGINAL = Dialect(
 BACKBONE = Dialect(
     "HGNetV2 alone",
     modules=_backbone("stem", "stages", _conv_norm("conv", "bn", "lab")),
-    ignored=(r".*\.num_batches_tracked", r"(last_conv|fc|head)\..*"),  # the classifier that it was trained with
+    ignored=(*COUNTS, r"(last_conv|fc|head)\..*"),  # the classifier that it was trained with
 )
 """The original release's pretrained backbones, and timm's, which have the same names."""
 

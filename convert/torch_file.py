@@ -62,6 +62,9 @@ def _loaded(torch: Any, path: Path, content: Content) -> Any:
     try:
         with torch.serialization.safe_globals(plain), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is old, or could be newer
+            if path.name.endswith(".safetensors"):  # of which PyTorch would believe the name
+                with path.open("rb") as file:
+                    return torch.load(file, map_location="cpu", weights_only=True)
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except (
         RuntimeError,

@@ -20,6 +20,9 @@ MOST_STEPS = 1_000_000
 MOST_INFLATED = 4
 """How many times the size of the file its parts may have, if they are compressed."""
 
+TOO_NEW = 4
+"""The first protocol of pickles whose names PyTorch's restricted reader can't follow; it writes 2."""
+
 _MAGIC = 0x1950A86A20F9469CFC6C.to_bytes(10, "little")
 """What PyTorch's files before 1.6 begin with, as a pickled number."""
 
@@ -145,6 +148,11 @@ def _named(path: Path, file: IO[bytes]) -> Iterator[str]:
     for step, (operation, argument, _) in enumerate(pickletools.genops(file)):
         if step > MOST_STEPS:
             raise CheckpointError(f"{path} holds a pickle of more than {MOST_STEPS:,} steps: it is not read")
+        if operation.name == "PROTO" and argument >= TOO_NEW:
+            raise CheckpointError(
+                f"{path} was saved with pickle_protocol={argument}, which PyTorch's safe reader does not know: "
+                f"{_WAY_OUT}, with its own protocol, where the checkpoint was made"
+            )
         if operation.name == "GLOBAL":
             yield argument
         elif operation.name in ("STACK_GLOBAL", "INST", "EXT1", "EXT2", "EXT4"):

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dfine_jax.errors import InputError
-from dfine_jax.plain_file import plain_size
+from dfine_jax.plain_file import open_plain, plain_size
 
 LARGEST = 16 * 2**20
 """Bytes of a file of settings; that of a model with ten thousand classes takes less than one in ten of them."""
@@ -23,7 +23,8 @@ def read_object(path: Path, error: type[InputError] = InputError) -> dict[str, A
     if size > LARGEST:
         raise error(f"{path} has {size:,} bytes, too many for a file of settings (up to {LARGEST:,})")
     try:
-        value = json.loads(path.read_bytes(), parse_int=_whole, object_pairs_hook=_object)
+        with open_plain(path) as file:
+            value = json.loads(file.read(), parse_int=_whole, object_pairs_hook=_object)
     except RecursionError:
         raise error(f"{path} can't be read as JSON (it is nested too deeply)") from None
     except (OSError, ValueError) as problem:

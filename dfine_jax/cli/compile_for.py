@@ -48,7 +48,8 @@ def compile_all(
             too_large[title] = str(error)
             console.print(verbatim(f"{title}: too large"), soft_wrap=True)
         else:
-            console.print(f"{title}: compiled in {programs[-1].compile_seconds:.0f} s", soft_wrap=True)
+            seconds = programs[-1].compile_seconds
+            console.print(verbatim(f"{title}: compiled in {seconds:.0f} s"), soft_wrap=True)
         if json is not None:
             content = json_format.dumps(_as_json(topology, programs, too_large), indent=1) + "\n"
             write_whole(json, content.encode())
@@ -74,7 +75,8 @@ def _wanted(
 def _table(
     title: str, headings: tuple[str, ...], programs: list[Program], cells: Callable[[Program], tuple[str, ...]]
 ) -> Table:
-    table = Table(title=title, box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    look = dict(box=box.SIMPLE_HEAD, show_edge=False, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(title=verbatim(title, "italic"), **look)
     for heading in headings:
         table.add_column(heading, justify="left" if heading == "program" else "right")
     for program in programs:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from convert.atomic import check_target
-from convert.folder import StoredModel, model_shapes, save_folder
+from convert.folder import StoredModel, description_in, model_shapes, save_folder
 from convert.hub_layout import save_hub_folder
 from dfine_jax.cli.options import say_remarks
 from dfine_jax.display import printable, verbatim
@@ -87,14 +87,18 @@ def run(
     check_target(out, replace=force, source=model.place)
     tally = _Tally(model_shapes(model.config)[0])
     arrays = tally.watch(model.arrays())
+    options = dict(described_by=model.place if names is None else None, replace=force)
     if to == "jax":
-        save_folder(out, model.config, model.preprocessing, arrays, source=model.source, replace=force)
+        save_folder(out, model.config, model.preprocessing, arrays, source=model.source, **options)
     else:
-        save_hub_folder(out, model.config, model.preprocessing, arrays, half=half, replace=force)
+        save_hub_folder(out, model.config, model.preprocessing, arrays, half=half, **options)
     console = Console()
     table = tally.table(f"{model.source} -> {out}", _bytes(out), time.perf_counter() - began)
     console.print(table, soft_wrap=True)
-    for note in model.notes:
+    notes = list(model.notes)
+    if names is not None and model.place is not None and (left := description_in(model.place)):
+        notes.append(f"{' and '.join(left)} left out: what is there is about classes of the former names")
+    for note in notes:
         console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
     return 0 if verify is None else _verify(console, model, out, to, verify)
 

@@ -41,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _run(verb: str, arguments: list[str], is_process: bool) -> int:
+    _require_current_folder()
     if is_process:
         gc.disable()  # nothing that is imported is garbage, and looking for it takes a tenth of a start
     import tyro
@@ -56,6 +57,16 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
     if verb == "train":  # its defaults depend on what is to be trained
         return module.command(arguments)
     return tyro.cli(module.run, prog=f"dfine {verb}", args=arguments) or 0
+
+
+def _require_current_folder() -> None:
+    """``InputError`` where there is none any more: names could not be told, and libraries fail as they are loaded."""
+    from dfine_jax.errors import InputError
+
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise InputError(f"the current folder can't be found ({error.strerror}): cd to one that is there") from None
 
 
 def _guarded(run: Callable[[], int | None], verb: str, shows_trace: bool) -> int:

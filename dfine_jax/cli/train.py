@@ -22,7 +22,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.holdout import hold_out
 from dfine_jax.data.samples import Dataset, summarise
-from dfine_jax.display import printable
+from dfine_jax.display import printable, verbatim
 from dfine_jax.errors import InputError
 from dfine_jax.hub_config import from_hub
 from dfine_jax.json_file import read_object
@@ -130,9 +130,8 @@ def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: a
         def lay(steps: int, settings: Configuration = settings) -> Recipe:
             return parse(replace(settings, recipe=paced(settings.recipe, steps))).configuration.recipe
 
-        console.print(
-            recipe_in_words(configuration, chosen, facts, data.part), markup=False, highlight=False, soft_wrap=True
-        )
+        words = printable(recipe_in_words(configuration, chosen, facts, data.part), lines=True)
+        console.print(words, markup=False, highlight=False, soft_wrap=True)
         clock = Clock(began, lay, most_steps(facts.pictures, trained=trained))
         if wishes.minutes is not None:
             configuration = replace(configuration, recipe=replace(configuration.recipe, steps=None, strong_steps=None))
@@ -143,7 +142,8 @@ def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: a
             has_begun = (configuration.output / LOG).exists()
             if early.accumulate or has_begun or configuration.recipe.batch_size % (parts * facts.devices):
                 raise
-            console.print(f"{error}; tried again in {parts} parts", markup=False, highlight=False, soft_wrap=True)
+            told = printable(f"{error}; tried again in {parts} parts")
+            console.print(told, markup=False, highlight=False, soft_wrap=True)
             wishes = replace(wishes, accumulate=parts, batch_size=configuration.recipe.batch_size)
 
 
@@ -242,30 +242,29 @@ def open_datasets(configuration: Configuration, console: Console) -> Data:
     dataset = source.open("train" if source.splits else None)
     dataset.check_boxes(data)
     for remark in dataset.remarks[:MOST_REMARKS]:
-        console.print(printable(remark), style="yellow", markup=False, highlight=False)
+        _note(console, remark)
     if dataset.problems:
-        console.print(
-            f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them", style="yellow"
-        )
+        _note(console, f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them")
     if "val" in source.splits:
         held_out = source.open("val")
         return Data(dataset, held_out, f"{len(held_out):,} pictures of the val part", len(dataset))
     if configuration.holdout and len(dataset) > 1:
         kept, held_out = hold_out(dataset, configuration.run.seed)
-        console.print(
-            f"{printable(data)} has no val part: {len(held_out):,} of {len(dataset):,} pictures are held out to choose "
-            "the best model by (--no-holdout trains on all)",
-            style="yellow",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+        _note(
+            console,
+            f"{data} has no val part: {len(held_out):,} of {len(dataset):,} pictures are held out to choose the best "
+            "model by (--no-holdout trains on all)",
         )
         return Data(kept, held_out, f"{len(held_out):,} pictures held out", len(dataset))
     if "test" in source.splits:
         held_out = source.open("test")
         return Data(dataset, held_out, f"{len(held_out):,} pictures of the test part", len(dataset))
-    console.print(f"{data} has no val or test part: the model won't be evaluated", style="yellow")
+    _note(console, f"{data} has no val or test part: the model won't be evaluated")
     return Data(dataset, None, "none: there is nothing to evaluate on", len(dataset))
+
+
+def _note(console: Console, text: str) -> None:
+    console.print(verbatim(text, "yellow"), soft_wrap=True)
 
 
 def _model_of(configuration: Configuration) -> tuple[DFineConfig, int]:

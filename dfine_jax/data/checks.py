@@ -15,7 +15,6 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from dfine_jax.data.samples import DataError, Dataset, EmptyPartError, Findings, ProblemKind, Record
-from dfine_jax.data.texts import check_regular
 from dfine_jax.data.values import Corners, plain_name, shortened, shown, some
 from dfine_jax.inference.pictures import open_image
 
@@ -89,7 +88,6 @@ class Header(NamedTuple):
 
 def read_header(path: Path) -> Header:
     """Size and orientation of a picture without decoding it; raises OSError or ValueError if it has none."""
-    check_regular(path)
     with open_image(path) as image:
         orientation = _orientation(image)
         return Header(*image.size, orientation in SWAPS_SIDES, orientation != 1)

@@ -108,11 +108,14 @@ class _Reader:
             self._refuse(entry, str(error))
 
     def leave_out_ambiguous(self) -> None:
-        """Leaves out the boxes of ids that several pictures have: they could be any one's."""
+        """Leaves out pictures that share an id, and the id's boxes: these could be any one's, and none has no box."""
         for key in self._ambiguous:
             if boxes := self.boxes.pop(key, None):
-                image = self.images[key]
-                message = f"{len(boxes):,} boxes of image id {shown(image.image_id)}, which is there twice; left out"
+                image = self.images.pop(key)
+                message = (
+                    f"{len(boxes):,} boxes of image id {shown(image.image_id)}, which is there twice; left out with "
+                    "its pictures"
+                )
                 self.findings.add(ProblemKind.BROKEN_LABEL, self.file, boxes[0].line, message)
 
     def check_complete(self) -> None:

@@ -2,11 +2,11 @@
 
 import codecs
 import json
-import os
 import re
-import stat
 from collections.abc import Iterator
 from pathlib import Path
+
+from dfine_jax.plain_file import open_plain
 
 _DECLARED = re.compile(rb"""\s*<\?xml[^>]{0,200}?\sencoding\s*=\s*["']([A-Za-z0-9._:-]{1,40})["']""")
 _SUPERSETS = {"gb2312": "gb18030", "gbk": "gb18030", "shift_jis": "cp932", "euc_kr": "cp949"}
@@ -27,16 +27,9 @@ class TextError(OSError):
         return self.strerror
 
 
-def check_regular(path: Path) -> None:
-    """Raises OSError if a path is no regular file; a pipe or a device would be waited for, maybe for ever."""
-    if not stat.S_ISREG(os.stat(path).st_mode):
-        raise TextError("a folder, not a file" if path.is_dir() else "no regular file, but a pipe or a device")
-
-
 def read_bytes(path: Path, most: int | None = None) -> bytes:
     """The content of a file; raises OSError if it can't be read or has more than `most` bytes."""
-    check_regular(path)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         content = file.read() if most is None else file.read(most + 1)
     if most is not None and len(content) > most:
         raise TextError(f"larger than {most // 2**20} MiB, too large for what it should be")
@@ -66,8 +59,7 @@ def read_paths(path: Path) -> list[tuple[int, str]]:
 
 def rows(path: Path) -> Iterator[tuple[int, str]]:
     """The rows of a file that aren't empty, with their line numbers, a piece of the file at a time."""
-    check_regular(path)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         encoding = json.detect_encoding(file.peek(4)[:4])
         decoder = codecs.getincrementaldecoder(encoding)()
         line, rest = 0, ""
@@ -112,6 +104,5 @@ def decode_xml(content: bytes) -> str:
 
 def start_of(path: Path, size: int) -> bytes:
     """The first bytes of a file."""
-    check_regular(path)
-    with open(path, "rb") as file:
+    with open_plain(path) as file:
         return file.read(size)

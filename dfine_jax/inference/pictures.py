@@ -1,11 +1,9 @@
 """Pictures as people have them: found in folders, fetched, and decoded to upright 8-bit RGB."""
 
-import errno
 import glob
 import io
 import os
 import re
-import stat
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterable, Iterator
@@ -22,6 +20,7 @@ from dfine_jax.inference.addresses import SCHEMES, fetch
 from dfine_jax.inference.decoding import ROOM, Decoded, decode, decode_file, open_known
 from dfine_jax.inference.levels import from_array
 from dfine_jax.inference.picture_error import PictureError, reason
+from dfine_jax.plain_file import open_plain
 
 # What counts as a picture when a folder is searched; a file named by itself is tried whatever it is called.
 # HEIC is here although Pillow can't read it: a phone's folder should say so and not come out silently short.
@@ -110,23 +109,10 @@ def find_pictures(paths: str | os.PathLike | Iterable[str | os.PathLike]) -> lis
 def open_image(path: str | os.PathLike) -> Iterator[Image.Image]:
     """Opens a picture's file for a block that reads its size or EXIF data, without decoding it.
 
-    Raises what `open_file` and Pillow do.
+    Raises what `open_plain` and Pillow do.
     """
-    with open_file(path) as file, open_known(file) as image:
+    with open_plain(path) as file, open_known(file) as image:
         yield image
-
-
-def open_file(path: str | os.PathLike) -> IO[bytes]:
-    """Opens a plain file to read; `OSError` for anything else, without waiting for a pipe or touching a device."""
-    _require_plain(os.stat(path), path)
-    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-    file = os.fdopen(os.open(path, flags), "rb")
-    try:
-        _require_plain(os.fstat(file.fileno()), path)  # it may have been exchanged
-    except BaseException:
-        file.close()
-        raise
-    return file
 
 
 def local_path(source: str) -> str | None:
@@ -216,7 +202,7 @@ def _decoded(source: Any, name: str, upright: bool, wanted: tuple[int, int] | No
 
 def _file(path: str | os.PathLike, name: str) -> IO[bytes]:
     try:
-        file = open_file(path)
+        file = open_plain(path)
     except FileNotFoundError:
         raise PictureError(f"{name}: no such file; check the path") from None
     except IsADirectoryError:
@@ -227,10 +213,3 @@ def _file(path: str | os.PathLike, name: str) -> IO[bytes]:
         file.close()
         raise PictureError(f"{name}: the file is empty; copy or download it again")
     return file
-
-
-def _require_plain(status: os.stat_result, path: str | os.PathLike) -> None:
-    if stat.S_ISDIR(status.st_mode):
-        raise IsADirectoryError(errno.EISDIR, "a folder", path)
-    if not stat.S_ISREG(status.st_mode):
-        raise OSError(errno.EINVAL, "a pipe or a device, not a file", path)

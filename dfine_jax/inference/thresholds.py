@@ -2,13 +2,17 @@
 
 import json
 import os
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections
+from dfine_jax.json_fields import shown
+from dfine_jax.json_file import read_object
 
 FILE_NAME = "thresholds.json"
 USUAL = 0.5
@@ -57,9 +61,9 @@ class Thresholds:
         own = {name: self.of_class(name) for name in self.classes}
         if len(set(own.values())) <= 1:
             return f"{next(iter(own.values()), self.all.threshold):.2f}"
-        shown = [f"{name} {threshold:.2f}" for name, threshold in own.items()]
-        more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""
-        return ", ".join(shown[:8]) + more
+        told = [f"{name} {threshold:.2f}" for name, threshold in own.items()]
+        more = f" and {len(told) - 8} more" if len(told) > 8 else ""
+        return ", ".join(told[:8]) + more
 
 
 def write_thresholds(thresholds: Thresholds, path: Path) -> None:
@@ -74,18 +78,32 @@ def read_thresholds(model: str | os.PathLike) -> Thresholds | None:
     Raises:
         InputError: the file can't be read as such.
     """
-    path = Path(model).expanduser() / FILE_NAME
-    if not path.is_file():
+    path = Path(os.path.expanduser(model)) / FILE_NAME
+    if not os.path.lexists(path):
         return None
     try:
-        fields = json.loads(path.read_text("utf-8"))
-        classes = {str(name): Best(**best) for name, best in fields["classes"].items()}
-        thresholds = Thresholds(Best(**fields["all"]), classes)
-        values = [best.threshold for best in (thresholds.all, *classes.values())]
-        if not all(0 <= float(value) <= 1 for value in values):
-            raise ValueError("a threshold is not in 0..1")
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
-        raise InputError(
-            f"{path} holds no thresholds ({type(error).__name__}: {error}): delete it or give --threshold"
-        ) from None
-    return thresholds
+        return _thresholds(read_object(path), str(path))
+    except InputError as error:
+        raise InputError(f"{error}: delete it or give --threshold") from None
+
+
+def _thresholds(values: Mapping[str, Any], path: str) -> Thresholds:
+    classes = values.get("classes")
+    if not isinstance(classes, Mapping):
+        raise InputError(f"{path} holds no thresholds (classes = {shown(classes)}, expected an object)")
+    of_classes = {name: _best(best, f"classes.{name}", path) for name, best in classes.items()}
+    return Thresholds(_best(values.get("all"), "all", path), of_classes)
+
+
+def _best(values: Any, place: str, path: str) -> Best:
+    told = f"{path} holds no thresholds ({place:.100}"
+    if not isinstance(values, Mapping):
+        raise InputError(f"{told} = {shown(values)}, expected an object)")
+    if missing := [field.name for field in fields(Best) if field.name not in values]:
+        raise InputError(f"{told} lacks {', '.join(missing)})")
+    for name in ("threshold", "f1", "precision", "recall"):
+        if type(values[name]) not in (int, float) or not 0 <= values[name] <= 1:
+            raise InputError(f"{told}.{name} = {shown(values[name])}, expected a number in 0..1)")
+    if type(values["boxes"]) is not int or values["boxes"] < 0:
+        raise InputError(f"{told}.boxes = {shown(values['boxes'])}, expected a whole number, 0 or more)")
+    return Best(**{field.name: values[field.name] for field in fields(Best)})

@@ -9,6 +9,7 @@ import numpy as np
 
 from convert.fill import CheckpointError
 from convert.folder import open_folder, save_folder
+from convert.replaceable import check_replaceable
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_file import read_object
@@ -30,9 +31,7 @@ class ModelFolder:
         require_ours(self.path.parent)
         arrays = {**params, **batch_stats}
         with writing("the model to", self.path):
-            if os.path.lexists(self.path) and not (self.path / "config.json").is_file():
-                # It would not be taken for a model that may be replaced, and might be something of the user's.
-                self.path.rename(self.path.with_name(f"{self.path.name}.damaged.{secrets.token_hex(2)}"))
+            self._set_aside_what_may_be_the_users()
             note = f"{self._source}, step {step}"
             try:
                 save_folder(self.path, config, self._preprocessing, arrays.items(), source=note, replace=True)
@@ -52,6 +51,15 @@ class ModelFolder:
         return stored.config == config and all(
             np.asarray(found[name]).tobytes() == np.asarray(value).tobytes() for name, value in wanted.items()
         )
+
+    def _set_aside_what_may_be_the_users(self) -> None:
+        """Gives another name to what is there and is more, or something else, than a model that may be replaced."""
+        if not os.path.lexists(self.path):
+            return
+        try:
+            check_replaceable(self.path)
+        except CheckpointError:
+            self.path.rename(self.path.with_name(f"{self.path.name}.set_aside.{secrets.token_hex(2)}"))
 
     def step(self) -> int | None:
         """The step that the model is of; None where there is none, or none that can be read."""

@@ -1,27 +1,23 @@
 """One checkpoint on disk: a folder that is there whole or not at all, and that knows when it was changed since.
 
-It holds ``state.npz`` (NumPy's, one array for each of the state's), ``standing.json`` and ``SHA256SUMS``, which
-``sha256sum --check`` reads, too.
+It holds ``state.npz`` (NumPy's, one array for each of the state's), ``standing.json`` and their checksums.
 """
 
 import contextlib
-import hashlib
 import json
 import os
 import secrets
 import shutil
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-ARRAYS, FACTS, SUMS = "state.npz", "standing.json", "SHA256SUMS"
+from dfine_jax.checksums import SUMS, DamagedError, verify_sums, write_sums
 
-
-class DamagedError(Exception):
-    """A snapshot that is not what was written; the message says in a few words how."""
+ARRAYS, FACTS = "state.npz", "standing.json"
 
 
 class Snapshot(NamedTuple):
@@ -42,7 +38,7 @@ def write_snapshot(folder: Path, arrays: Mapping[str, np.ndarray], facts: Mappin
     try:
         np.savez(building / ARRAYS, **arrays)
         (building / FACTS).write_text(json.dumps(facts) + "\n", "utf-8")
-        (building / SUMS).write_bytes(b"".join(_line(building / name) for name in (ARRAYS, FACTS)))
+        write_sums(building, (ARRAYS, FACTS))
         for path in (building / ARRAYS, building / FACTS, building / SUMS, building):
             _to_disk(path)
         if folder.exists():
@@ -72,14 +68,7 @@ def read_snapshot(folder: Path) -> Snapshot:
 
 def verify_snapshot(folder: Path) -> None:
     """``DamagedError`` unless every file has the checksum that it had when the folder was written."""
-    sums = _read(folder / SUMS, Path.read_bytes)
-    found = []
-    for name in (ARRAYS, FACTS):
-        found.append(_read(folder / name, _line))
-        if found[-1] not in sums.splitlines(keepends=True):
-            raise DamagedError(f"{name} is not what was written: its checksum in {SUMS} is another")
-    if sums != b"".join(found):
-        raise DamagedError(f"{SUMS} was changed")
+    verify_sums(folder, (ARRAYS, FACTS))
 
 
 def steps_in(folder: Path) -> list[int]:
@@ -94,21 +83,6 @@ def sweep(parent: Path) -> None:
     for path in parent.glob(".*.*"):
         if path.suffix in (".new", ".old"):
             shutil.rmtree(path, ignore_errors=True)
-
-
-def _line(path: Path) -> bytes:
-    """A file's line in ``SHA256SUMS``."""
-    with path.open("rb") as file:
-        return f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {path.name}\n".encode()
-
-
-def _read(path: Path, read: Callable[[Path], bytes]) -> bytes:
-    try:
-        return read(path)
-    except FileNotFoundError:
-        raise DamagedError(f"{path.name} is missing") from None
-    except OSError as error:
-        raise DamagedError(f"{path.name} can't be read: {error.strerror}") from error
 
 
 def _to_disk(path: Path) -> None:

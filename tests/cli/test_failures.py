@@ -9,7 +9,7 @@ import pytest
 
 from dfine_jax.cli import detect
 from dfine_jax.cli.failures import explained
-from dfine_jax.cli.main import main
+from dfine_jax.cli.main import VERBS, main
 from dfine_jax.errors import InputError
 
 
@@ -138,3 +138,16 @@ def test_interrupted_while_modules_are_loaded(tmp_path):
     (tmp_path / "tyro.py").write_text("raise KeyboardInterrupt")
     done = dfine("detect", PYTHONPATH=str(tmp_path))
     assert (done.returncode, done.stderr) == (130, b"dfine detect: stopped\n")
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_a_current_folder_that_was_removed_is_one_line(verb, tmp_path, monkeypatch, capsys):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main([verb, "."]) == 2
+    reason = os.strerror(errno.ENOENT)
+    assert capsys.readouterr().err == (
+        f"dfine {verb}: the current folder can't be found ({reason}): cd to one that is there\n"
+    )
+    assert main(["--version"]) == 0

@@ -115,6 +115,13 @@ def test_a_tenth_is_held_out_and_said(one_piece, capsys):
     assert (len(whole.train), whole.held_out) == (12, None)
 
 
+def test_names_of_data_that_look_like_markup_are_shown_as_they_are(tmp_path, capsys):
+    name = "a [red]b[/x] \x1b"
+    write_shapes(tmp_path / name, size=64, counts={"train": 2})
+    open_datasets(Configuration(data=str(tmp_path / name), output=Path("o"), holdout=False), Console())
+    assert "a [red]b[/x] \\x1b has no val or test part" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_a_training_without_settings_gives_a_model_that_detect_shows_by_its_own_thresholds(one_piece, tmp_path, capsys):
     output = tmp_path / "run"

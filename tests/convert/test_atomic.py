@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,17 +21,19 @@ from dfine_jax.pretrained import open_pretrained
 def model(path, text):
     """A folder that may be replaced, with ``text`` in it."""
     path.mkdir(parents=True)
-    (path / "config.json").write_text(text)
+    (path / "config.json").write_text('{"format": "dfine-jax"}')
+    (path / "README.md").write_text(text)
     return path
 
 
 def text_of(path):
-    return (path / "config.json").read_text()
+    return (path / "README.md").read_text()
 
 
 def write(target, text, **options):
     with new_folder(target, **options) as folder:
-        (folder / "config.json").write_text(text)
+        (folder / "config.json").write_text('{"format": "dfine-jax"}')
+        (folder / "README.md").write_text(text)
 
 
 def names(path):
@@ -103,7 +106,8 @@ def die(*_, **__):
 target = pathlib.Path({target!r})
 {before}
 with atomic.new_folder(target, replace=True) as folder:
-    (folder / "config.json").write_text("new")
+    (folder / "config.json").write_text('{{"format": "dfine-jax"}}')
+    (folder / "README.md").write_text("new")
     {inside}
 """
 FALLBACK = "atomic._exchanged = lambda one, other: False\n"
@@ -156,7 +160,7 @@ def test_a_first_write_that_is_killed_leaves_nothing_by_that_name(tmp_path):
 def test_a_model_is_found_after_a_kill_between_the_renames(tmp_path):
     killed(model(tmp_path / "out", "old"), FALLBACK + SECOND_RENAME)
     assert "out" not in names(tmp_path)
-    with pytest.raises(CheckpointError, match=r"out/config\.json can't be read as JSON"):
+    with pytest.raises(CheckpointError, match=r"out: format version None"):
         open_pretrained(tmp_path / "out")
     assert text_of(tmp_path / "out") == "new"
 
@@ -187,7 +191,8 @@ def test_only_what_is_surely_dead_is_swept(tmp_path):
 def test_two_at_a_time_in_one_process_leave_each_other_alone(tmp_path):
     target = model(tmp_path / "out", "old")
     with new_folder(target, replace=True) as first:
-        (first / "config.json").write_text("first")
+        (first / "config.json").write_text('{"format": "dfine-jax"}')
+        (first / "README.md").write_text("first")
         write(target, "second", replace=True)
         assert text_of(target) == "second"
         assert text_of(first) == "first"
@@ -219,12 +224,14 @@ def test_a_source_is_not_replaced(tmp_path, source):
     target = model(tmp_path / "out", "old")
     model(target / "inner" / "model", "")
     (target / "weights.pth").touch()
-    check_target(target, replace=True, source=target / "a name on the Hub")
     (tmp_path / "linked").symlink_to(target)
     (tmp_path / "blobs").mkdir()
     (tmp_path / "blobs" / "model.safetensors").symlink_to(target / "weights.pth")
     with pytest.raises(CheckpointError, match=rf"^{re.escape(str(target))} is or holds .*{source}, which is read from"):
         check_target(target, replace=True, source=tmp_path / source)
+    shutil.rmtree(target / "inner")
+    (target / "weights.pth").unlink()
+    check_target(target, replace=True, source=target / "a name on the Hub")
     check_target(target, replace=True, source=tmp_path / "elsewhere")
     check_target(tmp_path / "out" / "jax", replace=True, source=target)
 
@@ -235,6 +242,61 @@ def test_what_is_no_models_folder_is_not_replaced(tmp_path):
     for name in ("file", "thesis"):
         with pytest.raises(CheckpointError, match="is not a model's folder"):
             check_target(tmp_path / name, replace=True)
+
+
+@pytest.mark.parametrize("config", ['{"format": "dfine-jax"}', '{"model_type": "d_fine"}'])
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ([".git/", "thesis.txt"], r"\(\.git, thesis\.txt\)"),
+        (["c", "b", "a", "e", "d"], r"\(a, b, c, \.\.\.\)"),
+        (["README.md/"], r"\(README\.md\)"),
+        (["weights/mine.txt", "weights/d/"], r"\(weights/mine\.txt\)"),
+        (["weights/d/thesis.txt"], r"\(weights/d/thesis\.txt\)"),
+        (["weights/d/0123456789abcdef0123456789abcdef/"], r"\(weights/d/0123456789abcdef0123456789abcdef\)"),
+        (["weights/ocdbt.process_0/.git/config"], r"\(weights/ocdbt\.process_0/\.git\)"),
+        (["weights"], r"\(weights\)"),
+        (["data/model.safetensors"], r"\(data\)"),
+        (["model.py"], r"\(model\.py\)"),
+        (["checkpoints/"], r"\(checkpoints\)"),
+        (["optimizer.pt", "model.safetensors"], r"\(optimizer\.pt\)"),
+    ],
+)
+def test_what_lies_beside_a_model_is_not_deleted_with_it(tmp_path, config, entries, named):
+    fill(tmp_path / "out", config, entries)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(CheckpointError, match=rf"out holds what is no part of a model {named}, it won't be replaced:"):
+        write(tmp_path / "out", "new", replace=True)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_all_that_models_folders_hold_gives_way(tmp_path):
+    files = ["preprocessor_config.json", "thresholds.json", "README.md", ".gitattributes", "SHA256SUMS"]
+    parts = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.fp16.safetensors"]
+    array = f"d/{'0123456789abcdef' * 2}"
+    of_weights = ["_METADATA", "manifest.ocdbt", array, f"ocdbt.process_0/{array}", "d/.DS_Store"]
+    weights = [f"weights/{name}" for name in of_weights]
+    fill(tmp_path / "out", '{"model_type": "d_fine"}', [*files, *parts, "pytorch_model.bin", *weights])
+    write(tmp_path / "out", "new", replace=True)
+    assert names(tmp_path / "out") == ["README.md", "config.json"]
+
+
+@pytest.mark.parametrize("config", ["{}", '{"model_type": "vit"}', '{"name": "my project"}', "", "[1]", '{"format'])
+def test_a_config_of_something_else_is_no_models(tmp_path, config):
+    fill(tmp_path / "out", config, [])
+    with pytest.raises(CheckpointError, match=r"it won't be replaced$"):
+        write(tmp_path / "out", "new", replace=True)
+    assert (tmp_path / "out" / "config.json").read_text() == config
+
+
+def fill(folder, config, entries):
+    """A folder with a configuration and empty files, or folders where a name ends with a slash."""
+    folder.mkdir()
+    (folder / "config.json").write_text(config)
+    for entry in entries:
+        path = folder / entry
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.mkdir() if entry.endswith("/") else path.touch()
 
 
 def test_a_place_that_can_not_be_written_to_is_known_before(tmp_path, monkeypatch):

@@ -1,5 +1,6 @@
 """``dfine convert`` and ``python -m convert``: exit codes, what is printed, what is written."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -36,6 +37,38 @@ def test_to_jax_and_back(hub, tmp_path, capsys, same_arrays):
     assert run(capsys, tmp_path / "jax", tmp_path / "hub", "--to", "hub")[0] == 0
     for file in hub.path.iterdir():
         assert (tmp_path / "hub" / file.name).read_bytes() == file.read_bytes()
+
+
+CARD = "# Five classes\n"
+THRESHOLDS = '{"all": {"threshold": 0.3, "f1": 1, "precision": 1, "recall": 1, "boxes": 9}, "classes": {}}'
+
+
+def test_card_and_thresholds_come_along_both_ways(hub, tmp_path, capsys):
+    (hub.path / "README.md").write_text(CARD)
+    (hub.path / "thresholds.json").write_text(THRESHOLDS)
+    assert run(capsys, hub.path, tmp_path / "jax")[0] == 0
+    assert run(capsys, tmp_path / "jax", tmp_path / "back", "--to", "hub")[0] == 0
+    for name in ("jax", "back"):
+        assert (tmp_path / name / "README.md").read_text() == CARD
+        assert (tmp_path / name / "thresholds.json").read_text() == THRESHOLDS
+
+
+def test_card_and_thresholds_of_other_names_of_classes_are_left_out_and_said(hub, tmp_path, capsys):
+    (hub.path / "README.md").write_text(CARD)
+    (hub.path / "thresholds.json").write_text(THRESHOLDS)
+    code, out, _ = run(capsys, hub.path, tmp_path / "out", "--class-names", "v,w,x,y,z", "--to", "hub")
+    assert code == 0
+    assert "README.md and thresholds.json left out: what is there is about classes of the former names" in out
+    assert not (tmp_path / "out" / "README.md").exists()
+    assert not (tmp_path / "out" / "thresholds.json").exists()
+
+
+def test_thresholds_that_are_damaged_are_said_and_nothing_is_written(hub, tmp_path, capsys):
+    os.mkfifo(hub.path / "thresholds.json")
+    code, _, err = run(capsys, hub.path, tmp_path / "out", "--to", "hub")
+    assert code == 2
+    assert "thresholds.json is a named pipe, expected a file" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 
 def test_names_of_classes(hub, tmp_path, capsys):
@@ -80,7 +113,7 @@ def test_a_misfit_is_one_report_and_nothing_is_written(hub, tmp_path, capsys):
 
 def test_an_existing_folder_needs_force(hub, tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "config.json").write_text("{}")
+    (tmp_path / "out" / "config.json").write_text('{"model_type": "d_fine"}')
     code, _, err = run(capsys, hub.path, tmp_path / "out")
     assert code == 2
     assert "exists: choose another name, or replace it with --force" in err

@@ -1,6 +1,8 @@
 """The converted folder: written whole or not at all, read back to the bit."""
 
+import hashlib
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -159,16 +161,85 @@ def test_weights_that_do_not_fit_the_config_are_reported_together(copy):
     assert "  wrong shape: decoder.quality.0.layers.1.kernel is (8, 1), the model needs (4, 1)" in lines
 
 
+def flipped(file):
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def files_of_arrays(folder):
+    return sorted((folder / "weights").rglob("d/*"), key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture
+def older(copy):
+    """As earlier releases wrote it, without checksums."""
+    (copy / "SHA256SUMS").unlink()
+    return copy
+
+
+def damage_of(folder):
+    with pytest.raises(CheckpointError) as caught:
+        list(open_folder(folder).arrays())
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_folder_without_checksums_is_read(older, stored_hub, same_arrays):
+    same_arrays(open_folder(older).arrays(), stored_hub.arrays)
+
+
+def test_other_tools_can_check_the_sums(stored):
+    lines = (stored / "SHA256SUMS").read_text().splitlines()
+    files = sorted(path for path in (stored / "weights").rglob("*") if path.is_file())
+    sums = [f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.relative_to(stored).as_posix()}" for path in files]
+    assert lines == sums
+
+
+@pytest.mark.parametrize("which", [0, 4, -1], ids=["least", "middle", "largest"])
+def test_a_changed_file_of_the_weights_is_named(copy, which):
+    file = files_of_arrays(copy)[which]
+    flipped(file)
+    name = file.relative_to(copy).as_posix()
+    assert damage_of(copy).startswith(f"{copy} is damaged ({name} is not what was written: its checksum in SHA256SUMS")
+
+
+def test_a_missing_file_of_the_weights_is_named(copy):
+    file = files_of_arrays(copy)[-1]
+    file.unlink()
+    assert damage_of(copy) == (
+        f"{copy} is damaged ({file.relative_to(copy).as_posix()} is missing): make or copy it again"
+    )
+
+
+@pytest.mark.parametrize("name", ["_METADATA", "manifest.ocdbt"])
+def test_what_orbax_misses_without_saying_so_is_named(copy, name):
+    (copy / "weights" / name).unlink()
+    assert damage_of(copy) == f"{copy / 'weights'} is damaged: {name} is missing"
+
+
+@pytest.mark.parametrize("content", [b"", b"\xff", b"0" * 64 + b"  ../secret\n", b"0" * 64 + b"  weights/_META"])
+def test_a_damaged_list_of_sums_is_no_list(copy, content):
+    (copy / "SHA256SUMS").write_bytes(content)
+    assert damage_of(copy).startswith(f"{copy} is damaged (")
+
+
+def test_a_list_of_sums_that_is_no_file_is_not_waited_for(copy):
+    (copy / "SHA256SUMS").unlink()
+    os.mkfifo(copy / "SHA256SUMS")
+    assert "SHA256SUMS can't be read: a named pipe, expected a file" in damage_of(copy)
+
+
 @pytest.mark.parametrize("damage", ["gone", "no metadata", "no data"])
-def test_damaged_weights(copy, damage):
-    weights = copy / "weights"
+def test_damaged_weights_without_checksums(older, damage):
+    weights = older / "weights"
     if damage == "gone":
         shutil.rmtree(weights)
     elif damage == "no metadata":
         (weights / "_METADATA").write_text("{")
     else:
-        for file in weights.rglob("d/*"):
+        for file in files_of_arrays(older):
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(CheckpointError, match="weights is damaged or no Orbax checkpoint") as caught:
-        list(open_folder(copy).arrays())
-    assert "\n" not in str(caught.value)
+    said = damage_of(older)
+    assert "weights is damaged or no Orbax checkpoint" in said
+    assert "NoneType" not in said

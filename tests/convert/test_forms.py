@@ -98,6 +98,17 @@ def test_what_begins_otherwise_is_left_out_and_said(hub, same_arrays):
     assert model.remarks == ("left out, because their names don't begin with net.: criterion.weight",)
 
 
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_what_measuring_the_cost_of_a_model_left_in_it_is_passed_over(hub, same_arrays, prefix):
+    weights = weights_of(hub.path)
+    modules = {"", *(f"{name.rpartition('.')[0]}." for name in weights)}
+    counts = {f"{module}total_{what}": np.zeros(1, np.float64) for module in modules for what in ("ops", "params")}
+    rewrite(hub.path, {prefix + name: value for name, value in {**weights, **counts}.items()})
+    model = open_model(hub.path)
+    same_arrays(model.arrays(), hub.arrays)
+    assert model.remarks == ()
+
+
 def test_without_a_prefix_nothing_is_left_out(hub):
     rewrite(hub.path, {**weights_of(hub.path), "criterion.weight": np.ones(3, np.float32)})
     assert "  unexpected: criterion.weight" in message(hub.path)

@@ -259,6 +259,7 @@ def test_spoilt_weights_of_a_converted_folder_are_named(tmp_path, stored_hub):
 
 def test_damaged_arrays_of_a_converted_folder_are_one_line(stored, tmp_path):
     shutil.copytree(stored, tmp_path / "copy")
+    (tmp_path / "copy" / "SHA256SUMS").unlink()  # which would tell before Orbax does
     file = max((tmp_path / "copy" / "weights").rglob("d/*"), key=lambda path: path.stat().st_size)
     data = bytearray(file.read_bytes())
     for place in range(0, len(data) * 9 // 10, len(data) // 50):

@@ -116,6 +116,13 @@ def test_a_pickle_that_is_not_pytorchs(tmp_path):
         assert words in str(caught.value).replace("nt.system", "posix.system")
 
 
+@pytest.mark.parametrize("protocol", [4, 5])
+def test_a_protocol_that_pytorch_does_not_read_is_named_with_a_way_out(tmp_path, protocol):
+    text = refused(zipped(tmp_path / "a.pth", pickle.dumps(collections.OrderedDict(a=1), protocol)))
+    assert f"was saved with pickle_protocol={protocol}, which PyTorch's safe reader does not know" in text
+    assert "torch.save(model.state_dict(), 'weights.pth'), with its own protocol" in text
+
+
 @pytest.mark.parity
 class TestRead:
     """With PyTorch."""
@@ -155,7 +162,7 @@ class TestRead:
         torch.save({"model": self.other(torch, state), "optimizer": optimizer, place: average}, hub.path / "a.pth")
         same_arrays(open_model(hub.path).arrays(), hub.arrays)
 
-    @pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt", "a.bin", "a.pth.tar", "a.tar", "a"])
+    @pytest.mark.parametrize("name", ["a.pth", "a.pt", "a.ckpt", "a.bin", "a.pth.tar", "a.tar", "a", "a.safetensors"])
     @pytest.mark.parametrize("zip_format", [True, False])
     def test_any_ending(self, torch, hub, state, same_arrays, name, zip_format):
         path = hub.path / name
@@ -184,6 +191,15 @@ class TestRead:
         }
         torch.save({"model": state, **beside}, hub.path / "a.pth", _use_new_zipfile_serialization=zip_format)
         same_arrays(open_model(hub.path).arrays(), hub.arrays)
+
+    @pytest.mark.parametrize("zip_format", [True, False])
+    def test_another_protocol_of_pickles(self, torch, hub, state, same_arrays, zip_format):
+        options = dict(_use_new_zipfile_serialization=zip_format)
+        torch.save(state, hub.path / "a.pth", pickle_protocol=3, **options)
+        same_arrays(open_model(hub.path).arrays(), hub.arrays)
+        torch.save(state, hub.path / "a.pth", pickle_protocol=4, **options)
+        with pytest.raises(CheckpointError, match="saved with pickle_protocol=4, which"):
+            open_model(hub.path)
 
     def test_shards(self, torch, hub, state, same_arrays):
         names = sorted(state)

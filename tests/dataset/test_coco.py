@@ -227,15 +227,16 @@ def test_without_categories_classes_are_numbers(tmp_path):
 def test_ids_that_are_there_twice(tmp_path, name):
     write_picture(tmp_path / "a.png")
     write_picture(tmp_path / "b.png")
-    images = [IMAGE, {"id": "1", "file_name": name}]
+    write_picture(tmp_path / "c.png", colour=(90, 20, 200))
+    images = [IMAGE, {"id": "1", "file_name": name}, {"id": 2, "file_name": "c.png"}]
     categories = [{"id": 3, "name": "ant"}, {"id": "3", "name": "bee"}]
     dataset = open_dataset(write_coco(tmp_path / "x.json", images, [ANNOTATION, ANNOTATION], categories), None)
     kinds = [problem.kind.value for problem in dataset.problems]
     if name == "a.png":
-        assert boxes_of(dataset) == BOX
+        assert boxes_of(dataset) == {**BOX, "c.png": []}
         assert kinds == ["duplicate picture", "broken label", "duplicate box"]
     else:  # the boxes could be either picture's
-        assert boxes_of(dataset) == {"a.png": []}
+        assert boxes_of(dataset) == {"c.png": []}
         assert kinds == ["duplicate picture", "broken label", "broken label"]
         assert "2 boxes of image id 1, which is there twice" in dataset.problems[2].message
 

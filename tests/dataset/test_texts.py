@@ -59,9 +59,9 @@ def test_a_row_without_end_is_no_text(tmp_path, monkeypatch):
 def test_what_is_no_regular_file_is_not_waited_for(tmp_path):
     os.mkfifo(tmp_path / "pipe.txt")
     for path, reason in (
-        (tmp_path / "pipe.txt", "pipe or a device"),
-        ("/dev/zero", "pipe or a device"),
-        (tmp_path, "folder"),
+        (tmp_path / "pipe.txt", "a named pipe, expected a file"),
+        ("/dev/zero", "a device, expected a file"),
+        (tmp_path, "a folder, expected a file"),
     ):
         for read in (read_text, lambda path: list(rows(path))):
             with pytest.raises(OSError, match=reason):

@@ -1,6 +1,6 @@
 """The threshold with the best F1, against every cut tried one by one; and what is made of it when it is used."""
 
-import json
+import os
 
 import numpy as np
 import pytest
@@ -12,6 +12,7 @@ from dfine_jax.evaluation.coco_metrics import evaluate
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.thresholds import FILE_NAME, Best, Thresholds, read_thresholds, write_thresholds
+from dfine_jax.json_file import LARGEST
 
 BOX, FAR, NOWHERE = (10.0, 10.0, 50.0, 50.0), (100.0, 20.0, 140.0, 60.0), (150.0, 70.0, 190.0, 95.0)
 CAT, DOG, LIGHT, BIRD = range(4)
@@ -113,17 +114,44 @@ def test_other_models_have_none(tmp_path):
     assert read_thresholds("nano-coco") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"all": {}, "classes": {}}', "\xff", "null"])
-def test_a_damaged_file_is_one_line(tmp_path, text):
+BEST = '{"threshold": 0.5, "f1": 1, "precision": 1, "recall": 1, "boxes": 3}'
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", "can't be read as JSON"),
+        ("[]", "expected a JSON object, found a list"),
+        ("null", "expected a JSON object, found None"),
+        ("\xff", "can't be read as JSON"),
+        ('{"a":' * 10**5, "it is nested too deeply"),
+        ('{"all": "' + "x" * LARGEST + '"}', "too many for a file of settings"),
+        ("{}", "holds no thresholds (classes = null, expected an object)"),
+        ('{"all": {}, "classes": {}}', "holds no thresholds (all lacks threshold, f1, precision, recall, boxes)"),
+        ('{"all": [1], "classes": {}}', "holds no thresholds (all = [1], expected an object)"),
+        (f'{{"all": {BEST}, "classes": {{"cat": 3}}}}', "holds no thresholds (classes.cat = 3, expected an object)"),
+        (f'{{"all": {BEST.replace("0.5", "40")}, "classes": {{}}}}', "(all.threshold = 40, expected a number in 0..1)"),
+        (f'{{"all": {BEST.replace("0.5", "NaN")}, "classes": {{}}}}', "(all.threshold = NaN, expected a number"),
+        (f'{{"all": {BEST.replace("0.5", "true")}, "classes": {{}}}}', "(all.threshold = true, expected a number"),
+        (f'{{"all": {BEST.replace("3", "-3")}, "classes": {{}}}}', "(all.boxes = -3, expected a whole number, 0 or"),
+    ],
+)
+def test_a_damaged_file_is_one_line(tmp_path, text, words):
     (tmp_path / FILE_NAME).write_bytes(text.encode("latin-1"))
-    with pytest.raises(InputError, match=r"thresholds\.json holds no thresholds .*: delete it or give --threshold"):
+    with pytest.raises(InputError) as caught:
         read_thresholds(tmp_path)
+    said = str(caught.value)
+    assert said.startswith(str(tmp_path / FILE_NAME))
+    assert words in said
+    assert said.endswith(": delete it or give --threshold")
+    assert "\n" not in said
+    assert len(said) < 400 + len(str(tmp_path))
 
 
-def test_a_threshold_that_is_no_score_is_refused(tmp_path):
-    write_thresholds(OWN, tmp_path / FILE_NAME)
-    fields = json.loads((tmp_path / FILE_NAME).read_text())
-    fields["all"]["threshold"] = 40
-    (tmp_path / FILE_NAME).write_text(json.dumps(fields))
-    with pytest.raises(InputError, match=r"not in 0\.\.1"):
+@pytest.mark.parametrize(
+    ("make", "words"), [(os.mkfifo, "is a named pipe, expected a file"), (os.mkdir, "is a folder, expected a file")]
+)
+def test_what_is_no_file_is_said_and_not_waited_for(tmp_path, make, words):
+    make(tmp_path / FILE_NAME)
+    with pytest.raises(InputError, match=words):
         read_thresholds(tmp_path)

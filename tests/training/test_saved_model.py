@@ -9,7 +9,7 @@ import pytest
 from tiny import TINY
 
 from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.pretrained import load_pretrained
+from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.checkpoint import Checkpoints, Standing
 from dfine_jax.training.errors import TrainingError, WriteError
 from dfine_jax.training.folder import claimed
@@ -39,7 +39,7 @@ def test_what_was_written_is_there(model):
     assert not model.holds(*average(6))
     assert not model.holds(TINY.with_classes(("ant", "bee", "cat", "dog", "fox")), *average(12)[1:])
     assert model.step() == 12
-    assert load_pretrained(str(model.path)).preprocessing.height == 64
+    assert open_pretrained(model.path).preprocessing.height == 64
 
 
 def weights(model: ModelFolder) -> list:
@@ -85,8 +85,17 @@ def test_a_damaged_model_is_not_said_to_be_there_and_can_be_replaced(model, dama
     assert "\n" not in str(error.value)
     model.write(*average(12), 12)
     assert model.holds(*average(12))
-    aside = [path for path in model.path.parent.iterdir() if path.name.startswith("model.damaged.")]
+    aside = [path for path in model.path.parent.iterdir() if path.name.startswith("model.set_aside.")]
     assert len(aside) == (damage in (without_config, a_file))  # no model's folder: it may be somebody's own
+
+
+def test_what_somebody_put_beside_the_model_is_kept(model):
+    (model.path / "notes.txt").write_text("mine")
+    for step in (12, 18):
+        model.write(*average(step), step)
+    assert model.holds(*average(18))
+    (aside,) = model.path.parent.glob("model.set_aside.*")
+    assert (aside / "notes.txt").read_text() == "mine"
 
 
 def test_a_changed_byte_is_noticed(model):
@@ -134,7 +143,7 @@ def test_the_best_model_that_is_there_is_left_alone(model, checkpoints):
     assert (model.path / "config.json").stat().st_mtime_ns == before
 
 
-@pytest.mark.parametrize("damage", [*SLOWLY, gone, untouched])
+@pytest.mark.parametrize("damage", [*SLOWLY, pytest.param(untouched, marks=pytest.mark.slow), gone])
 def test_the_best_model_is_written_again(model, checkpoints, damage):
     damage(model)
     standing, told = mend(model, checkpoints)
