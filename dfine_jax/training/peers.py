@@ -13,6 +13,7 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import NoReturn
 
 import jax
 import numpy as np
@@ -129,8 +130,14 @@ class Peers:
                     continue
         if select.select([self._woken], [], [], OWN_END_SECONDS)[0]:
             return
-        os.write(2, ENDED + message(ended, self._count).encode() + b"\n")
-        os._exit(2)
+        end_with(message(ended, self._count))
+
+
+def end_with(line: str) -> NoReturn:
+    """Ends this process with exit code 2 and this line, unless native code has said already why it can't go on."""
+    sys.stdout.flush()
+    os.write(2, ENDED + line.encode() + b"\n")
+    os._exit(2)
 
 
 def message(ended: int, count: int) -> str:

@@ -13,8 +13,9 @@ import jax
 import numpy as np
 
 from dfine_jax.errors import InputError
+from dfine_jax.training import native_errors
 from dfine_jax.training.errors import TrainingError, first_line
-from dfine_jax.training.peers import Peers, filter_native_errors
+from dfine_jax.training.peers import Peers, end_with, filter_native_errors
 
 MEETING_SECONDS = 300
 """So long the processes wait for each other at the start."""
@@ -22,6 +23,8 @@ HEARTBEAT_SECONDS = 40
 """After so long JAX gives a process up that nothing is heard of, where its connection to process 0 does not tell."""
 NOTICING_SECONDS = 10.0
 """So long an error waits for news of another process, whose end may be its cause."""
+LOST = ("Gloo", "Connection reset", "Connection closed", "coordination service", "UNAVAILABLE", "DEADLINE_EXCEEDED")
+"""Words of JAX's errors about processes that can't be reached any more."""
 PLACE = ("coordinator_address", "num_processes", "process_id")
 
 
@@ -44,11 +47,12 @@ class Processes:
 def joined(processes: Processes = Processes()) -> Iterator[None]:
     """Meets the other processes, if there are any; must come before anything else that JAX does.
 
-    Inside, this process ends with one line, and exit code 2, as soon as another one has: alone none can go on. If the
-    block ends with an exception the others are told, and this process ends without waiting for them.
+    It ends this process with one line, and exit code 2, if the others don't come, or as soon as one of them has ended:
+    alone none can go on. If the block ends with an exception the others are told, and this process ends without
+    waiting for them.
 
     Raises:
-        TrainingError: only some of the three values are given, they make no sense, or the others don't come.
+        TrainingError: only some of the three values are given, or they make no sense.
     """
     if not _are_several(processes):
         yield
@@ -60,6 +64,8 @@ def joined(processes: Processes = Processes()) -> Iterator[None]:
     except BaseException as error:
         if not isinstance(error, InputError | KeyboardInterrupt | SystemExit):
             time.sleep(NOTICING_SECONDS)  # the end of another process ends this one meanwhile
+        if isinstance(error, jax.errors.JaxRuntimeError) and any(words in str(error) for words in LOST):
+            end_with(native_errors.ENDED.decode().rstrip())  # one that ended before it was connected
         peers.close()
         _end_alone(
             130 if isinstance(error, KeyboardInterrupt) else 2 if isinstance(error, ValueError | OSError) else 70
@@ -95,11 +101,10 @@ def _meet(processes: Processes) -> Peers:
         jax.distributed.initialize(**place, **seconds)
         return Peers(host)
     except (RuntimeError, ValueError, OSError) as error:
-        _end_alone(2)
-        raise TrainingError(
-            f"the processes did not all meet ({first_line(error)}): start as many as --processes.count says, each with "
-            "an index of its own and the same coordinator, a free port of process 0's machine"
-        ) from error
+        end_with(
+            f"dfine train: the processes did not all meet ({first_line(error)}): start as many as --processes.count "
+            "says, each with an index of its own and the same coordinator, a free port of process 0's machine"
+        )
 
 
 def _is_one_of_many() -> bool:
