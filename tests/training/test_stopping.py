@@ -13,12 +13,15 @@ from dfine_jax.training.stopping import NotFiniteError, SkippedBatches
 BLOCKED = """
 import ctypes, sys
 from dfine_jax.training.stopping import stop_signals
-with stop_signals(lambda text: print(text, flush=True)) as stop:
-    print("ready", flush=True)
+def say(text):  # in one piece: two threads do
+    sys.stdout.write(text + "\\n")
+    sys.stdout.flush()
+with stop_signals(say) as stop:
+    say("ready")
     if sys.argv[1] == "long":
         for _ in range(9):  # native code, as XLA's, in which Python's own handlers of signals don't run
             ctypes.CDLL(None).sleep(30)
-    print("stopped" if stop.wait(30) else "not stopped", flush=True)
+    say("stopped" if stop.wait(30) else "not stopped")
 """
 
 
