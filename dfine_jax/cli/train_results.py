@@ -66,9 +66,8 @@ class Results:
         folder = self.model.path
         best = "" if standing.best_ap is None else f", AP {standing.best_ap:.4f} at step {standing.best_step:,}"
         found = thresholds.read_thresholds(folder)
-        shown = f" It shows what scores more than {found}, with the best F1 ({found.all.f1:.3f})." if found else ""
-        use = f"dfine detect PICTURE --model {folder}"
-        return f"the model is in {folder}{best}; use it with: {use}{shown}"
+        shown = f", and shows what scores more than {found} (the best F1, {found.all.f1:.3f})" if found else ""
+        return f"the model is in {folder}{best}{shown}; use it with: dfine detect PICTURE --model {folder}"
 
     def _path(self, step: int, rest: str) -> Path:
         return self.configuration.output / EVALUATIONS / f"{step:08}{rest}"

@@ -134,9 +134,11 @@ def trained(user: User, ran: Ran, before) -> None:
     assert model == "runs/cells/model", ran.last
     names = written(user, before)
     assert {f"runs/cells/{name}" for name in ("training.json", "log.jsonl", "curves.png")} <= names
-    assert {"runs/cells/model/config.json", "runs/cells/model/preprocessor_config.json"} <= names
+    folder = ("config.json", "preprocessor_config.json", "thresholds.json", "README.md")
+    assert {f"runs/cells/model/{name}" for name in folder} <= names
     log = [json.loads(line) for line in (user.folder / "runs/cells/log.jsonl").read_text().splitlines()]
-    assert [line["step"] for line in log if "ap" in line] == [3, 6]
+    assert [line["step"] for line in log if "ap" in line][-1] == 6  # two epochs of three steps
+    assert "recipe for 12 pictures with 3 classes" in ran.out
 
 
 def went_on(user: User, ran: Ran, before) -> None:
