@@ -60,6 +60,10 @@ def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Rec
     if len(stored) > MOST_TENSORS:
         raise CheckpointError(f"{called} holds {len(stored):,} tensors, up to {MOST_TENSORS:,} are read")
     plain = {name: _unwrapped(name) for name in stored}
+    if all(name == short for name, short in plain.items()):
+        for dialect in dialects:  # the usual case, without looking for what could be in front of names
+            if _knows_all(dialect, stored):
+                return Recognised(dialect, source, "", ())
     by_dialect = [(dialect, _prefixes(dialect, plain.values())) for dialect in dialects]
     dialect, prefixes = max(by_dialect, key=lambda entry: max(entry[1].values(), default=0))
     if not prefixes:
@@ -73,6 +77,19 @@ def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Rec
     inside = sorted({part for name in stored for part in name.split(".") if part in WRAPPERS})
     taken_off = ", ".join([*(f"{part}." for part in inside), *([prefix] if prefix else [])])
     return Recognised(dialect, Renamed(source, names), taken_off, tuple(left_out))
+
+
+def _knows_all(dialect: Dialect, names: Iterable[str]) -> bool:
+    """Whether there is a rule for every name as it is, and not for all of them to be ignored."""
+    known = ignored = 0
+    for name in names:
+        if to_jax(dialect, name):
+            known += 1
+        elif is_ignored(dialect, name):
+            ignored += 1
+        else:
+            return False
+    return known > ignored
 
 
 def count_known(dialect: Dialect, names: Iterable[str]) -> int:

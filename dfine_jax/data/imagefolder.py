@@ -38,9 +38,8 @@ def find_imagefolder(folder: Path) -> Folders | None:
     if (file := _metadata(folder)) is None:
         return None
     splits = {_split_of(entry) for _, entry in _rows(file, Findings())} if split_folders(folder) else {None}
-    if None in splits:
-        return Folders(folder, {None: file})
-    return Folders(folder, {split: file for split in SPLITS if split in splits}, split_by_name=True)
+    by_split = {None: file} if None in splits else {split: file for split in SPLITS if split in splits}
+    return Folders(folder, by_split, split_by_name=None not in splits)
 
 
 def _metadata(folder: Path) -> Path | None:
@@ -54,14 +53,11 @@ def _split_of(entry: Any) -> Split | None:
 
 
 def read_imagefolder(folders: Folders, split: Split | None) -> Stated:
-    """Reads one part of an image folder.
+    """Reads one part of an image folder; ``DataError`` where a file can't be read.
 
     A row has the picture's `file_name` and `objects`: `bbox` (left, top, width, height in pixels) and `categories`,
     which are names or numbers, each a list; or a list of objects that have one of each. Or there is a row for each box,
     with its class and corners.
-
-    Raises:
-        DataError: a file can't be read.
     """
     findings, own, listed, used, keys = Findings(), folders.files[split], [], set(), ""
     for file in dict.fromkeys(folders.files.values()):
@@ -90,15 +86,14 @@ def _rows(file: Path, findings: Findings) -> Iterator[tuple[int, Any]]:
         if file.suffix.lower() == ".csv":
             csv.field_size_limit(sys.maxsize)
             yield from enumerate(csv.DictReader(io.StringIO(read_text(file))), start=2)
-            return
-        if file.suffix.lower() == ".json" and (sniffed := sniff(file)) is not None and sniffed.is_list:
+        elif file.suffix.lower() == ".json" and (sniffed := sniff(file)) is not None and sniffed.is_list:
             yield from ((entry.line, entry.value) for entry in read_entries(file))
-            return
-        for line, row in rows(file):
-            try:
-                yield line, json.loads(row, parse_int=lenient_number)
-            except (ValueError, RecursionError) as error:
-                reason = getattr(error, "msg", None) or "nested too deeply"
-                findings.broken(file, line, f"{reason}: not valid JSON; left out")
+        else:
+            for line, row in rows(file):
+                try:
+                    yield line, json.loads(row, parse_int=lenient_number)
+                except (ValueError, RecursionError) as error:
+                    reason = getattr(error, "msg", None) or "nested too deeply"
+                    findings.broken(file, line, f"{reason}: not valid JSON; left out")
     except (OSError, csv.Error) as error:
         raise DataError(f"can't read {file}: {getattr(error, 'strerror', None) or error}") from error
