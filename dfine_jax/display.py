@@ -1,8 +1,12 @@
 """Text from outside (names of files and classes, messages that hold them) made fit to be shown."""
 
 import unicodedata
+from typing import TYPE_CHECKING
 
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 _UNSEEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Kinds of characters that steer a terminal, turn the direction of text, break a line, or are no characters at all."""
@@ -24,6 +28,11 @@ def printable(text: object, *, lines: bool = False) -> str:
 def verbatim(text: object, style: str = "") -> Text:
     """``printable`` text for Rich, which would take square brackets in a string for markup."""
     return Text(printable(text), style)
+
+
+def say(console: "Console", text: object, style: str = "") -> None:
+    """Prints a line of ``verbatim`` text, which isn't broken at the terminal's width."""
+    console.print(verbatim(text, style), soft_wrap=True)
 
 
 def storable(text: str) -> str:

@@ -15,7 +15,7 @@ from dfine_jax.data.report import Report, Spread, report, same_pictures
 from dfine_jax.data.samples import DataError, Dataset, Problem, Split, summarise
 from dfine_jax.data.shapes import DrawnRecords
 from dfine_jax.data.sources import Source
-from dfine_jax.display import printable, verbatim
+from dfine_jax.display import say, verbatim
 
 DRAWN = 500
 """Of a drawn data set only so many pictures of each part are looked at: there is no end to them, nor anything wrong."""
@@ -73,7 +73,7 @@ def run(
         shown = next(iter(datasets.values()))
         save_sheet(contact_sheet(shown, pictures), file)
         console.print()
-        _print(console, f"{min(pictures, len(shown))} pictures with their boxes: {file}")
+        say(console, f"{min(pictures, len(shown))} pictures with their boxes: {file}")
     return 0
 
 
@@ -88,14 +88,14 @@ def _opened(console: Console, source: Source, parts: list[Split | None]) -> dict
             failed.append(error)
             if len(parts) == len(failed):
                 raise failed[0] from None
-            _print(console, f"{part} is left out: {error}", "yellow")
+            say(console, f"{part} is left out: {error}", "yellow")
     return datasets
 
 
 def print_report(console: Console, found: Report, title: str, most_problems: int) -> None:
     """One part: a table of counts, one of classes, the problems."""
     console.print()
-    _print(console, title, "bold")
+    say(console, title, "bold")
     counts = Table(show_header=False, box=None, pad_edge=False)
     counts.add_column(style="dim")
     counts.add_column()
@@ -115,7 +115,7 @@ def print_report(console: Console, found: Report, title: str, most_problems: int
         classes.add_row(verbatim(name), _shown_id(category_id, label), f"{boxes:,}", f"{pictures:,}")
     console.print(classes)
     for remark in found.remarks:
-        _print(console, remark, "yellow")
+        say(console, remark, "yellow")
     _print_problems(console, found.problems, most_problems)
 
 
@@ -130,13 +130,9 @@ def print_shared(console: Console, datasets: dict[Split | None, Dataset], most_p
 def _print_problems(console: Console, problems: tuple[Problem, ...] | list[Problem], most: int) -> None:
     shown = problems[:most] if most > 0 else problems
     for problem in shown:
-        _print(console, str(problem), "yellow")
+        say(console, str(problem), "yellow")
     if len(shown) < len(problems):
         console.print(f"... and {len(problems) - len(shown):,} more; --problems 0 lists all", style="yellow")
-
-
-def _print(console: Console, text: str, style: str = "") -> None:
-    console.print(printable(text), style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 def _shown_id(category_id: int | str, label: int) -> str:

@@ -15,7 +15,7 @@ from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
 from dfine_jax.data.shapes import DrawnRecords
-from dfine_jax.display import verbatim
+from dfine_jax.display import say, verbatim
 from dfine_jax.errors import InputError
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
@@ -75,33 +75,30 @@ def run(
     split = split or ("val" if source.splits else None)
     dataset = source.open(split)
     for remark in dataset.remarks[:MOST_REMARKS]:
-        _note(notes, remark)
+        say(notes, remark, "yellow")
     if output is not None:
         _keep_inputs(output, data, model, dataset)
     if dataset.problems:
-        _note(notes, f"left out or changed in {data}: {summarise(dataset.problems)}; dfine data {data} lists them")
+        found = summarise(dataset.problems)
+        say(notes, f"left out or changed in {data}: {found}; dfine data {data} lists them", "yellow")
     keep_freed_memory()
     stored = open_pretrained(model)
     say_remarks(stored)
     detector = Detector.from_stored(stored, size=parse_size(size), dtype=dtype, batch_size=batch_size)
     unknown = _unknown_classes(detector, dataset)
     if unknown:
-        _note(notes, f"the model doesn't know {', '.join(unknown)}: these are never found")
+        say(notes, f"the model doesn't know {', '.join(unknown)}: these are never found", "yellow")
 
     predicted, unreadable = _predict(detector, dataset, notes)
     evaluation = evaluate(predicted, Truth.of(dataset), threshold=threshold)
     tables.print(_figures(evaluation, f"{model} on {data}" + (f", {split}" if split else "")))
     tables.print(_classes(evaluation))
     if unreadable:
-        _note(notes, f"{unreadable} of {len(dataset)} pictures could not be read and are left out")
+        say(notes, f"{unreadable} of {len(dataset)} pictures could not be read and are left out", "yellow")
     if output is not None:
         write_report(evaluation, dataset, output, {"model": model, "data": data, "split": split or "all"})
         notes.print(verbatim(f"numbers, predictions and pictures written to {output}"), soft_wrap=True)
     return 1 if unreadable else 0
-
-
-def _note(console: Console, text: str) -> None:
-    console.print(verbatim(text, "yellow"), soft_wrap=True)
 
 
 def _keep_inputs(output: Path, data: str, model: str, dataset: Dataset) -> None:
@@ -135,7 +132,7 @@ def _predict(detector: Detector, dataset: Dataset, notes: Console) -> tuple[list
         for outcome in predict(detector, dataset):
             if isinstance(outcome, PictureError):
                 unreadable += 1
-                _note(notes, f"left out {outcome}")
+                say(notes, f"left out {outcome}", "yellow")
             else:
                 predicted.append(outcome)
             progress.advance(task)

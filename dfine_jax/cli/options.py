@@ -8,7 +8,7 @@ import numpy as np
 from rich.console import Console
 
 from dfine_jax.config import SIZES, DFineConfig
-from dfine_jax.display import printable
+from dfine_jax.display import say
 from dfine_jax.errors import InputError
 from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
@@ -34,8 +34,7 @@ def say_remarks(stored: "StoredModel") -> None:
     """Tells on standard error what was assumed about a model or left out of it."""
     notes = Console(stderr=True)
     for remark in stored.remarks:
-        text = printable(f"{stored.source}: {remark}")
-        notes.print(text, style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(notes, f"{stored.source}: {remark}", "yellow")
 
 
 def model_of(name: str, size: tuple[int, int] | None, compute: Compute = Compute()) -> tuple["DFine", Preprocessing]:

@@ -22,7 +22,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.holdout import hold_out
 from dfine_jax.data.samples import Dataset, summarise
-from dfine_jax.display import printable, verbatim
+from dfine_jax.display import printable, say
 from dfine_jax.errors import InputError
 from dfine_jax.hub_config import from_hub
 from dfine_jax.json_file import read_object
@@ -242,29 +242,26 @@ def open_datasets(configuration: Configuration, console: Console) -> Data:
     dataset = source.open("train" if source.splits else None)
     dataset.check_boxes(data)
     for remark in dataset.remarks[:MOST_REMARKS]:
-        _note(console, remark)
+        say(console, remark, "yellow")
     if dataset.problems:
-        _note(console, f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them")
+        say(console, f"left out or changed: {summarise(dataset.problems)}; dfine data {data} lists them", "yellow")
     if "val" in source.splits:
         held_out = source.open("val")
         return Data(dataset, held_out, f"{len(held_out):,} pictures of the val part", len(dataset))
     if configuration.holdout and len(dataset) > 1:
         kept, held_out = hold_out(dataset, configuration.run.seed)
-        _note(
+        say(
             console,
             f"{data} has no val part: {len(held_out):,} of {len(dataset):,} pictures are held out to choose the best "
             "model by (--no-holdout trains on all)",
+            "yellow",
         )
         return Data(kept, held_out, f"{len(held_out):,} pictures held out", len(dataset))
     if "test" in source.splits:
         held_out = source.open("test")
         return Data(dataset, held_out, f"{len(held_out):,} pictures of the test part", len(dataset))
-    _note(console, f"{data} has no val or test part: the model won't be evaluated")
+    say(console, f"{data} has no val or test part: the model won't be evaluated", "yellow")
     return Data(dataset, None, "none: there is nothing to evaluate on", len(dataset))
-
-
-def _note(console: Console, text: str) -> None:
-    console.print(verbatim(text, "yellow"), soft_wrap=True)
 
 
 def _model_of(configuration: Configuration) -> tuple[DFineConfig, int]:
