@@ -358,7 +358,8 @@ def test_frozen_norms_reach_the_model():
 def run(output: Path, *options: str, devices: int = 1) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    folders = [str(Path(__file__).parents[levels]) for levels in (1, 2)]
+    tests = Path(__file__).parents[1]
+    folders = [str(tests / "support"), str(tests.parent)]
     environment["PYTHONPATH"] = os.pathsep.join([*folders, environment.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [*PROGRAM, str(output), *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
