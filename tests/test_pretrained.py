@@ -5,8 +5,8 @@ import pytest
 from tiny import TINY, tiny_model
 
 from dfine_jax import pretrained
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import variables
+from dfine_jax.ops.compute import Compute
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import SHORT_NAMES, load_pretrained, open_pretrained, save_pretrained
 from dfine_jax.weights.fill import CheckpointError

@@ -10,7 +10,7 @@ from rich.console import Console
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.display import say
 from dfine_jax.errors import InputError
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops.compute import Compute
 from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:

@@ -62,8 +62,8 @@ def count_operations(model: "DFine", settings: Preprocessing) -> float:
     They are counted in the program for GPUs, which has convolutions and sampled cells as such: CPUs and TPUs are given
     forms with more or fewer operations.
     """
+    from dfine_jax.inference.fuse import fuse
     from dfine_jax.model.dfine import functional  # Flax takes a while to load
-    from dfine_jax.model.fuse import fuse
 
     traced = _traced(*functional(fuse(model, for_cpu=False)), settings, 1)
     return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]

@@ -23,8 +23,7 @@ from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.program import detection_program
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.folding import fold
+from dfine_jax.machine import arithmetic
 from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -67,13 +66,23 @@ class Detector:
     that isn't full is filled up, so nothing is compiled twice.
     """
 
-    def __init__(self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1):
-        """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32."""
+    def __init__(
+        self,
+        model: "DFine",
+        preprocessing: Preprocessing | None = None,
+        *,
+        batch_size: int = 1,
+        operands: np.dtype | None = None,
+    ):
+        """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32.
+
+        For ``operands`` see ``dfine_jax.fuse``.
+        """
+        from dfine_jax.inference.fuse import fuse
         from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
-        from dfine_jax.model.fuse import fuse
 
         self._set(model.config, preprocessing or Preprocessing(), batch_size)
-        apply, params, batch_stats = functional(fuse(model))
+        apply, params, batch_stats = functional(fuse(model, operands=operands))
         self._apply, _ = of_packed(apply, params)
         self._variables = jax.device_put((pack(params), batch_stats))
 
@@ -103,7 +112,7 @@ class Detector:
         """Loads a model by name, see ``load_pretrained``.
 
         ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16,
-        see ``Compute.for_this_machine``.
+        see ``dfine_jax.machine.arithmetic``.
         """
         from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
 
@@ -134,10 +143,9 @@ class Detector:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
         detector = cls.__new__(cls)
         detector._set(stored.config, preprocessing, batch_size)
-        compute = Compute.for_this_machine(dtype)
-        program = detection_program(stored.config, compute, preprocessing, batch_size, quick=quick)
+        program = detection_program(stored.config, arithmetic(dtype), preprocessing, batch_size, quick=quick)
         params, batch_stats = {}, {}
-        for variable, value in fold(program.folding, stored.arrays()):
+        for variable, value in program.fusion.variables(stored.arrays()):
             kind = batch_stats if variable in program.batch_stats else params
             kind[variable] = value if value.ndim == 1 else jax.device_put(value)  # short ones are packed first
         detector.compiled = program.compiled

@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dfine_jax.config import DecoderConfig, DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.model.attention import SelfAttention
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.deformable import DeformableAttention, Shapes
+from dfine_jax.model.deformable import DeformableAttention
 from dfine_jax.model.distribution import distance_to_box, integral, inverse_sigmoid, weighting_function
 from dfine_jax.model.initial import PRIOR_LOGIT, class_embedding, constant, parameter, statistic, xavier
 from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
@@ -29,6 +28,8 @@ from dfine_jax.model.outputs import (
     QueryPredictions,
     TrainingOutput,
 )
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.sampling import Shapes
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 
@@ -124,7 +125,7 @@ class Decoder(nnx.Module):
         """All levels' cells one after another, in the decoder's width, and each level's (height, width)."""
         maps = (*maps, *[maps[-1]] * (self.config.levels - len(maps)))
         if self.input_proj:
-            maps = tuple(project(x, train) for project, x in zip(self.input_proj, maps, strict=True))
+            maps = tuple(project(x, train=train) for project, x in zip(self.input_proj, maps, strict=True))
         shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps], axis=1), shapes
 

@@ -16,6 +16,7 @@ from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
 from dfine_jax.data.sampling import repeat_factors
+from dfine_jax.machine import Arithmetic
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
@@ -179,7 +180,7 @@ def train(
             + f"on {devices.count} device(s)"
             + (f"; going on from step {standing.step:,}" if standing.step else "")
         )
-        if slower := compute.instead_of(options.dtype):
+        if slower := Arithmetic(compute).instead_of(options.dtype):
             journal.say(slower)
         skipped = SkippedBatches(dataset, options.most_skipped)
         in_flight: InFlight | None = None

@@ -9,14 +9,14 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.model.attention import attend_heads
-from dfine_jax.model.channelwise import convolve_channels, largest_of_four, normalise_cells
-from dfine_jax.model.deformable import attend_to_points
-from dfine_jax.model.finish import Finish
-from dfine_jax.model.kernel_gradients import gradient_for_kernel
-from dfine_jax.model.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
-from dfine_jax.model.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
-from dfine_jax.model.tiles import large_tile_kernel
+from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.kernels.attention import attend_heads
+from dfine_jax.cpu.kernels.channelwise import convolve_channels, largest_of_four, normalise_cells
+from dfine_jax.cpu.kernels.kernel_gradients import gradient_for_kernel
+from dfine_jax.cpu.kernels.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.cpu.kernels.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
+from dfine_jax.cpu.kernels.sampling import attend_to_points
+from dfine_jax.cpu.kernels.tiles import large_tile_kernel
 
 ACTIVATIONS = {
     None: lambda x: x,

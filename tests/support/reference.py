@@ -14,8 +14,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, load, variables
+from dfine_jax.ops.compute import Compute
 from dfine_jax.weights.fill import Shape, fill, plan
 from dfine_jax.weights.rules import HUB, ORIGINAL, Dialect
 

@@ -23,8 +23,8 @@ from rich.console import Console
 from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pictures
 from tensorboardX.proto.event_pb2 import Event
 
+from dfine_jax.cpu.codegen.registers import registers
 from dfine_jax.data.samples import DataError
-from dfine_jax.native.registers import registers
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training import trainer
 from dfine_jax.training.errors import TrainingError
