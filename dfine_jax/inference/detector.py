@@ -18,6 +18,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
+from dfine_jax.inference.decoding import LARGE, Wanted
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import TopDetections
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
 
-
-LARGE = 2**24
-"""Pixels above which a picture that is asked for is decoded a second time when its turn comes, rather than kept."""
 
 MOST_AT_A_TIME = 4096
 """Largest batch."""
@@ -201,7 +199,7 @@ class Detector:
             yield ahead.popleft().result()
 
     def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
-        wanted = (self.preprocessing.width, self.preprocessing.height)
+        wanted = Wanted(self.preprocessing.width, self.preprocessing.height, self.preprocessing.resample)
         try:
             with loaded(source, wanted=wanted) as (picture, size, again):
                 pixels = resize(picture, self.preprocessing)
@@ -209,6 +207,7 @@ class Detector:
             return Found(source, error, None)
         if not keep_picture:
             return _Prepared(source, None, size, pixels)
+        # A large one is decoded again when its turn comes, rather than kept.
         return _Prepared(source, again if size[0] * size[1] > LARGE else lambda: picture, size, pixels)
 
     def _run(self, entries: list[_Prepared | Found]) -> TopDetections | None:
