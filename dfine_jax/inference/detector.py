@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -174,8 +175,8 @@ class Detector:
             raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
         waiting: list[_Prepared | Found] = []
         running: deque[tuple[list[_Prepared | Found], TopDetections]] = deque()
-        with _pool() as pool:
-            for prepared in self._prepared(pool, sources, keep_pictures):
+        with _pool() as (pool, stopped):
+            for prepared in self._prepared(pool, sources, keep_pictures, stopped):
                 waiting.append(prepared)
                 if sum(isinstance(entry, _Prepared) for entry in waiting) == self.batch_size:
                     running.append((waiting, self._run(waiting)))
@@ -187,21 +188,21 @@ class Detector:
                 yield from self._finish(*batch, threshold)
 
     def _prepared(
-        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool
+        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool, stopped: Event
     ) -> Iterator[_Prepared | Found]:
         """Decoded and stretched pictures in order, no more than a batch or two ahead."""
         ahead: deque[Future] = deque()
         for source in sources:
-            ahead.append(pool.submit(self._prepare, source, keep_pictures))
+            ahead.append(pool.submit(self._prepare, source, keep_pictures, stopped))
             if len(ahead) > self.batch_size + 4:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
+    def _prepare(self, source: Any, keep_picture: bool, stopped: Event) -> _Prepared | Found:
         wanted = Wanted(self.preprocessing.width, self.preprocessing.height, self.preprocessing.resample)
         try:
-            with loaded(source, wanted=wanted) as (picture, size, again):
+            with loaded(source, wanted=wanted, stopped=stopped) as (picture, size, again):
                 pixels = resize(picture, self.preprocessing)
         except PictureError as error:
             return Found(source, error, None)
@@ -248,10 +249,14 @@ class Detector:
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing new once the block has ended, also where it ends by an exception."""
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+def _pool() -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Threads that begin nothing new once the block has ended, also where it ends by an exception.
+
+    They are waited for, and what is set then tells those that wait for something.
+    """
+    pool, stopped = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)), Event()
     try:
-        yield pool
+        yield pool, stopped
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)

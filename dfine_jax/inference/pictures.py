@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -75,15 +76,18 @@ def load_picture(source: Any, *, upright: bool = True) -> Image.Image:
 
 
 @contextmanager
-def loaded(source: Any, *, upright: bool = True, wanted: Wanted | None = None) -> Iterator[Loaded]:
+def loaded(
+    source: Any, *, upright: bool = True, wanted: Wanted | None = None, stopped: Event | None = None
+) -> Iterator[Loaded]:
     """`load_picture` for a block that will stretch the picture to what is `wanted`.
 
     A picture of more than `decoding.LARGE` pixels then comes narrower, so that stretching gives the same, see
-    `decoding.decode`. Its memory counts as taken until the block ends, so that none may be read within.
+    `decoding.decode`. Its memory counts as taken until the block ends, so that none may be read within. A download ends
+    with an error when `stopped` is set.
     """
     name = printable(picture_name(source))
     if isinstance(source, str | os.PathLike) and _is_address(os.fsdecode(source)):
-        source = _local(os.fsdecode(source), name)
+        source = _local(os.fsdecode(source), name, stopped)
     with ExitStack() as stack:
         picture, size = _decoded(source, name, upright, wanted, stack)
         yield Loaded(picture, size, partial(_whole, source, name, upright))
@@ -166,11 +170,11 @@ def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("data:")
 
 
-def _local(address: str, name: str) -> str | IO[bytes]:
+def _local(address: str, name: str, stopped: Event | None) -> str | IO[bytes]:
     """The path of an address's file, or what was fetched."""
     scheme = address.split(":", 1)[0].lower()
     if scheme in SCHEMES:
-        return fetch(address, name)
+        return fetch(address, name, stopped)
     if scheme != "file":
         raise PictureError(f"{name}: can't fetch from {printable(scheme)}://; use http, https, file or data")
     path = local_path(address)
