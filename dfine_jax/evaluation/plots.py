@@ -5,7 +5,6 @@ touches pyplot, so nothing has to be closed.
 """
 
 import io
-import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -27,12 +26,10 @@ MOST_COLOURED = 10
 """With more classes than this, their curves have no names and one grey."""
 MOST_COUNTED = 25
 """With more classes than this, the squares of a confusion matrix have no numbers."""
-MOST_DRAWN = 400
+MOST_DRAWN = 100
 """With more classes than this, bars and squares are those of the most telling; `metrics.json` has all. A minute's work
 for thousands, and nobody could read them."""
 LONGEST_NAME = 24
-LONGEST_SIDE, MOST_PIXELS = 60_000, 10**8
-"""Pixels of a figure in one direction, which matplotlib limits, and in all."""
 
 
 def precision_recall(evaluation: Evaluation) -> "Figure":
@@ -166,11 +163,10 @@ def _colours(shares: np.ndarray) -> np.ndarray:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Makes an empty white figure; sizes in inches. Very many classes get fewer pixels an inch."""
+    """Makes an empty white figure; sizes in inches."""
     from matplotlib.figure import Figure
 
-    dpi = min(DPI, LONGEST_SIDE / max(width, height), math.sqrt(MOST_PIXELS / (width * height)))
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def as_png(figure: "Figure") -> bytes:

@@ -162,16 +162,6 @@ def test_odd_names_of_classes(tmp_path):
     assert all(name in shown for name in ("[/x] (1)", r"a\$b\$c \\$ (0)", r"\x1b[31m\u202e\n (0)"))
 
 
-@pytest.mark.parametrize("inches", [(7.5, 1300.0), (900.0, 900.0)])
-def test_a_figure_of_very_many_classes_has_fewer_pixels_an_inch(inches):
-    figure = plots.new_figure(*inches)
-    assert tuple(figure.get_size_inches()) == inches
-    width, height = figure.get_size_inches() * figure.dpi
-    assert max(width, height) < 2**16
-    assert width * height < 1.01e8
-    assert plots.new_figure(8, 6).dpi == plots.DPI
-
-
 def test_a_file_that_can_not_be_finished_leaves_the_one_before(tmp_path, many, evaluation, monkeypatch):
     (tmp_path / "metrics.json").write_text("before")
 
