@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -18,6 +19,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
+from dfine_jax.inference.decoding import LARGE, Wanted
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import TopDetections
@@ -30,9 +32,6 @@ if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine
     from dfine_jax.weights.folder import StoredModel
 
-
-LARGE = 2**24
-"""Pixels above which a picture that is asked for is decoded a second time when its turn comes, rather than kept."""
 
 MOST_AT_A_TIME = 4096
 """Largest batch."""
@@ -185,8 +184,8 @@ class Detector:
             raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
         waiting: list[_Prepared | Found] = []
         running: deque[tuple[list[_Prepared | Found], TopDetections]] = deque()
-        with _pool() as pool:
-            for prepared in self._prepared(pool, sources, keep_pictures):
+        with _pool() as (pool, stopped):
+            for prepared in self._prepared(pool, sources, keep_pictures, stopped):
                 waiting.append(prepared)
                 if sum(isinstance(entry, _Prepared) for entry in waiting) == self.batch_size:
                     running.append((waiting, self._run(waiting)))
@@ -198,26 +197,27 @@ class Detector:
                 yield from self._finish(*batch, threshold)
 
     def _prepared(
-        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool
+        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool, stopped: Event
     ) -> Iterator[_Prepared | Found]:
         """Decoded and stretched pictures in order, no more than a batch or two ahead."""
         ahead: deque[Future] = deque()
         for source in sources:
-            ahead.append(pool.submit(self._prepare, source, keep_pictures))
+            ahead.append(pool.submit(self._prepare, source, keep_pictures, stopped))
             if len(ahead) > self.batch_size + 4:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
-        wanted = (self.preprocessing.width, self.preprocessing.height)
+    def _prepare(self, source: Any, keep_picture: bool, stopped: Event) -> _Prepared | Found:
+        wanted = Wanted(self.preprocessing.width, self.preprocessing.height, self.preprocessing.resample)
         try:
-            with loaded(source, wanted=wanted) as (picture, size, again):
+            with loaded(source, wanted=wanted, stopped=stopped) as (picture, size, again):
                 pixels = resize(picture, self.preprocessing)
         except PictureError as error:
             return Found(source, error, None)
         if not keep_picture:
             return _Prepared(source, None, size, pixels)
+        # A large one is decoded again when its turn comes, rather than kept.
         return _Prepared(source, again if size[0] * size[1] > LARGE else lambda: picture, size, pixels)
 
     def _run(self, entries: list[_Prepared | Found]) -> TopDetections | None:
@@ -258,10 +258,14 @@ class Detector:
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing new once the block has ended, also where it ends by an exception."""
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+def _pool() -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Threads that begin nothing new once the block has ended, also where it ends by an exception.
+
+    They are waited for, and what is set then tells those that wait for something.
+    """
+    pool, stopped = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)), Event()
     try:
-        yield pool
+        yield pool, stopped
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)

@@ -177,3 +177,78 @@ def test_no_usable_picture_names_the_first_problem(tmp_path):
     (tmp_path / "a.png").write_text("no picture")
     write_coco(tmp_path / "labels.json")
     refuse(tmp_path / "labels.json", None, "has no usable picture; the first problem is .*a.png: unreadable picture")
+
+
+def rows_of_one_picture(count):
+    return [box(i, [i % 50, i // 50, 5, 5]) for i in range(count)]
+
+
+def test_more_boxes_of_a_picture_than_it_can_have(tmp_path, monkeypatch):
+    monkeypatch.setattr("dfine_jax.data.coco.MOST_BOXES", 10)
+    monkeypatch.setattr("dfine_jax.data.checks.MOST_BOXES", 10)
+    monkeypatch.setattr("dfine_jax.data.samples.Findings.MOST_BROKEN", 20)
+    write_picture(tmp_path / "a.png")
+    read = open_dataset(write_coco(tmp_path / "labels.json", annotations=rows_of_one_picture(31)), None)
+    assert len(read.records[0].boxes) == 10
+    assert [str(problem.kind) for problem in read.problems] == ["broken label"]
+    file = write_coco(tmp_path / "labels.json", annotations=rows_of_one_picture(40))
+    with pytest.raises(DataError, match=r"labels\.json:37: 21 annotations of pictures that have over 10 already, this"):
+        open_dataset(file, None)
+
+
+@pytest.mark.parametrize("form", ["json list", "labelme"])
+def test_boxes_beyond_the_most_are_not_even_read(tmp_path, monkeypatch, form):
+    for module in ("objects", "labelme", "checks"):
+        monkeypatch.setattr(f"dfine_jax.data.{module}.MOST_BOXES", 10)
+    write_picture(tmp_path / "a.png")
+    corners = [[[i % 50, i // 50], [i % 50 + 5, i // 50 + 5]] for i in range(30)]
+    if form == "labelme":
+        shapes = [{"label": "ant", "shape_type": "rectangle", "points": points} for points in corners]
+        content = {"imagePath": "a.png", "shapes": [*shapes, {"label": "cow", "points": "none"}]}
+    else:
+        boxes = [{"category": "ant", "bbox": [*first, 5, 5]} for first, _ in corners]
+        content = [{"name": "a.png", "labels": [*boxes, {"category": "cow"}]}]
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    read = open_dataset(tmp_path, None)
+    assert len(read.records[0].boxes) == 10
+    assert read.class_names == ("ant",)
+    assert [str(problem.message)[:24] for problem in read.problems] == ["more than 10 boxes in on"]
+
+
+class TestVeryManyPictures:
+    @pytest.fixture(autouse=True)
+    def _few_are_many(self, monkeypatch):
+        monkeypatch.setattr("dfine_jax.data.references.MANY", 100)
+        monkeypatch.setattr("dfine_jax.data.references.TRIED", 10)
+
+    def yolo(self, folder, names):
+        (folder / "train.txt").write_text("".join(f"{name}\n" for name in names))
+        (folder / "data.yaml").write_text("names: [ant]\ntrain: train.txt\n")
+        write_picture(folder / "pictures" / "a.png")
+        return folder
+
+    def test_none_of_which_is_there(self, tmp_path):
+        folder = self.yolo(tmp_path, [f"pictures/{i}.png" for i in range(101)])
+        with pytest.raises(
+            DataError, match=r"lists 101 pictures, and none of 11 looked for is there, such as .*/0\.png"
+        ):
+            open_dataset(folder)
+
+    @pytest.mark.parametrize("there", ["pictures/a.png", "elsewhere/a.png"])
+    def test_one_of_which_is_there(self, tmp_path, there):
+        read = open_dataset(self.yolo(tmp_path, [*(f"pictures/{i}.png" for i in range(100)), there]))
+        assert [record.name for record in read.records] == [str(tmp_path / "pictures" / "a.png")]
+        assert summarise(read.problems) == "100 missing picture"
+
+    def test_that_are_one(self, tmp_path):
+        read = open_dataset(self.yolo(tmp_path, ["pictures/a.png"] * 150))
+        assert len(read) == 1
+        assert summarise(read.problems) == "149 duplicate picture"
+        assert str(read.problems[0]).endswith(
+            "train.txt:2: duplicate picture: pictures/a.png is listed a second time; the second is left out"
+        )
+
+    def test_in_cocos_form(self, tmp_path):
+        images = [{"id": i, "file_name": f"{i}.png", "width": 64, "height": 48} for i in range(101)]
+        with pytest.raises(DataError, match=r"none of 11 looked for is there"):
+            open_dataset(write_coco(tmp_path / "labels.json", images=images), None)
