@@ -35,8 +35,8 @@ class Bounds(NamedTuple):
 
 BOUNDS = {
     "float32": Bounds(1.0, 2e-5, 2e-6),
-    "tf32": Bounds(0.95, 5e-2, 5e-3),
-    "bfloat16": Bounds(0.8, 1.0, 1e-1),
+    "tf32": Bounds(0.99, 3.2e-2, 5.6e-3),
+    "bfloat16": Bounds(0.95, 9e-2, 1e-2),
 }
 
 

@@ -18,7 +18,7 @@ class Scale(NamedTuple):
     products: tuple[str, ...]
     """How those products are made that are timed: "float32" exactly, "bfloat16"."""
     rounded: tuple[str, ...]
-    """Those that are compared with exact ones; "tf32" is float32 as the device multiplies it if it isn't told better."""
+    """Those that are compared with exact ones; "tf32" is float32 as a device multiplies it that isn't told better."""
     batches: tuple[int, ...]
     """Pictures at a time, in the order of worth."""
     side: int
