@@ -37,6 +37,7 @@ PARTS = {
     "kernels": Part("The ten kernels that take most of the slowest program's time", "kernels:slowest", 0.15),
     "training": Part("A training step", "training:ours", 0.35),
     "torch-training": Part("transformers' training step", "training:theirs", 0.15, True),
+    "training-kernels": Part("The ten kernels that take most of a training step", "kernels:of_training", 0.15),
     "detector": Part("A detector, from pictures in the host's memory to detections", "detector:first", 0.2),
     "ends": Part("Before and after the model, on the device", "detector:ends", 0.1),
     "torch-ends": Part("The same by transformers", "torch_speed:ends", 0.1, True),

@@ -1,7 +1,7 @@
 """Which kernels take a program's time, by XLA's own profile."""
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -9,28 +9,39 @@ import jax
 
 from benchmarks.accelerator.programs import model_alone, pictures
 from benchmarks.accelerator.scale import Row, Task
+from benchmarks.accelerator.training import step_of
 
 LONGEST = 10
 CALLS = 5
 
 
 def slowest(task: Task) -> Iterator[Row]:
-    """The ten kernels that take longest in the program that is slowest beside PyTorch, and what all others take."""
+    """The kernels of the program that is slowest beside PyTorch."""
     size, batch, products = _slowest_case(task)
     program = model_alone(size, products, batch, task.scale.side)
     pixels = jax.device_put(pictures(batch, task.scale.side).astype("float32") / 255)
-    jax.block_until_ready(program.run(pixels))
+    yield from _longest(f"{size}, {batch} at a time, {products}", lambda: jax.block_until_ready(program.run(pixels)))
+
+
+def of_training(task: Task) -> Iterator[Row]:
+    """Those of a training step of the first size."""
+    (size, batch), products = next(iter(task.scale.training.items())), task.scale.products[-1]
+    yield from _longest(f"{size}, {batch} trained on, {products}", step_of(task, size, batch, products))
+
+
+def _longest(case: str, call: Callable[[], object]) -> Iterator[Row]:
+    """The ten kernels that take longest in a call that waits for its result, and what all others take."""
+    call()
     with TemporaryDirectory() as folder:
         with jax.profiler.trace(folder):
             for _ in range(CALLS):
-                jax.block_until_ready(program.run(pixels))
+                call()
         (path,) = Path(folder).rglob("*.xplane.pb")
         spent = kernel_milliseconds(jax.profiler.ProfileData.from_file(str(path)))
     if not spent:
         raise ValueError("the profile names no kernel")
     whole = sum(milliseconds for milliseconds, _ in spent.values())
     longest = sorted(spent.items(), key=lambda item: -item[1][0])
-    case = f"{size}, {batch} at a time, {products}"
     for (kernel, operation), (milliseconds, count) in longest[:LONGEST]:
         yield _row(case, kernel, operation, milliseconds, count, whole)
     others = [numbers for _, numbers in longest[LONGEST:]]

@@ -1,7 +1,7 @@
 """A training step of this library's and of transformers', and the matching alone."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.accelerator.scale import Row, Task, attempted
 from benchmarks.accelerator.weights import hub_folder
-from benchmarks.training_step import BOXES, Pictures, random_pictures
+from benchmarks.training_step import BOXES, Answer, Pictures, random_pictures
 from benchmarks.training_step import ours as our_step
 from benchmarks.training_step import theirs as their_step
 
@@ -22,7 +22,7 @@ def ours(task: Task) -> Iterator[Row]:
     import jax
 
     def step(size: str, batch: int, products: str) -> Row:
-        run = our_step(_model(task, size), products, _pictures(task, batch), size)
+        run = step_of(task, size, batch, products)
         first = run()
         seconds = _seconds(run, task.scale.rounds)
         memory = (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
@@ -38,6 +38,11 @@ def ours(task: Task) -> Iterator[Row]:
     batch = max(task.scale.training.values())
     yield from attempted([{"size": "matching alone", "batch": batch}], lambda size, batch: _matching(task, batch))
     yield from attempted(_cases(task), step)
+
+
+def step_of(task: Task, size: str, batch: int, products: str) -> Callable[[], Answer]:
+    """The library's step, compiled; each call is one update, and waits for its loss."""
+    return our_step(_model(task, size), products, _pictures(task, batch), size)
 
 
 def theirs(task: Task) -> Iterator[Row]:
