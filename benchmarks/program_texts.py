@@ -31,10 +31,9 @@ from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
-from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.recipe import Recipe, model_config
 from dfine_jax.training.step import layout_of, make_update, start_state
 from dfine_jax.training.targets import Targets
-from dfine_jax.training.trainer import model_config
 
 PICTURES, SIDE, BOXES = 4, 320, 10
 """Of a training step."""

@@ -92,10 +92,13 @@ def compile_lowered(lowered: jax.stages.Lowered, *, quick: bool = False) -> jax.
     if jax.default_backend() != "cpu":
         return lowered.compile()
     types = {argument.dtype.name for argument in jax.tree.leaves(lowered.in_avals)}
-    options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"]
-    try:
-        return lowered.compile(compiler_options=options | QUICK_CPU_OPTIONS if quick else options)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return lowered.compile()  # a release of XLA without the choice
+    options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"] | (QUICK_CPU_OPTIONS if quick else {})
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = {name for name in options if f"No such compile option: '{name}'" in str(error)}
+            if not unknown:
+                raise
+            # A release of XLA without the choice: the others still count.
+            options = {name: value for name, value in options.items() if name not in unknown}

@@ -231,7 +231,10 @@ class Detector:
         for i, picture in enumerate(pictures):
             images[i] = picture.pixels
             sizes[i] = picture.size[::-1]
-        return self.run(images, sizes)
+        top = self.run(images, sizes)
+        for each in top:  # starts on its way to the host as soon as it is there, and not when somebody waits for it
+            each.copy_to_host_async()
+        return top
 
     def _finish(self, entries: list[_Prepared | Found], top: TopDetections | None, threshold: float) -> Iterator[Found]:
         rows = iter(zip(*map(np.asarray, top), strict=True)) if top is not None else iter(())

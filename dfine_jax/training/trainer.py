@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -28,7 +28,7 @@ from dfine_jax.training.memory import memory_errors
 from dfine_jax.training.mending import Average, SavedModel, mend_model
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
 from dfine_jax.training.packing import Values
-from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.recipe import Recipe, model_config
 from dfine_jax.training.start import Start
 from dfine_jax.training.step import Metrics, TrainState, layout_of, make_update, start_state
 from dfine_jax.training.stopping import NotFiniteError, SkippedBatches, stop_signals
@@ -263,12 +263,6 @@ def naming_the_last(output: Path, keep: int) -> Iterator[Checkpoints]:
             yield checkpoints
     except WriteError as error:
         raise WriteError(f"{error}; {checkpoints.kept()}") from error
-
-
-def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
-    """The model's configuration with the backbone's norms frozen or not, as the recipe has it."""
-    backbone = replace(config.backbone, frozen_norms=recipe.optimization.freeze_backbone_norms)
-    return replace(config, backbone=backbone)
 
 
 def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices: Devices) -> TrainBatches:
