@@ -1,8 +1,8 @@
 """How far answers on this device are from transformers' of the same weights, for each size.
 
-Those of ``tests/reference_numbers/synthetic`` were computed by PyTorch on a CPU, in float32. Exact products have to come
-as near on an accelerator as on a CPU. Rounded products may choose other queries; those chosen by both are compared. Their
-bounds are twice what rounding operands comes to where all else is exact.
+Those of ``tests/reference_numbers/synthetic`` were computed by PyTorch on a CPU, in float32. Exact products have to
+come as near on an accelerator as on a CPU. Rounded products may choose other queries; those chosen by both are
+compared. Their bounds are twice what rounding operands comes to where all else is exact.
 """
 
 from collections.abc import Iterator
