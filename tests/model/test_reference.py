@@ -1,4 +1,4 @@
-"""Every size against the original PyTorch release's outputs on the sample COCO picture (``data/forward``)."""
+"""Every size against the original PyTorch release on the sample COCO picture (``reference_numbers/forward``)."""
 
 import jax
 import jax.numpy as jnp
