@@ -121,10 +121,10 @@ def prepare_model(size: str, folder: Path, pictures: int) -> float:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from reference import reference_model
 
-    from convert.hub_layout import save_hub_folder
     from dfine_jax.inference.compiled import count_operations
     from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import variables
+    from dfine_jax.weights.hub_layout import save_hub_folder
 
     model = reference_model(size)
     params, batch_stats = variables(model)

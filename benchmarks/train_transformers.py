@@ -27,8 +27,6 @@ from rich.console import Console
 from rich.progress import track
 from transformers.core_model_loading import revert_weight_conversion
 
-from convert.hub_layout import save_hub_folder
-from convert.rules import HUB, to_torch
 from dfine_jax.cli.train import make_start, open_datasets
 from dfine_jax.data.loader import Loader
 from dfine_jax.inference.preprocess import Preprocessing
@@ -37,6 +35,8 @@ from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import learning_rate_factor, parameter_groups
 from dfine_jax.training.recipe import Optimization
 from dfine_jax.training.trainer import train_batches
+from dfine_jax.weights.hub_layout import save_hub_folder
+from dfine_jax.weights.rules import HUB, to_torch
 
 
 def main() -> None:

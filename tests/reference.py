@@ -13,11 +13,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from convert.fill import Shape, fill, plan
-from convert.rules import HUB, ORIGINAL, Dialect
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, load, variables
+from dfine_jax.weights.fill import Shape, fill, plan
+from dfine_jax.weights.rules import HUB, ORIGINAL, Dialect
 
 DATA = Path(__file__).parent / "data"
 SIZES = "nsmlx"

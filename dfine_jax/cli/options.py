@@ -14,8 +14,8 @@ from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 
 if TYPE_CHECKING:
-    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
+    from dfine_jax.weights.folder import StoredModel
 
 DEFAULT_MODEL = "nano-coco"
 

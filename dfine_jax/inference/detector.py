@@ -27,8 +27,8 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.folding import fold
 
 if TYPE_CHECKING:
-    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
+    from dfine_jax.weights.folder import StoredModel
 
 
 LARGE = 2**24

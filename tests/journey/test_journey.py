@@ -28,7 +28,7 @@ INSTEAD = {
 """Words of README's commands that need the network, and what stands for them."""
 FEW_STEPS = shlex.split("--image-size 128 --batch-size 4 --epochs 2 --checkpoint-every 2 --workers 1")
 NOT_TYPED = {
-    "--verify": "compares with transformers, which the package doesn't bring (tests/convert does)",
+    "--verify": "compares with transformers, which the package doesn't bring (tests/weights does)",
 }
 """What commands are not part of the journey, by a word that is in them, and why."""
 SHAPES = ["circle", "cross", "heart", "ring", "square", "triangle"]

@@ -10,11 +10,11 @@ import pytest
 from reference import DATA, reference_model, synthetic_picture, with_compute
 from tiny import TINY, tiny_model
 
-from convert.rules import HUB
 from dfine_jax.model.dfine import functional, variables
 from dfine_jax.model.fuse import fuse, fused_form
 from dfine_jax.model.prepared_kernels import ROUNDED
 from dfine_jax.native.registers import registers
+from dfine_jax.weights.rules import HUB
 
 
 @pytest.mark.slow
