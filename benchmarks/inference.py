@@ -122,8 +122,8 @@ def prepare_model(size: str, folder: Path, pictures: int) -> float:
     from reference import reference_model
 
     from dfine_jax.inference.compiled import count_operations
-    from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import variables
+    from dfine_jax.preprocessing import Preprocessing
     from dfine_jax.weights.hub_layout import save_hub_folder
 
     model = reference_model(size)

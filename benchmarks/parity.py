@@ -26,7 +26,8 @@ from reference import COCO_IDS, DATA, SIZES, query_errors, reference_model, samp
 from dfine_jax import fuse
 from dfine_jax.inference.pictures import load_picture
 from dfine_jax.inference.postprocess import postprocess
-from dfine_jax.inference.preprocess import Preprocessing, preprocess
+from dfine_jax.inference.preprocess import preprocess
+from dfine_jax.preprocessing import Preprocessing
 
 
 def main() -> None:

@@ -23,12 +23,12 @@ import numpy as np
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.inference.arguments import of_packed
 from dfine_jax.inference.compiled import lower_detection
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.model.fuse import fused_form
 from dfine_jax.native.registers import Registers, binding
 from dfine_jax.native.targets import source
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
 from dfine_jax.training.recipe import Recipe

@@ -213,8 +213,8 @@ def write_model(size: str, folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
     from reference import reference_model
 
-    from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import variables
+    from dfine_jax.preprocessing import Preprocessing
     from dfine_jax.weights.hub_layout import save_hub_folder
     from dfine_jax.weights.rules import HUB
 

@@ -29,7 +29,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from dfine_jax.cli.train import make_start, open_datasets
 from dfine_jax.data.loader import Loader
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.configuration import FILE_NAME, read_configuration
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import learning_rate_factor, parameter_groups

@@ -1,4 +1,4 @@
-"""``python -m convert SOURCE OUT`` in a clone of the repository: what ``dfine convert`` is where the package is installed.
+"""``python -m convert SOURCE OUT``, in a clone of the repository: what ``dfine convert`` does, without installing.
 
-All that it does is in the package, ``dfine_jax.weights`` above all: nothing but ``dfine_jax`` is installed.
+Its code is in ``dfine_jax``, above all in ``dfine_jax.weights``. This module is not installed.
 """

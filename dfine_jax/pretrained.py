@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.atomic import recover
 from dfine_jax.weights.file_type import WEIGHTS_ENDINGS
 from dfine_jax.weights.fill import CheckpointError

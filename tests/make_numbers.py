@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository; this file'
 
 from reference import DATA, SIZES, reference_model, sampled, synthetic_picture
 
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.hub_layout import save_hub_folder
 from dfine_jax.weights.rules import HUB
 

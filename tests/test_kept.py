@@ -11,9 +11,9 @@ from PIL import Image
 
 from dfine_jax import kept as module
 from dfine_jax.config import SIZES, DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import UntrustedFolderError, keep_in, kept, spelled
 from dfine_jax.model.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 
 
 @pytest.fixture

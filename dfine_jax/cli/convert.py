@@ -17,10 +17,11 @@ from dfine_jax.cli.options import say_remarks
 from dfine_jax.display import printable, verbatim
 from dfine_jax.errors import InputError
 from dfine_jax.json_file import LARGEST
+from dfine_jax.model_shapes import model_shapes
 from dfine_jax.plain_file import plain_size
 from dfine_jax.pretrained import open_pretrained, read_stored
 from dfine_jax.weights.atomic import check_target
-from dfine_jax.weights.folder import StoredModel, description_in, model_shapes, save_folder
+from dfine_jax.weights.folder import StoredModel, description_in, save_folder
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 

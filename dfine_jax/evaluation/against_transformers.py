@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from PIL import Image
 
-from dfine_jax.inference.preprocess import Preprocessing, preprocess
+from dfine_jax.inference.preprocess import preprocess
 from dfine_jax.model.dfine import DFine, functional
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.fill import CheckpointError
 
 

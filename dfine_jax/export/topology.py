@@ -24,10 +24,10 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.export.hlo import count
 from dfine_jax.inference.compiled import lower_detection
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.model.fuse import fuse
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
 from dfine_jax.training.recipe import Recipe

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dfine_jax.inference.postprocess import TopDetections, postprocess
-from dfine_jax.inference.preprocess import Preprocessing, normalise
+from dfine_jax.inference.preprocess import normalise
+from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine, Variables

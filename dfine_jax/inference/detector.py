@@ -21,10 +21,11 @@ from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import TopDetections
-from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.program import detection_program
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.folding import fold
+from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine

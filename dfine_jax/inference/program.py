@@ -9,10 +9,10 @@ from jax.experimental import serialize_executable
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.inference.memory import return_freed_memory
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import kept
 from dfine_jax.model.compute import Compute
 from dfine_jax.model.folding import Folding
+from dfine_jax.preprocessing import Preprocessing
 
 
 class Program(NamedTuple):

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.weights.folder import model_shapes
+from dfine_jax.model_shapes import model_shapes
 
 FORWARD_AND_BACKWARD = 3
 """Operations of a step over those of the forward pass: each product has two gradients, as large."""

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_file import read_object
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.errors import TrainingError, WriteError, first_line
 from dfine_jax.training.folder import require_ours, writing
 from dfine_jax.training.packing import Values

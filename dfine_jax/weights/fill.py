@@ -8,9 +8,8 @@ import numpy as np
 
 from dfine_jax.display import printable
 from dfine_jax.errors import InputError
+from dfine_jax.model_shapes import Shape
 from dfine_jax.weights.rules import Dialect, Match, is_ignored, to_jax, to_torch
-
-Shape = tuple[int, ...]
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
 """Types of numbers that are read."""

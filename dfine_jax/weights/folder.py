@@ -10,9 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import lru_cache
 from pathlib import Path
-from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,13 +18,13 @@ import numpy as np
 from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_sums
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.inference.thresholds import FILE_NAME, read_thresholds
 from dfine_jax.json_file import read_object
-from dfine_jax.kept import kept
+from dfine_jax.model_shapes import model_shapes
 from dfine_jax.plain_file import plain_size
+from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.thresholds import FILE_NAME, read_thresholds
 from dfine_jax.weights.atomic import new_folder
-from dfine_jax.weights.fill import CheckpointError, Shape, finite
+from dfine_jax.weights.fill import CheckpointError, finite
 from dfine_jax.weights.replaceable import FORMAT, WEIGHTS
 from dfine_jax.weights.stored_config import stored_config
 
@@ -58,28 +56,6 @@ class StoredModel(NamedTuple):
     """What was made of it where that isn't plain: which part of a checkpoint, and what was taken off its names."""
     remarks: tuple[str, ...] = ()
     """What the user should know before relying on it: what was assumed or left out."""
-
-
-@lru_cache(maxsize=8)
-def model_shapes(config: DFineConfig) -> tuple[Mapping[str, Shape], Mapping[str, Shape]]:
-    """Names and shapes of the parameters and of the batch statistics that a model of this configuration has."""
-
-    def shapes() -> tuple[dict[str, Shape], dict[str, Shape]]:
-        from dfine_jax.model.dfine import DFine, variables
-
-        params, batch_stats = variables(DFine(config))
-        return tuple({name: value.shape for name, value in kind.items()} for kind in (params, batch_stats))
-
-    params, batch_stats = kept("shapes", config, shapes, dump=_as_json, load=_from_json)
-    return MappingProxyType(params), MappingProxyType(batch_stats)
-
-
-def _as_json(shapes: tuple[dict[str, Shape], ...]) -> bytes:
-    return json.dumps(shapes).encode()
-
-
-def _from_json(text: bytes) -> tuple[dict[str, Shape], ...]:
-    return tuple({name: tuple(shape) for name, shape in kind.items()} for kind in json.loads(text))
 
 
 def save_folder(

@@ -15,10 +15,11 @@ import numpy as np
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.hub_config import evaluated, to_hub
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model_shapes import model_shapes
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.atomic import new_folder
 from dfine_jax.weights.fill import Shape, torch_shape
-from dfine_jax.weights.folder import carry_description, model_shapes, write_json
+from dfine_jax.weights.folder import carry_description, write_json
 from dfine_jax.weights.rules import HUB, Match, to_torch
 
 _PAST_EVALUATED = re.compile(r"decoder\.(?:layers|class_heads|box_heads|quality)\.(\d+)\.")

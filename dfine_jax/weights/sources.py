@@ -12,14 +12,14 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
 from dfine_jax.hub_config import from_hub, surplus_layers
 from dfine_jax.hub_labels import labels_disagree
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_fields import FieldError
 from dfine_jax.json_file import read_object
+from dfine_jax.model_shapes import model_shapes
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.fill import CheckpointError, Shape, fill, finite, plan
 from dfine_jax.weights.folder import (
     StoredModel,
     is_converted,
-    model_shapes,
     open_folder,
     preprocessing_in,
     usual_preprocessing,

@@ -4,7 +4,7 @@ import pytest
 from tiny import HEIGHT, WIDTH, tiny_model
 
 from dfine_jax.cli.main import main
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import save_pretrained
 
 

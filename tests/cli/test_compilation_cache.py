@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 from tiny import HEIGHT, WIDTH, tiny_model
 
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
 from dfine_jax.native.registers import registers
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 LOADED = """

@@ -13,7 +13,7 @@ from dfine_jax.cli import detect
 from dfine_jax.cli.main import main
 from dfine_jax.data.shapes import CLASS_NAMES, draw
 from dfine_jax.inference.detector import Detector
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained, save_pretrained
 
 EXAMPLE = 165

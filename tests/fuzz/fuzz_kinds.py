@@ -18,11 +18,12 @@ from tiny import TINY
 
 from dfine_jax.data.formats import recognise
 from dfine_jax.inference.pictures import load_picture
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model_shapes import model_shapes
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import Configuration, read_configuration, write_configuration
 from dfine_jax.training.recipe import Recipe
-from dfine_jax.weights.folder import model_shapes, save_folder
+from dfine_jax.weights.folder import save_folder
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 PICTURES = (

@@ -13,8 +13,9 @@ from PIL import Image
 
 from dfine_jax.inference import decoding
 from dfine_jax.inference.pictures import PictureError, find_pictures, load_picture, loaded
-from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.room import Room
+from dfine_jax.preprocessing import Preprocessing
 
 INFLATES = zlib.compress(bytes(50 * 2**20), 9)
 """50 MiB in 50 KB."""

@@ -228,6 +228,16 @@ CHECKS = {
 }
 
 
+def test_one_module_and_one_command_under_two_names_were_installed(user):
+    code = "from importlib.metadata import files; print(*sorted({file.parts[0] for file in files('dfine-jax')}))"
+    places = user.types("python", "-c", code).out.split()
+    assert places[:2] == ["..", "dfine_jax"]  # the first leads to the commands
+    assert re.fullmatch(r"dfine_jax-[\d.]+\.dist-info", " ".join(places[2:]))
+    versions = [user.types(name, "--version") for name in ("dfine", "dfine-jax")]
+    assert versions[0].out == versions[1].out != ""
+    assert versions[0].code == versions[1].code == 0
+
+
 def test_nothing_else_was_written(user):
     """The home holds caches alone, ours is nobody else's; no temporary or half-written file is left."""
     files = [path.relative_to(user.home) for path in user.home.rglob("*") if not path.is_dir()]

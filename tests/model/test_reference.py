@@ -9,8 +9,9 @@ from reference import COCO_IDS, DATA, assert_same_detections, query_errors, refe
 
 from dfine_jax.inference.compiled import compile_lowered
 from dfine_jax.inference.postprocess import postprocess
-from dfine_jax.inference.preprocess import Preprocessing, preprocess
+from dfine_jax.inference.preprocess import preprocess
 from dfine_jax.model.fuse import fuse
+from dfine_jax.preprocessing import Preprocessing
 
 EVERY_SIZE = ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")]
 

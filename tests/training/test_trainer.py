@@ -24,8 +24,8 @@ from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pict
 from tensorboardX.proto.event_pb2 import Event
 
 from dfine_jax.data.samples import DataError
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.native.registers import registers
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training import trainer
 from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from tiny import tiny_model
 
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 SETTINGS = Preprocessing(64, 96)

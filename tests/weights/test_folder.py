@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_config, tiny_model
 
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import orbax_stream
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.folder import open_folder, save_folder

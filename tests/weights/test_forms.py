@@ -9,7 +9,7 @@ from reference import MadeWeights, manifest
 from safetensors.numpy import load_file, save_file
 from tiny import TINY
 
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import sources
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.names import is_average, recognise

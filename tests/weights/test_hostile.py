@@ -12,8 +12,8 @@ from safetensors.numpy import load_file, save_file
 from tiny import TINY
 
 from dfine_jax.errors import InputError
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_file import LARGEST, read_object
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.folder import open_folder, save_folder

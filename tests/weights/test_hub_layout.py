@@ -12,8 +12,8 @@ from tiny import TINY, tiny_config, tiny_model
 from dfine_jax.config import DFineConfig
 from dfine_jax.evaluation.against_transformers import compare, synthetic_picture
 from dfine_jax.hub_config import from_hub, to_hub
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.fill import torch_shape
 from dfine_jax.weights.hub_layout import hub_tensors, save_hub_folder
 from dfine_jax.weights.sources import open_model

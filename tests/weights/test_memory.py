@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import DFine, variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 MEASURE = """

@@ -6,7 +6,7 @@ from PIL import Image
 from safetensors.numpy import load_file
 
 from dfine_jax.evaluation.against_transformers import compare
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import load_pretrained
 from dfine_jax.weights.hub_layout import save_hub_folder
 from dfine_jax.weights.sources import open_model

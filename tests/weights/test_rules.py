@@ -7,8 +7,8 @@ import pytest
 from reference import MadeWeights, manifest
 
 from dfine_jax.config import DFineConfig
+from dfine_jax.model_shapes import model_shapes
 from dfine_jax.weights.fill import CheckpointError, fill, plan
-from dfine_jax.weights.folder import model_shapes
 from dfine_jax.weights.layouts import CONV, LINEAR, SAME
 from dfine_jax.weights.rules import HUB, ORIGINAL, is_ignored, to_jax, to_torch
 

@@ -11,7 +11,7 @@ from safetensors.numpy import load_file, save_file
 from tiny import TINY
 
 from dfine_jax.hub_config import to_hub
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import safetensors_file, sources
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.sources import open_model

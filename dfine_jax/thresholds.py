@@ -5,14 +5,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dfine_jax.errors import InputError
-from dfine_jax.inference.detections import Detections
 from dfine_jax.json_fields import shown
 from dfine_jax.json_file import read_object
+
+if TYPE_CHECKING:
+    from dfine_jax.inference.detections import Detections
 
 FILE_NAME = "thresholds.json"
 USUAL = 0.5
@@ -52,7 +54,7 @@ class Thresholds:
         """The smallest of all."""
         return min([self.all.threshold, *map(self.of_class, self.classes)])
 
-    def filter(self, detections: Detections) -> Detections:
+    def filter(self, detections: "Detections") -> "Detections":
         """Those that score more than their class's threshold."""
         least = np.array([self.of_class(name) for name in detections.class_names])
         return detections[detections.scores > least[detections.label_ids]]
