@@ -7,6 +7,7 @@ chosen queries' scores lie clear of the others', so that every right implementat
 """
 
 import sys
+from functools import partial
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -54,7 +55,7 @@ def networks():
     from libreyolo.models.dfine.nn import LibreDFINEModel
 
     options = dict(eval_spatial_size=None)
-    return lambda size: LibreDEIMModel(size, **options), lambda size: LibreDFINEModel(size, activation="silu", **options)
+    return partial(LibreDEIMModel, **options), partial(LibreDFINEModel, activation="silu", **options)
 
 
 def run(network, size: str, seed: int) -> dict[str, np.ndarray] | None:

@@ -38,14 +38,15 @@ def save_hub_folder(
     """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
 
     Decoder layers past the one that counts are left out. ``half`` rounds matrices and kernels, which are nearly all of
-    a model, to float16. ``InputError`` unless ``arrays`` are those of a model of this configuration, or where one is
-    too large for float16. Card and thresholds are taken along from a folder that the model is ``described_by``.
+    a model, to float16. ``InputError`` where transformers has no such model, unless ``arrays`` are those of a model of
+    this configuration, and where one is too large for float16. Card and thresholds are taken along from a folder that
+    the model is ``described_by``.
     """
-    kept = evaluated(config)
+    described, kept = to_hub(config), evaluated(config)
     with new_folder(target, replace=replace) as folder:
         carry_description(described_by, folder)
         _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers), half)
-        write_json(folder / "config.json", to_hub(kept))
+        write_json(folder / "config.json", described)
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
 
 

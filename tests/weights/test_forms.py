@@ -13,7 +13,7 @@ from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import sources
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.names import is_average, recognise
-from dfine_jax.weights.rules import BACKBONE, HUB, ORIGINAL, is_ignored
+from dfine_jax.weights.rules import BACKBONES, HUB, ORIGINAL, is_ignored
 from dfine_jax.weights.sources import open_model
 from dfine_jax.weights.weight_files import weights_in
 
@@ -131,7 +131,7 @@ def test_names_that_no_rule_knows_are_described(hub):
 
 def test_the_backbone_of_a_whole_detector():
     shapes = manifest("original", "n")
-    read = recognise(of_shapes(shapes), (BACKBONE,), "it")
+    read = recognise(of_shapes(shapes), BACKBONES, "it")
     assert read.taken_off == "backbone."
     assert read.tensors.shapes["stem.stem1.conv.weight"] == shapes["backbone.stem.stem1.conv.weight"]
 
