@@ -52,6 +52,8 @@ def upload(
     except (of_the_network, OSError, RuntimeError) as error:
         said = (str(error).splitlines() or [type(error).__name__])[0]
         problem = f"the Hub can't be reached at {constants.ENDPOINT} ({said:.200})"
+    except (LookupError, ValueError, TypeError):
+        problem = f"what answers at {constants.ENDPOINT} is not the Hub"
     raise InputError(f"{repository} was not sent: {problem}")
 
 
