@@ -65,13 +65,18 @@ class _Array:
     by_column = False
 
     def __setstate__(self, state: Any) -> None:
-        _, shape, kind, self.by_column, self.data = state
-        self.shape = tuple(int(side) for side in shape)
+        _, shape, kind, by_column, data = state
+        self.set(data, kind, shape, "F" if by_column else "C")
+
+    def set(self, data: Any, kind: _Type, shape: Any, order: str) -> None:
+        """Notes what it is made of."""
+        self.shape, self.by_column = tuple(int(side) for side in shape), order == "F"
+        self.data = bytes(data) if isinstance(data, bytes | bytearray) else b""
         self.type = np.dtype(kind.name).newbyteorder(kind.order) if kind.name[:1] in "fiub" else np.dtype("V1")
 
     def check(self, called: str) -> None:
         """``CheckpointError`` unless the bytes are as many as numbers of that type and shape have."""
-        if not isinstance(self.data, bytes) or not hasattr(self, "type"):
+        if not hasattr(self, "type"):
             raise CheckpointError(f"{called} is no array")
         claimed = math.prod(self.shape) * self.type.itemsize
         if min(self.shape, default=0) < 0 or claimed != len(self.data):
@@ -87,12 +92,20 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
     return text.encode("latin1")
 
 
+def _from_buffer(data: Any, kind: _Type, shape: Any, order: str) -> _Array:
+    """How pickles of protocol 5 hold arrays."""
+    array = _Array()
+    array.set(data, kind, shape, order)
+    return array
+
+
 _STANDS_FOR = {
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Type,
     ("collections", "OrderedDict"): OrderedDict,
     ("_codecs", "encode"): _encode,
-    **{(module, "_reconstruct"): lambda *_: _Array() for module in ("numpy.core.multiarray", "numpy._core.multiarray")},
+    **{(f"numpy.{core}.multiarray", "_reconstruct"): lambda *_: _Array() for core in ("core", "_core")},
+    **{(f"numpy.{core}.numeric", "_frombuffer"): _from_buffer for core in ("core", "_core")},
 }
 """What a pickle of arrays names, and what is called instead."""
 
