@@ -24,6 +24,9 @@ EMITTERS_CAN_BE_CHOSEN = jaxlib.__version__.startswith("0.10.")
 if EMITTERS_CAN_BE_CHOSEN:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
+WORTH_KEEPING = 0.1
+"""Seconds of compiling; what took less is compiled again sooner than read."""
+
 SAMPLE_NAME = "000000039769"
 SAMPLE_ADDRESS = f"http://images.cocodataset.org/val2017/{SAMPLE_NAME}.jpg"
 SAMPLE_HASH = "8050ada414034a490fc2bd6ed13a8d78b7d2ce7d896ba4fcd4651317b9471efe"
@@ -40,6 +43,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Those begin first, so that no process has one left when the others have ended."""
     places = {folder: place for place, folder in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of JAX's compilation cache: what one test, process or run has compiled, no other compiles again.
+
+    It lasts for one run, or for several where ``JAX_COMPILATION_CACHE_DIR`` is set.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(given)
+    temporary = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders lie in one
+        temporary = temporary.parent
+    jax.config.update("jax_compilation_cache_dir", str(temporary / "compiled"))
+    return temporary / "compiled"
 
 
 @pytest.fixture
