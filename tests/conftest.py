@@ -1,5 +1,6 @@
 """What all tests share: shapes checked in every call, quick compiles, and the sample picture."""
 
+import gc
 import hashlib
 import io
 import os
@@ -35,14 +36,20 @@ SECONDS = 10
 """How long a download may take."""
 
 
-LONGEST = ("training", "model", "cli")
-"""Folders of tests whose files take longest."""
+LONGEST, QUICKEST = ("training", "model", "cli"), ("data_sets",)
+"""Folders of tests whose files take longest, and of which no file takes long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those begin first, so that no process has one left when the others have ended."""
-    places = {folder: place for place, folder in enumerate(LONGEST)}
+    """The longest begin first and the quickest last, so that all processes end at about the same time."""
+    places = dict.fromkeys(QUICKEST, len(LONGEST) + 1) | {folder: place for place, folder in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: it is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)

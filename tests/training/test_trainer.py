@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
 import numpy as np
 import pytest
 import run_tiny
@@ -346,6 +347,7 @@ def test_frozen_norms_reach_the_model():
 def run(output: Path, *options: str, devices: int = 1) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir  # one program for all of them
     tests = Path(__file__).parents[1]
     folders = [str(tests / "support"), str(tests.parent)]
     environment["PYTHONPATH"] = os.pathsep.join([*folders, environment.get("PYTHONPATH", "")])
