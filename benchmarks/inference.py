@@ -118,7 +118,7 @@ def main() -> None:
 
 def prepare_model(size: str, folder: Path, pictures: int) -> float:
     """Saves weights for all contenders to ``folder/model`` and pictures; returns GFLOPs for one picture."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from reference import reference_model
 
     from dfine_jax.inference.compiled import count_operations

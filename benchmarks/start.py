@@ -210,7 +210,7 @@ def random_model(size: str, folder: Path) -> Path:
 
 def write_model(size: str, folder: Path) -> None:
     """Random weights, scaled so that scores differ, as fresh ones' hardly do."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from reference import reference_model
 
     from dfine_jax.model.dfine import variables

@@ -448,7 +448,7 @@ for size, stride, width in ((3, 1, 16), (2, 1, 24), (3, 2, 3)):
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(size**2 * width))
 print("all agree")
 """
-    folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1])))
+    folders = os.pathsep.join(map(str, (Path(__file__).parent, Path(__file__).parents[1] / "support")))
     environment = {**os.environ, "PYTHONPATH": folders}
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=environment)
     assert result.stdout == "all agree\n", result.stderr

@@ -19,14 +19,14 @@ from dfine_jax.model.dfine import DFine, load, variables
 from dfine_jax.weights.fill import Shape, fill, plan
 from dfine_jax.weights.rules import HUB, ORIGINAL, Dialect
 
-DATA = Path(__file__).parent / "data"
+DATA = Path(__file__).parents[1] / "reference_numbers"
 SIZES = "nsmlx"
 SEEDS = {"n": 30, "s": 3, "m": 13, "l": 30, "x": 5}
-"""Those of ``data/forward``: with them the gap between chosen and unchosen queries is wide."""
+"""Those of ``reference_numbers/forward``: with them the gap between chosen and unchosen queries is wide."""
 REG_SCALES = {"n": 4.0, "s": 4.0, "m": 4.0, "l": 4.0, "x": 8.0}
 
 SOME_CLASSES = slice(None, None, 8)
-"""Of the classes those whose logits ``data/families`` has."""
+"""Of the classes those whose logits ``families`` has."""
 
 # COCO numbers its 80 classes from 1 to 90, with gaps.
 COCO_IDS = np.setdiff1d(np.arange(1, 91), [12, 26, 29, 30, 45, 66, 68, 69, 71, 83])

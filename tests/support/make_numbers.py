@@ -1,8 +1,8 @@
-"""Makes ``tests/data/synthetic``: what transformers' D-FINE gives for a made-up picture, for every size.
+"""Makes ``tests/reference_numbers/synthetic``: what transformers' D-FINE gives for a made-up picture, for every size.
 
-Run from the repository, with PyTorch and transformers installed: ``python tests/make_numbers.py``. The weights are made
-by the rule of ``reference.py`` from the Hub's names; of the seeds tried the first is taken with which the chosen
-queries' scores lie clear of the others', so that every right implementation chooses the same.
+Run from the repository, with PyTorch and transformers installed: ``python tests/support/make_numbers.py``. The weights
+are made by the rule of ``reference.py`` from the Hub's names; of the seeds tried the first is taken with which the
+chosen queries' scores lie clear of the others', so that every right implementation chooses the same.
 """
 
 import sys
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository; this file's folder is on the path already
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository; this file's folder is on the path already
 
 from reference import DATA, SIZES, reference_model, sampled, synthetic_picture
 

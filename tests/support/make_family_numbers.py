@@ -1,7 +1,7 @@
-"""Makes ``families`` in the reference numbers: what networks with SiLU in D-FINE's decoder give for a made-up picture.
+"""Makes ``tests/reference_numbers/families``: what networks with SiLU in D-FINE's decoder give for a made-up picture.
 
 Run from the repository, with PyTorch and the package libreyolo installed (1.6.0 was taken):
-``python tests/make_family_numbers.py``. It has DEIM's network and RT-DETRv4's, in PyTorch; both are run with the same
+``python tests/support/make_family_numbers.py``. It has DEIM's network and RT-DETRv4's, in PyTorch; both are run with the same
 weights, made by the rule of ``reference.py``, and have to agree. Of the seeds tried the first is taken with which the
 chosen queries' scores lie clear of the others', so that every right implementation chooses the same.
 """
@@ -14,7 +14,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the repository; this file's folder is on the path already
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository; this file's folder is on the path already
 
 from reference import DATA, REG_SCALES, SIZES, SOME_CLASSES, square_picture, weight
 
