@@ -1,9 +1,9 @@
 """Makes ``tests/reference_numbers/families``: what networks with SiLU in D-FINE's decoder give for a made-up picture.
 
 Run from the repository, with PyTorch and the package libreyolo installed (1.6.0 was taken):
-``python tests/support/make_family_numbers.py``. It has DEIM's network and RT-DETRv4's, in PyTorch; both are run with the same
-weights, made by the rule of ``reference.py``, and have to agree. Of the seeds tried the first is taken with which the
-chosen queries' scores lie clear of the others', so that every right implementation chooses the same.
+``python tests/support/make_family_numbers.py``. It has DEIM's network and RT-DETRv4's, in PyTorch; both are run with
+the same weights, made by the rule of ``reference.py``, and have to agree. Of the seeds tried the first is taken with
+which the chosen queries' scores lie clear of the others', so that every right implementation chooses the same.
 """
 
 import sys
