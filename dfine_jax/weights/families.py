@@ -93,7 +93,7 @@ def told_family(signs: Signs, given: str | None, source: str) -> Told:
     """The family of a checkpoint with the names that the projects' own code gives to tensors.
 
     What was ``given`` counts first, unless the checkpoint proves another activation; then such a proof, then whether
-    the norms of L's and X's backbone are frozen, and last the file's name. ``CheckpointError`` in one line where
+    the norms of L's and X's backbone are frozen, then the file's name, and last whether those of other sizes are. ``CheckpointError`` in one line where
     nothing tells.
     """
     proof, frozen = signs.proof(), signs.size in FROZEN_SIZES and not signs.counts_batches()
@@ -104,6 +104,10 @@ def told_family(signs: Signs, given: str | None, source: str) -> Told:
     named = signs.in_name()
     if signs.size in FROZEN_SIZES:
         return _told_by_norms(signs.size, frozen, named, source)
+    if named is None and not signs.counts_batches():
+        dfine = FAMILIES["dfine"]
+        said = "taken for D-FINE's, since its backbone's norms count no batches, as those of DEIM and RT-DETRv4 do"
+        return Told(dfine, dfine.activation, remark=f"{said}{_otherwise(dfine)}")
     if named is None:
         raise CheckpointError(_question(source, "whose tensors have the same names and shapes"))
     family = FAMILIES[named]

@@ -121,6 +121,16 @@ def test_where_nothing_tells_it_is_asked_for_in_one_line(path):
     )
 
 
+@pytest.mark.parametrize("size", "nsm")
+def test_the_others_without_counts_of_batches_are_dfines_with_a_remark(size):
+    shapes = {name: shape for name, shape in names(size).items() if not name.endswith("num_batches_tracked")}
+    found = told_family(Signs(shapes, Path("best.pth"), size, {}), None, "it")
+    assert (found.family.name, found.activation) == ("dfine", "relu")
+    assert found.remark.startswith("taken for D-FINE's, since its backbone's norms count no batches, as those of DEIM")
+    named = told_family(Signs(shapes, Path("deim.pth"), size, {}), None, "it")
+    assert (named.family.name, named.activation) == ("deim", "silu")
+
+
 @pytest.mark.parametrize("given", FAMILIES)
 @pytest.mark.parametrize("path", ["dfine_n.pth", "deim_n.pth", "best.pth"])
 def test_what_is_given_counts_before_the_name(given, path):
