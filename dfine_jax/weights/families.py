@@ -93,8 +93,8 @@ def told_family(signs: Signs, given: str | None, source: str) -> Told:
     """The family of a checkpoint with the names that the projects' own code gives to tensors.
 
     What was ``given`` counts first, unless the checkpoint proves another activation; then such a proof, then whether
-    the norms of L's and X's backbone are frozen, then the file's name, and last whether those of other sizes are. ``CheckpointError`` in one line where
-    nothing tells.
+    the norms of L's and X's backbone are frozen, then the file's name, and last whether those of other sizes are.
+    ``CheckpointError`` in one line where nothing tells.
     """
     proof, frozen = signs.proof(), signs.size in FROZEN_SIZES and not signs.counts_batches()
     if given is not None:
