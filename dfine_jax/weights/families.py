@@ -49,12 +49,10 @@ FROZEN_SIZES = ("l", "x")
 
 @dataclass(frozen=True)
 class Told:
-    """A checkpoint's family, the activation in its decoder, and how sure that is."""
+    """A checkpoint's family and the activation in its decoder."""
 
     family: Family
     activation: str
-    proven: bool = False
-    """Whether it was given, or is beyond doubt from what is in the checkpoint."""
     remark: str | None = None
     """What was gone by, where it may be wrong."""
 
@@ -100,7 +98,7 @@ def told_family(signs: Signs, given: str | None, source: str) -> Told:
     if given is not None:
         return _given(FAMILIES[given], proof, frozen and signs.size == "x", source)
     if proof is not None:
-        return Told(FAMILIES[proof], FAMILIES[proof].activation, proven=True)
+        return Told(FAMILIES[proof], FAMILIES[proof].activation)
     named = signs.in_name()
     if signs.size in FROZEN_SIZES:
         return _told_by_norms(signs.size, frozen, named, source)
@@ -122,8 +120,8 @@ def _given(family: Family, proof: str | None, frozen_x: bool, source: str) -> To
         )
     if family.name == "deim" and frozen_x and proof is None:
         said = "the norms of its backbone are frozen, as in DEIM's X from Objects365 alone: its decoder has ReLU"
-        return Told(family, "relu", proven=True, remark=said)
-    return Told(family, family.activation, proven=True)
+        return Told(family, "relu", remark=said)
+    return Told(family, family.activation)
 
 
 def _told_by_norms(size: str, frozen: bool, named: str | None, source: str) -> Told:
