@@ -107,6 +107,7 @@ class Detector:
         batch_size: int = 1,
         revision: str | None = None,
         token: str | None = None,
+        family: str | None = None,
     ) -> "Detector":
         """Loads a model by name, see ``load_pretrained``.
 
@@ -115,7 +116,7 @@ class Detector:
         """
         from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
 
-        stored = open_pretrained(name, revision=revision, token=token)
+        stored = open_pretrained(name, revision=revision, token=token, family=family)
         warn_of(stored)
         return cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size)
 
