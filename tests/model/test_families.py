@@ -9,7 +9,7 @@ from reference import DATA, SOME_CLASSES, query_errors, reference_model, square_
 
 from dfine_jax.config import DECODER_ACTIVATIONS, DFineConfig
 from dfine_jax.inference.compiled import compile_lowered
-from dfine_jax.model.fuse import fuse
+from dfine_jax.inference.fuse import fuse
 
 EVERY_SIZE = ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")]
 
