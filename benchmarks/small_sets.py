@@ -5,7 +5,8 @@
 For each number so many pictures of the train part are taken, other ones for each seed, as if they were all that a
 person has: where it is not ``all``, those to choose the best model by are held out from them. AP is on the test part,
 of which a training sees nothing. ``--transformers`` trains transformers' model for as many steps, too
-(``train_transformers``). What is in the output folder already is not trained again.
+(``train_transformers``). After every training the table so far is printed and written to the output folder, as
+``table.txt`` and ``results.json``; what is there already is not trained again.
 """
 
 import argparse
@@ -30,6 +31,8 @@ from dfine_jax.display import verbatim
 from dfine_jax.training.configuration import FILE_NAME, read_configuration
 
 ALL = "all"
+WIDTH = 120
+"""Of the table in the file, in letters."""
 
 
 class Result(NamedTuple):
@@ -63,8 +66,10 @@ def main() -> None:
         for seed in arguments.seeds:
             results += run(arguments, pictures, seed, console)
             report(results, arguments, console)
-    text = json.dumps([result._asdict() for result in results], indent=1)
-    (arguments.output / "results.json").write_text(text + "\n", "utf-8")
+            with (arguments.output / "table.txt").open("w", encoding="utf-8") as file:
+                report(results, arguments, Console(file=file, width=WIDTH))
+            text = json.dumps([result._asdict() for result in results], indent=1)
+            (arguments.output / "results.json").write_text(text + "\n", "utf-8")
 
 
 def run(arguments: argparse.Namespace, pictures: str, seed: int, console: Console) -> list[Result]:
