@@ -1,7 +1,8 @@
 """How good ``dfine train`` is without settings, by number of pictures and by seed, on a folder of labelled photographs.
 
     $ python -m benchmarks.small_sets bccd --minutes 15 --seeds 0 1 2 --pictures 12 30 100 all
-    $ python -m benchmarks.small_sets bccd --steps 400 --pictures all --settings "" "--loss.kind mal"
+    $ python -m benchmarks.small_sets bccd --steps 400 --pictures all --common="--image-size 256 --batch-size 4" \
+        --settings "" "--loss.kind mal" "--augmentation.preset dense"
 
 For each number so many pictures of the train part are taken, other ones for each seed, as if they were all that a
 person has: where it is not ``all``, those to choose the best model by are held out from them. AP is on the test part,
@@ -65,7 +66,8 @@ def main() -> None:
     parser.add_argument("--pictures", nargs="+", default=["12", "30", "100", ALL], help=f"numbers, or {ALL}")
     parser.add_argument("--transformers", action="store_true", help="train transformers' model beside it, equal steps")
     parser.add_argument("--output", type=Path, default=Path("runs/small-sets"))
-    parser.add_argument("--settings", nargs="+", default=[""], help='others of dfine train: "" "--loss.kind mal"')
+    parser.add_argument("--settings", nargs="+", default=[""], help='of dfine train, to compare: "" "--loss.kind mal"')
+    parser.add_argument("--common", default="", help='settings of all of them: --common="--image-size 256"')
     arguments = parser.parse_args()
     console, results = Console(), []
     for pictures in arguments.pictures:
@@ -85,7 +87,8 @@ def run(arguments: argparse.Namespace, pictures: str, settings: str, seed: int, 
     data = arguments.data if pictures == ALL else str(subset(arguments.data, int(pictures), seed, arguments.output))
     given = ["--data", data, "--seed", str(seed), *(["--model", arguments.model] if arguments.model else [])]
     given += ["--steps", str(arguments.steps)] if arguments.steps else ["--minutes", f"{arguments.minutes:g}"]
-    train = ["-m", "dfine_jax.cli.main", "train", *given, "--output", str(folder), *shlex.split(settings)]
+    train = ["-m", "dfine_jax.cli.main", "train", *given, "--output", str(folder)]
+    train += shlex.split(f"{arguments.common} {settings}")
     result = Result(pictures, settings, seed, "dfine_jax")
     results = [measured(result, arguments.data, folder, train, folder, console)]
     if arguments.transformers:
@@ -128,7 +131,9 @@ def subset(data: str, count: int, seed: int, output: Path) -> Path:
 def report(results: list[Result], arguments: argparse.Namespace, console: Console) -> None:
     """All that is known so far as a table: AP by seed, the mean, minutes."""
     length = f"{arguments.steps:,} steps" if arguments.steps else f"{arguments.minutes:g} minutes"
-    title = f"AP on the test part of {arguments.data}, {length} from {arguments.model or 'new weights'}"
+    title = (
+        f"AP on the test part of {arguments.data}, {length} from {arguments.model or 'new weights'} {arguments.common}"
+    )
     table = Table(title=verbatim(title), title_justify="left")
     for heading in (
         "pictures",

@@ -47,7 +47,7 @@ AVERAGE_SHARE, MOST_AVERAGED = 0.1, 10_000
 TIME_CONSTANT_SHARE = 0.5
 """Of how far it looks back, the updates in which it gets there."""
 EVALUATIONS = (5, 20)
-EVALUATION_SHARE = 0.1
+EVALUATION_SHARE = 0.05
 """Of the time, for evaluations."""
 FIXED_SECONDS = 3.0
 """Of an evaluation, whatever it is on: metric, pictures of it, a checkpoint."""

@@ -28,7 +28,7 @@ EARLY, LATE = 0.1, 0.85
 """After these shares of the steps they are laid a second and a last time."""
 UNKNOWN = 1_000_000
 """Stands for the number of steps until they are laid."""
-EVALUATION_SHARE = 0.1
+EVALUATION_SHARE = 0.05
 """Of the time that is left, for evaluations, before there was one."""
 CLOSING_SECONDS = 4.0
 """From the last checkpoint to the end of the process."""
