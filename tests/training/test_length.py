@@ -123,7 +123,7 @@ def test_a_length_known_from_the_start_has_no_pace_and_evaluates_by_epochs(time)
 
 
 def test_first_steps_of_a_known_number_tell_how_long_all_will_take(time):
-    """Two seconds each once all is compiled, and a twentieth of the time for evaluations: one of 5 s is no step's time."""
+    """Two seconds each once all is compiled, a twentieth more for evaluations; the one between counts for no step."""
     counted = Length(Recipe(steps=208), None, done=100, per_epoch=10, evaluations=4, every=2)
     told = {}
     for step in range(101, 209):
