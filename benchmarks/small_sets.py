@@ -1,8 +1,7 @@
 """How good ``dfine train`` is without settings, by number of pictures and by seed, on a folder of labelled photographs.
 
     $ python -m benchmarks.small_sets bccd --minutes 15 --seeds 0 1 2 --pictures 12 30 100 all
-    $ python -m benchmarks.small_sets bccd --steps 400 --pictures all --common="--image-size 256 --batch-size 4" \
-        --settings "" "--loss.kind mal" "--augmentation.preset dense"
+    $ python -m benchmarks.small_sets bccd --steps 400 --pictures all --settings "" "--loss.kind mal"
 
 For each number so many pictures of the train part are taken, other ones for each seed, as if they were all that a
 person has: where it is not ``all``, those to choose the best model by are held out from them. AP is on the test part,
@@ -131,19 +130,11 @@ def subset(data: str, count: int, seed: int, output: Path) -> Path:
 def report(results: list[Result], arguments: argparse.Namespace, console: Console) -> None:
     """All that is known so far as a table: AP by seed, the mean, minutes."""
     length = f"{arguments.steps:,} steps" if arguments.steps else f"{arguments.minutes:g} minutes"
-    title = (
-        f"AP on the test part of {arguments.data}, {length} from {arguments.model or 'new weights'} {arguments.common}"
-    )
+    begin = arguments.model or "new weights"
+    title = f"AP on the test part of {arguments.data}, {length} from {begin} {arguments.common}"
     table = Table(title=verbatim(title), title_justify="left")
-    for heading in (
-        "pictures",
-        "",
-        "settings",
-        *(f"seed {seed}" for seed in arguments.seeds),
-        "mean",
-        "minutes",
-        "trained as",
-    ):
+    seeds = [f"seed {seed}" for seed in arguments.seeds]
+    for heading in ("pictures", "", "settings", *seeds, "mean", "minutes", "trained as"):
         table.add_column(heading, justify="left" if heading in ("", "settings", "trained as") else "right")
     for row in Counter((result.pictures, result.side, result.settings) for result in results):
         own = {result.seed: result for result in results if (result.pictures, result.side, result.settings) == row}
