@@ -14,7 +14,7 @@ LONGEST, LONGEST_OWN = 500, 4000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_THE_MACHINE = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors that are no fault of the program although they name no file."""
-_LOWER = {"train": "--batch-size, --image-size or --workers", "convert": None, "data": None}
+_LOWER = {"train": "--batch-size, --image-size or --workers", "convert": None, "push": None, "data": None}
 """Options that save memory; other verbs have --batch-size and --size."""
 
 
@@ -34,7 +34,7 @@ def explained(error: BaseException, verb: str) -> tuple[int, str | None]:
         place = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
         reason = printable(error.strerror or str(error))
         return INPUT, f"{place}{reason}" + ("; make room and try again" if error.errno in _FULL else "")
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in ("dfine_jax", "convert"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "dfine_jax":
         return INPUT, f"the package {printable(error.name)} is needed and not installed"
     return FAULT, f"{type(error).__name__}: {_short(error)} (a fault of this program; --traceback shows where)"
 

@@ -7,7 +7,7 @@ from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.confusion import OVERLAP, overlaps, rows_by_picture
 from dfine_jax.evaluation.predictions import Predicted
 from dfine_jax.evaluation.truth import Truth
-from dfine_jax.inference.thresholds import USUAL, Best, Thresholds
+from dfine_jax.thresholds import USUAL, Best, Thresholds
 
 
 def best_thresholds(evaluation: Evaluation) -> Thresholds:

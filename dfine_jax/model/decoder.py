@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dfine_jax.config import DecoderConfig, DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.model.attention import SelfAttention
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.deformable import DeformableAttention, Shapes
+from dfine_jax.model.deformable import DeformableAttention
 from dfine_jax.model.distribution import distance_to_box, integral, inverse_sigmoid, weighting_function
 from dfine_jax.model.initial import PRIOR_LOGIT, class_embedding, constant, parameter, statistic, xavier
 from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
@@ -29,6 +28,8 @@ from dfine_jax.model.outputs import (
     QueryPredictions,
     TrainingOutput,
 )
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.sampling import Shapes
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 
@@ -75,16 +76,17 @@ class Decoder(nnx.Module):
         self.encoder_proj = Linear(width, width, kernel=xavier(width, width), **common)
         self.encoder_norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, rng=rng)
         self.encoder_score = Linear(width, classes, **rare)
-        self.encoder_box = MLP(width, width, 4, 3, zero_last=True, **common)
-        self.query_position = MLP(4, 2 * width, width, 2, kernel=xavier, **common)
-        self.pre_box = MLP(width, width, 4, 3, zero_last=True, **common)
+        box = dict(activation=decoder.box_activation, zero_last=True, **common)
+        position = dict(activation=decoder.position_activation, kernel=xavier, **common)
+        self.encoder_box = MLP(width, width, 4, 3, **box)
+        self.query_position = MLP(4, 2 * width, width, 2, **position)
+        self.pre_box = MLP(width, width, 4, 3, **box)
         self.layers = nnx.List([DecoderLayer(decoder, w, config.layer_norm_epsilon, **common) for w in widths])
         self.class_heads = nnx.List([Linear(w, classes, **rare) for w in widths])
-        self.box_heads = nnx.List([MLP(w, w, edges, 3, zero_last=True, **common) for w in widths])
+        self.box_heads = nnx.List([MLP(w, w, edges, 3, **box) for w in widths])
         inputs, inside = 4 * (decoder.quality_top + 1), decoder.quality_width
-        self.quality = nnx.List(
-            [MLP(inputs, inside, 1, decoder.quality_layers, zero_last=True, **common) for _ in widths]
-        )
+        quality = dict(activation=decoder.quality_activation, zero_last=True, **common)
+        self.quality = nnx.List([MLP(inputs, inside, 1, decoder.quality_layers, **quality) for _ in widths])
         self.up = statistic(decoder.up, (1,), rng)
         self.reg_scale = statistic(decoder.reg_scale, (1,), rng)
         self.config = decoder
@@ -124,7 +126,7 @@ class Decoder(nnx.Module):
         """All levels' cells one after another, in the decoder's width, and each level's (height, width)."""
         maps = (*maps, *[maps[-1]] * (self.config.levels - len(maps)))
         if self.input_proj:
-            maps = tuple(project(x, train) for project, x in zip(self.input_proj, maps, strict=True))
+            maps = tuple(project(x, train=train) for project, x in zip(self.input_proj, maps, strict=True))
         shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps], axis=1), shapes
 

@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.decoder import Decoder
 from dfine_jax.model.hgnetv2 import HGNetV2
 from dfine_jax.model.hybrid_encoder import HybridEncoder
 from dfine_jax.model.outputs import DenoisingQueries, Detected, TrainingOutput
+from dfine_jax.ops.compute import Compute
 
 Variables = Mapping[str, Array]
 
