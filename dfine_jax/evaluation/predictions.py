@@ -32,6 +32,14 @@ class Predicted(NamedTuple):
     boxes: Float32[np.ndarray, "N 4"]
     """x0, y0, x1, y1 in pixels of the original picture."""
 
+    def only(self, which: np.ndarray) -> "Predicted":
+        """Some of them, by a mask or by indices."""
+        return Predicted(self.picture, self.scores[which], self.labels[which], self.boxes[which])
+
+    def above(self, threshold: float) -> "Predicted":
+        """Those that score more."""
+        return self.only(self.scores > threshold)
+
 
 def predict(detector: Detector, dataset: Dataset) -> Iterator[Predicted | PictureError]:
     """What a detector finds in each picture of a data set, however low the score, as it comes.
