@@ -24,6 +24,7 @@ from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
 from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,
+    EdgeDistributions,
     LayerPrediction,
     PlainPrediction,
     QueryPredictions,
@@ -90,9 +91,12 @@ class Decoder(nnx.Module):
         self.config = decoder
 
     def __call__(
-        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False
+        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False, edges: bool = False
     ) -> Detected | TrainingOutput:
-        """``Detected`` at inference, ``TrainingOutput`` in training (then ``denoising`` may be given)."""
+        """``Detected`` at inference, with ``edges`` if asked for; ``TrainingOutput`` in training.
+
+        In training ``denoising`` may be given.
+        """
         memory, shapes = self.flatten(maps, train)
         selection = self.select(memory, shapes)
         content = stop_gradient(selection.content)
@@ -100,8 +104,9 @@ class Decoder(nnx.Module):
             content = jnp.broadcast_to(self.learned_content[...], content.shape)
         reference = stop_gradient(selection.boxes_unact)
         if not train:
-            prediction = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
-            return Detected(prediction.logits, prediction.boxes, selection.indices)
+            prediction, initial = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
+            distributions = EdgeDistributions(prediction.corners, initial, self.up[...], self.reg_scale[...])
+            return Detected(*prediction[:2], selection.indices, distributions if edges else None)
 
         blocked, noisy = None, 0
         if denoising is not None:
@@ -160,11 +165,14 @@ class Decoder(nnx.Module):
         boxes: Float[Array, "B Q 4"],
         memory: Float[Array, "B S D"],
         shapes: Shapes,
-    ) -> LayerPrediction:
-        """The prediction of the layer that counts."""
-        *_, (_, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, self.config.last_layer + 1)
+    ) -> tuple[LayerPrediction, Float[Array, "B Q 4"]]:
+        """The prediction of the layer that counts, and the boxes that its distances are measured from."""
+        *_, (initial, hidden, corners, boxes) = self._steps(
+            content, boxes, memory, shapes, None, self.config.last_layer + 1
+        )
         last = self.config.last_layer
-        return LayerPrediction(self._quality_logits(last, self.class_heads[last](hidden), corners), boxes, corners)
+        logits = self._quality_logits(last, self.class_heads[last](hidden), corners)
+        return LayerPrediction(logits, boxes, corners), initial
 
     def refine_all(
         self,

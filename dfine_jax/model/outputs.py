@@ -45,6 +45,18 @@ class TrainingOutput(NamedTuple):
     reg_scale: Float[Array, "..."]
 
 
+class EdgeDistributions(NamedTuple):
+    """What the boxes of the layer that counts were decoded from."""
+
+    corners: Float[Array, "B Q 4*(bins+1)"]
+    """Logits of the four edges' distributions: left, top, right, bottom."""
+    reference: Float[Array, "B Q 4"]
+    """cx, cy, w, h in fractions of the picture, from which the distances are measured."""
+    up: Float[Array, "..."]
+    """W(n)'s half range over `reg_scale`; scalar or of shape (1,)."""
+    reg_scale: Float[Array, "..."]
+
+
 class Detected(NamedTuple):
     """The whole model's output at inference."""
 
@@ -53,6 +65,8 @@ class Detected(NamedTuple):
     """cx, cy, w, h in fractions of the picture."""
     selected: Int[Array, "B Q"]
     """Which encoder token each query came from."""
+    edges: EdgeDistributions | None = None
+    """Where they were asked for."""
 
 
 class DenoisingQueries(NamedTuple):
