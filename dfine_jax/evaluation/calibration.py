@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from dfine_jax.errors import InputError
-from dfine_jax.evaluation.confusion import IGNORED, OVERLAP
+from dfine_jax.evaluation.confusion import IGNORED
 from dfine_jax.evaluation.matching import found_boxes
 from dfine_jax.evaluation.predictions import Predicted
 from dfine_jax.evaluation.truth import Truth
