@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -46,7 +47,7 @@ def write_errors(
 def error_table(errors: Errors, dataset: Dataset, truth: Truth) -> dict[str, Any]:
     """Plain Python for JSON; boxes as x, y, width, height, as COCO has them."""
     return {
-        "ap": None if errors.ap != errors.ap else errors.ap,
+        "ap": _known(errors.ap),
         "overlap": errors.overlap,
         "threshold": errors.threshold,
         "kinds": {kind: {"ap_cost": _known(errors.costs[kind]), "count": len(errors.of_kind(kind))} for kind in Kind},
@@ -94,7 +95,7 @@ def _box(box: Any) -> list[float]:
 
 
 def _known(value: float) -> float | None:
-    return None if value != value else value
+    return None if math.isnan(value) else value
 
 
 def _write_json(path: Path, value: Any) -> None:

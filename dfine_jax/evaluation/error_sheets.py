@@ -1,4 +1,4 @@
-"""What went wrong as pages of pictures: each tile is cut out around one error, with what was found and what is labelled."""
+"""What went wrong as pages of pictures: each tile is cut out around one error and shows what is found and labelled."""
 
 from collections.abc import Iterable, Sequence
 

@@ -120,7 +120,10 @@ class Detector:
 
         stored = open_pretrained(name, revision=revision, token=token)
         warn_of(stored)
-        return cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size, edges=edges)
+        calibration = read_calibration(stored.place) if edges and stored.place is not None else None
+        detector = cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size, edges=edges)
+        detector.calibration = calibration
+        return detector
 
     @classmethod
     def from_stored(
@@ -146,8 +149,6 @@ class Detector:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
         detector = cls.__new__(cls)
         detector._set(stored.config, preprocessing, batch_size, edges)
-        if edges and stored.place is not None:
-            detector.calibration = read_calibration(stored.place)
         compute = Compute.for_this_machine(dtype)
         program = detection_program(stored.config, compute, preprocessing, batch_size, quick=quick, edges=edges)
         params, batch_stats = {}, {}

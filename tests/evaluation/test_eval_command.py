@@ -43,7 +43,7 @@ def evaluated(monkeypatch, capsys):
         asked = []
 
         def open_pretrained(name):
-            return SimpleNamespace(source=name, remarks=("something is assumed",))
+            return SimpleNamespace(source=name, remarks=("something is assumed",), place=None)
 
         def from_stored(stored, **options):
             asked.append((stored.source, options))
@@ -82,7 +82,7 @@ def write_coco(folder, splits=("val",), broken=False):
 def test_drawn_data(evaluated, tmp_path):
     result = evaluated("--data", "shapes:size=64,count=5", "--model", "some", "--output", tmp_path / "out")
     assert result.code == 0
-    assert result.asked == [("some", {"size": None, "dtype": "float32", "batch_size": 8})]
+    assert result.asked == [("some", {"size": None, "dtype": "float32", "batch_size": 8, "edges": False})]
     assert "some on shapes:size=64,count=5, val" in result.out
     assert "AP, IoU 0.50 to 0.95  1.000" in result.out
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
