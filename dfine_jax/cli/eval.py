@@ -147,16 +147,14 @@ def _show_errors(evaluation: Evaluation, dataset: Dataset, output: Path | None, 
     truth = evaluation.truth
     errors = find_errors(evaluation.predicted, truth, threshold=evaluation.confusion.threshold)
     suspects = rank_labels(evaluation.predicted, truth)
-    tables.print(errors_table(errors))
-    tables.print(suspects_table(suspects, dataset, truth))
+    tables.print("", errors_table(errors), "", suspects_table(suspects, dataset, truth), sep="\n")
     if output is not None:
         write_errors(errors, suspects, dataset, truth, output)
 
 
 def _show_calibration(samples: Samples, fitted: Calibration | None, output: Path | None, tables: Console) -> None:
     raw, corrected = measure(samples), None if fitted is None else measure(samples, fitted)
-    tables.print(scores_table(raw, corrected))
-    tables.print(coverage_table(raw, corrected))
+    tables.print("", scores_table(raw, corrected), "", coverage_table(raw, corrected), sep="\n")
     if output is not None:
         write_calibration_report(raw, corrected, output)
 

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from rich.table import Table
+from rich.text import Text
 
 from dfine_jax.data.samples import Dataset
 from dfine_jax.display import printable, verbatim
@@ -31,7 +32,7 @@ MEANING = {
 def figures_table(evaluation: Evaluation, title: str) -> Table:
     """COCO's twelve: precision on the left, recall on the right."""
     f = evaluation.figures
-    table = _table(title)
+    table = _table(verbatim(title, "bold"))
     for heading in ("average precision", "average recall"):
         table.add_column(heading, style="dim", header_style="dim")
         table.add_column("", justify="right")
@@ -64,10 +65,11 @@ def classes_table(evaluation: Evaluation) -> Table:
 
 def errors_table(errors: Errors) -> Table:
     """Each kind: what AP would gain without it, and how often it is seen above the threshold."""
-    table = _table(f"what went wrong (AP{100 * errors.overlap:.0f} is {_number(errors.ap)})")
-    table.add_column("kind")
+    ap = f"AP{100 * errors.overlap:.0f}"
+    table = _table()
+    table.add_column("what went wrong")
     table.add_column("")
-    table.add_column("costs", justify="right")
+    table.add_column(f"costs, of {ap} {_number(errors.ap)}", justify="right")
     table.add_column(f"above {errors.threshold:g}", justify="right")
     for kind in sorted(Kind, key=lambda kind: -errors.costs[kind]):
         meaning = MEANING[kind].format(overlap=errors.overlap)
@@ -77,51 +79,49 @@ def errors_table(errors: Errors) -> Table:
 
 def suspects_table(suspects: Sequence[Suspect], dataset: Dataset, truth: Truth) -> Table:
     """The labels most likely wrong."""
-    table = _table("labels most likely wrong")
-    for heading in ("in doubt", "picture", "label", "found"):
+    table = _table()
+    for heading in ("label in doubt", "picture", "at", "labelled", "found"):
         table.add_column(heading)
     table.add_column("loss", justify="right")
     for suspect in suspects[:SUSPECTS_SHOWN]:
         name = Path(printable(dataset.records[suspect.picture].name)).name
-        label = "-" if suspect.row == NOTHING else _at(truth, int(truth.labels[suspect.row]), truth.boxes[suspect.row])
-        seen = suspect.seen
-        found = "-" if seen is None else _at(truth, seen.label, seen.box, seen.score)
-        table.add_row(suspect.doubt, verbatim(name), verbatim(label), verbatim(found), f"{suspect.loss:.2f}")
+        seen, row, names = suspect.seen, suspect.row, truth.class_names
+        label = "-" if row == NOTHING else names[truth.labels[row]]
+        found = "-" if seen is None else f"{names[seen.label]} {seen.score:.2f}"
+        at = " ".join(f"{edge:.0f}" for edge in (seen.box if row == NOTHING else truth.boxes[row]))
+        table.add_row(suspect.doubt, verbatim(name), at, verbatim(label), verbatim(found), f"{suspect.loss:.2f}")
     return table
 
 
 def scores_table(raw: Measured, corrected: Measured | None) -> Table:
     """How far scores are from the share that is right, by bins of the score as the model has it."""
-    error = f"{_number(raw.reliability.error)} raw"
-    error += "" if corrected is None else f", {_number(corrected.reliability.error)} corrected"
-    table = _table(f"scores: expected calibration error {error}")
-    for heading in ("score", "detections", "mean", "right"):
+    table = _table()
+    table.add_column("score")
+    for heading in ("detections", "mean", "right"):
         table.add_column(heading, justify="right")
     bins = len(raw.reliability.counts)
     for i, (count, score, right) in enumerate(zip(*raw.reliability, strict=True)):
         table.add_row(f"{i / bins:.1f} to {(i + 1) / bins:.1f}", f"{count:,}", _number(score), _number(right))
+    for name, measured in (("raw", raw), ("corrected", corrected)):
+        if measured is not None:
+            table.add_row(f"expected calibration error, {name}", "", "", _number(measured.reliability.error))
     return table
 
 
 def coverage_table(raw: Measured, corrected: Measured | None) -> Table:
     """The share of true edges in the intervals of each level, by size of object."""
-    table = _table("intervals of edges: share of true edges inside")
-    for heading in ("", "objects", *(f"{level:.0%}" for level in LEVELS)):
-        table.add_column(heading, justify="right" if heading else "left")
+    table = _table()
+    table.add_column("true edges within intervals of")
+    for heading in ("objects", *(f"{level:.0%}" for level in LEVELS)):
+        table.add_column(heading, justify="right")
     for name, measured in (("raw", raw), ("corrected", corrected)):
         for c in () if measured is None else measured.coverage:
             table.add_row(f"{name}, {c.size}", f"{c.boxes:,}", *map(_percent, c.shares))
     return table
 
 
-def _table(title: str | None = None) -> Table:
-    shown = None if title is None else verbatim(title, "bold")
-    return Table(title=shown, title_justify="left", box=None, pad_edge=False, header_style="dim")
-
-
-def _at(truth: Truth, label: int, box: Sequence[float], score: float | None = None) -> str:
-    corners = " ".join(f"{edge:.0f}" for edge in box)
-    return f"{truth.class_names[label]}{'' if score is None else f' {score:.2f}'} [{corners}]"
+def _table(title: Text | None = None) -> Table:
+    return Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False, header_style="dim")
 
 
 def _number(value: float) -> str:

@@ -53,7 +53,8 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
 
         gc.freeze()
         gc.enable()
-        keep_compiled(by_jax=verb != "detect")  # its one program is kept whole, and once is enough
+        # Where the one program is kept whole, once is enough. What JAX had kept can't be kept again: it lacks functions.
+        keep_compiled(by_jax=verb not in ("detect", "eval"))
     if verb == "train":  # its defaults depend on what is to be trained
         return module.command(arguments)
     return tyro.cli(module.run, prog=f"dfine {verb}", args=arguments) or 0

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from dfine_jax.evaluation.confusion import NOTHING, OVERLAP, overlaps, rows_by_picture
+from dfine_jax.evaluation.error_kinds import BESIDE
 from dfine_jax.evaluation.predictions import Predicted
 from dfine_jax.evaluation.truth import Truth
 
@@ -22,7 +23,7 @@ GIOU_WEIGHT = 2.0
 LEAST_SCORE = 1e-3
 """Lower scores say no more than this."""
 UNPAIRED = GIOU_WEIGHT - float(np.log(LEAST_SCORE))
-"""The loss of a label that no detection fits better than one of the least score that only touches it."""
+"""The loss of a label beside which no detection of its class is, or one that fits worse than this."""
 LEAST_SEEN = 0.1
 """What scores less is not taken for an object without a label."""
 
@@ -79,7 +80,8 @@ def _suspects(predicted: Predicted, truth: Truth, rows: Int[np.ndarray, " R"]) -
     iou = overlaps(predicted.boxes, boxes, crowd=False)
     of_class = -np.log(np.maximum(predicted.scores, LEAST_SCORE))
     of_place = GIOU_WEIGHT * (1 - _giou(predicted.boxes, boxes, iou))
-    loss = np.where(predicted.labels[:, None] == labels, of_class[:, None] + of_place, np.inf)
+    meant = (predicted.labels[:, None] == labels) & (iou >= BESIDE)
+    loss = np.where(meant, of_class[:, None] + of_place, np.inf)
     pairs = _paired(loss)
     for column, row in enumerate(objects.tolist()):
         pair = pairs.get(column)

@@ -26,6 +26,7 @@ class Frame(NamedTuple):
 
     box: np.ndarray
     tag: str
+    """Above the box, or below where it is `dashed`, so that two frames of one place can both be read."""
     colour: tuple[int, int, int]
     dashed: bool = False
 
@@ -46,18 +47,18 @@ def draw_tile(pixels: np.ndarray, frames: Sequence[Frame], tile: int) -> Image.I
         else:
             pen.rectangle(box, outline=frame.colour, width=2)
     for frame in frames:
-        left, top = (frame.box[:2] * scale).round().astype(int).tolist()
-        _tag(pen, frame, left, top, font, size)
+        left, top, _, bottom = (frame.box * scale).round().astype(int).tolist()
+        _tag(pen, frame, left, bottom + 1 if frame.dashed else top - TAG_SIZE - 3, font, size)
     return picture
 
 
 def _tag(
     pen: ImageDraw.ImageDraw, frame: Frame, left: int, top: int, font: ImageFont.FreeTypeFont, size: tuple[int, int]
 ) -> None:
-    """The text above its box's corner, moved into the picture."""
+    """The text at a place, moved into the picture."""
     width, height = math.ceil(font.getlength(frame.tag)) + 4, TAG_SIZE + 3
     left = max(0, min(left, size[0] - width))
-    top = max(0, min(top - height, size[1] - height))
+    top = max(0, min(top, size[1] - height))
     pen.rectangle((left, top, left + width - 1, top + height - 1), fill=frame.colour)
     ink = INK if frame.colour == YELLOW else (255, 255, 255)
     pen.text((left + 2, top + height / 2), frame.tag, fill=ink, font=font, anchor="lm")
