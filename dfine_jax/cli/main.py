@@ -53,7 +53,8 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
 
         gc.freeze()
         gc.enable()
-        # Where the one program is kept whole, once is enough. What JAX had kept can't be kept again: it lacks functions.
+        # Their one program is kept whole. JAX would keep it, too, and what comes from there can't be kept again: it
+        # lacks functions when it is read back.
         keep_compiled(by_jax=verb not in ("detect", "eval"))
     if verb == "train":  # its defaults depend on what is to be trained
         return module.command(arguments)

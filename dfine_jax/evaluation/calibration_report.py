@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dfine_jax.evaluation.calibration import LEVELS, Measured, Reliability
+from dfine_jax.evaluation.calibration import LEAST_BOXES, LEVELS, Coverage, Measured, Reliability
 from dfine_jax.evaluation.plots import BAR, BAR_BEHIND, GRID, INK, WRONG, as_png, new_figure, note, plain
 from dfine_jax.whole_files import write_whole
 
@@ -53,7 +53,10 @@ def as_json(measured: Measured) -> dict[str, Any]:
 
 
 def reliability_diagram(raw: Measured, corrected: Measured | None = None) -> "Figure":
-    """Share right over score, and share of true edges inside over the interval's level; the diagonal is perfect."""
+    """Share right over score, and share of true edges inside over the interval's level; the diagonal is perfect.
+
+    Sizes of which there are few objects are left out.
+    """
     figure = new_figure(11.0, 4.8)
     left, right = figure.subplots(1, 2)
     plain(left, "Scores")
@@ -71,14 +74,14 @@ def reliability_diagram(raw: Measured, corrected: Measured | None = None) -> "Fi
         left.legend(loc="upper left", fontsize=8.5, frameon=False, labelcolor=INK)
     else:
         note(left, "nothing was found")
-    if raw.coverage[0].boxes:
+    if raw.coverage[0].boxes >= LEAST_BOXES:
         right.set(xlim=(0.4, 1.01), ylim=(0.35, 1.03))
         for which, measured in (("raw", raw), ("corrected", corrected)):
             for c in () if measured is None else measured.coverage:
                 _coverage(right, c, dashed=which == "raw" and corrected is not None, name=which)
         right.legend(loc="lower right", fontsize=8, frameon=False, labelcolor=INK, ncols=1 if corrected is None else 2)
     else:
-        note(right, "no labelled box was found")
+        note(right, f"fewer than {LEAST_BOXES} labelled boxes were found")
     return figure
 
 
@@ -101,8 +104,8 @@ def _line(axes: "Axes", scores: Reliability) -> None:
     )  # fmt: skip
 
 
-def _coverage(axes: "Axes", coverage: Any, *, dashed: bool, name: str) -> None:
-    if coverage.boxes:
+def _coverage(axes: "Axes", coverage: Coverage, *, dashed: bool, name: str) -> None:
+    if coverage.boxes >= LEAST_BOXES:
         style = dict(linestyle="--", alpha=0.55) if dashed else {}
         label = f"{coverage.size}, {name} ({coverage.boxes:,})"
         width = 2.6 if coverage.size == "all" else 1.4
