@@ -73,7 +73,8 @@ def errors_table(errors: Errors) -> Table:
     table.add_column(f"above {errors.threshold:g}", justify="right")
     for kind in sorted(Kind, key=lambda kind: -errors.costs[kind]):
         meaning = MEANING[kind].format(overlap=errors.overlap)
-        table.add_row(kind, meaning, _number(errors.costs[kind]), f"{len(errors.of_kind(kind)):,}")
+        cost = round(errors.costs[kind], 3) + 0.0  # never -0.000
+        table.add_row(kind, meaning, _number(cost), f"{len(errors.of_kind(kind)):,}")
     return table
 
 

@@ -163,8 +163,6 @@ def _judged(predicted: Predicted, truth: Truth, rows: Int[np.ndarray, " R"], ove
         if row == NOTHING:
             kind, column = _kind(own[i], other[i], overlap)
             on = NOTHING if column is None else objects[column]
-        elif row == IGNORED:
-            on = IGNORED
         kinds.append(kind)
         meant[i] = on
     unfound = tuple(row for row in objects.tolist() if row not in set(found.tolist()))
