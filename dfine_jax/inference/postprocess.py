@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 
 from dfine_jax.boxes import cxcywh_to_xyxy
 from dfine_jax.model.distribution import weighting_function
-from dfine_jax.model.outputs import Detected
+from dfine_jax.model.outputs import DetectedWithEdges
 
 
 class TopDetections(NamedTuple):
@@ -55,9 +55,9 @@ def postprocess(
 
 
 def postprocess_with_edges(
-    output: Detected, sizes: Int[Array, "B 2"] | Float[Array, "B 2"], top: int | None = None
+    output: DetectedWithEdges, sizes: Int[Array, "B 2"] | Float[Array, "B 2"], top: int | None = None
 ) -> DetectionsWithEdges:
-    """What `postprocess` gives, and the distributions of these detections' edges; the model was asked for them."""
+    """What `postprocess` gives, and the distributions of these detections' edges."""
     detections, queries, sides = _best(output.logits, output.boxes, sizes, top)
     edges = output.edges
     bins = edges.corners.shape[-1] // 4 - 1

@@ -24,6 +24,7 @@ from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
 from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,
+    DetectedWithEdges,
     EdgeDistributions,
     LayerPrediction,
     PlainPrediction,
@@ -92,8 +93,8 @@ class Decoder(nnx.Module):
 
     def __call__(
         self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False, edges: bool = False
-    ) -> Detected | TrainingOutput:
-        """``Detected`` at inference, with ``edges`` if asked for; ``TrainingOutput`` in training.
+    ) -> Detected | DetectedWithEdges | TrainingOutput:
+        """``Detected`` at inference, or with ``edges`` ``DetectedWithEdges``; ``TrainingOutput`` in training.
 
         In training ``denoising`` may be given.
         """
@@ -105,8 +106,11 @@ class Decoder(nnx.Module):
         reference = stop_gradient(selection.boxes_unact)
         if not train:
             prediction, initial = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
+            detected = Detected(prediction.logits, prediction.boxes, selection.indices)
+            if not edges:
+                return detected
             distributions = EdgeDistributions(prediction.corners, initial, self.up[...], self.reg_scale[...])
-            return Detected(*prediction[:2], selection.indices, distributions if edges else None)
+            return DetectedWithEdges(*detected, distributions)
 
         blocked, noisy = None, 0
         if denoising is not None:

@@ -15,7 +15,7 @@ from dfine_jax.model.compute import Compute
 from dfine_jax.model.decoder import Decoder
 from dfine_jax.model.hgnetv2 import HGNetV2
 from dfine_jax.model.hybrid_encoder import HybridEncoder
-from dfine_jax.model.outputs import DenoisingQueries, Detected, TrainingOutput
+from dfine_jax.model.outputs import DenoisingQueries, Detected, DetectedWithEdges, TrainingOutput
 
 Variables = Mapping[str, Array]
 
@@ -39,10 +39,10 @@ class DFine(nnx.Module):
         denoising: DenoisingQueries | None = None,
         train: bool = False,
         edges: bool = False,
-    ) -> Detected | TrainingOutput:
+    ) -> Detected | DetectedWithEdges | TrainingOutput:
         """``images`` are RGB in 0..1, height and width divisible by 32, or ``InputError``.
 
-        Returns ``Detected`` at inference, with the edges' distributions if ``edges``. In training (batch norms on the
+        Returns ``Detected`` at inference, or with ``edges`` ``DetectedWithEdges``. In training (batch norms on the
         batch's statistics, every layer's predictions, ``denoising`` queries in front of the ordinary ones) returns
         ``TrainingOutput``.
         """
@@ -70,7 +70,7 @@ class Apply(Protocol):
         denoising: DenoisingQueries | None = None,
         train: bool = False,
         edges: bool = False,
-    ) -> Detected | tuple[TrainingOutput, dict[str, Array]]: ...
+    ) -> Detected | DetectedWithEdges | tuple[TrainingOutput, dict[str, Array]]: ...
 
 
 class Functional(NamedTuple):

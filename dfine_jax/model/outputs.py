@@ -65,8 +65,15 @@ class Detected(NamedTuple):
     """cx, cy, w, h in fractions of the picture."""
     selected: Int[Array, "B Q"]
     """Which encoder token each query came from."""
-    edges: EdgeDistributions | None = None
-    """Where they were asked for."""
+
+
+class DetectedWithEdges(NamedTuple):
+    """`Detected`, and how sure each edge is."""
+
+    logits: Float[Array, "B Q K"]
+    boxes: Float[Array, "B Q 4"]
+    selected: Int[Array, "B Q"]
+    edges: EdgeDistributions
 
 
 class DenoisingQueries(NamedTuple):
