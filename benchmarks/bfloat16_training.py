@@ -23,7 +23,7 @@ from matplotlib import pyplot as plt
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.shapes import CLASS_NAMES, shapes
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops.compute import Compute
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.recipe import Optimization, Recipe
 from dfine_jax.training.start import fresh

@@ -68,8 +68,8 @@ def inference(batch: int = 1, side: int = 640, queries: int = 300) -> Callable[[
 
     from dfine_jax.config import DFineConfig
     from dfine_jax.inference.detector import Detector
-    from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import DFine
+    from dfine_jax.preprocessing import Preprocessing
 
     rng = np.random.default_rng(0)
     model = DFine(DFineConfig.nano().with_queries(queries), rng=rng)

@@ -31,7 +31,7 @@ from rich.table import Table
 # Every contender's process imports this module before it is bound to its CPUs: no JAX or PyTorch up here.
 from benchmarks import peers
 from benchmarks.measure import in_turn, machine, types, versions
-from dfine_jax.native.registers import half
+from dfine_jax.cpu.codegen.registers import half
 
 SIDE = 640
 TOLERANCE = 1e-3
@@ -118,13 +118,13 @@ def main() -> None:
 
 def prepare_model(size: str, folder: Path, pictures: int) -> float:
     """Saves weights for all contenders to ``folder/model`` and pictures; returns GFLOPs for one picture."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from reference import reference_model
 
-    from convert.hub_layout import save_hub_folder
     from dfine_jax.inference.compiled import count_operations
-    from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import variables
+    from dfine_jax.preprocessing import Preprocessing
+    from dfine_jax.weights.hub_layout import save_hub_folder
 
     model = reference_model(size)
     params, batch_stats = variables(model)
@@ -235,9 +235,9 @@ def difference(answer: peers.Answer, expected: peers.Answer) -> Difference:
 
 def rounded_type() -> str:
     """The type in which a detector multiplies here that is asked for bfloat16."""
-    from dfine_jax.model.compute import Compute
+    from dfine_jax.machine import arithmetic
 
-    return Compute.for_this_machine("bfloat16").narrowest.name
+    return arithmetic("bfloat16").narrowest.name
 
 
 def measured_peaks(rounds: int, dtypes: Sequence[str]) -> dict[str, float]:
@@ -287,8 +287,8 @@ def halves_product(side: int, dtype: str) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from dfine_jax.model.finish import Finish
-    from dfine_jax.model.halves import in_halves, multiply_halves
+    from dfine_jax.cpu.finish import Finish
+    from dfine_jax.cpu.kernels.halves import in_halves, multiply_halves
 
     a, b = _matrices(side)
     kernel, factors = in_halves([b[None]], jnp.dtype(dtype))

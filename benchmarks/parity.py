@@ -2,10 +2,10 @@
 
 Run from the repository: ``python -m benchmarks.parity [PICTURE]``. The picture, COCO val2017/000000039769, is by
 default ``$DFINE_SAMPLE_IMAGE`` or ``../shared/images/000000039769.png``. Both sides have the same random, well scaled
-weights; the original's outputs lie in ``tests/data/forward``. Columns: the largest difference of sampled backbone and
-encoder maps relative to the map's largest magnitude; whether the same queries were chosen; the largest difference of
-any query's logits and boxes (fractions of the picture), as loaded and with norms and branches folded; whether the 50
-best detections have the same labels, and their largest differences in score and pixels.
+weights; the original's outputs lie in ``tests/reference_numbers/forward``. Columns: the largest difference of sampled
+backbone and encoder maps relative to the map's largest magnitude; whether the same queries were chosen; the largest
+difference of any query's logits and boxes (fractions of the picture), as loaded and with norms and branches folded;
+whether the 50 best detections have the same labels, and their largest differences in score and pixels.
 """
 
 import os
@@ -19,14 +19,15 @@ from flax import nnx
 from rich.console import Console
 from rich.table import Table
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
 
 from reference import COCO_IDS, DATA, SIZES, query_errors, reference_model, sampled
 
 from dfine_jax import fuse
 from dfine_jax.inference.pictures import load_picture
 from dfine_jax.inference.postprocess import postprocess
-from dfine_jax.inference.preprocess import Preprocessing, preprocess
+from dfine_jax.inference.preprocess import preprocess
+from dfine_jax.preprocessing import Preprocessing
 
 
 def main() -> None:

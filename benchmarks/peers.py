@@ -39,15 +39,16 @@ def ours(folder: Path, dtype: str) -> Run:
 
     from dfine_jax.inference.arguments import of_packed, pack
     from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
+    from dfine_jax.inference.fuse import fuse
     from dfine_jax.inference.memory import keep_freed_memory
-    from dfine_jax.model.compute import Compute
+    from dfine_jax.machine import arithmetic
     from dfine_jax.model.dfine import functional
-    from dfine_jax.model.fuse import fuse
     from dfine_jax.pretrained import load_pretrained
 
     keep_freed_memory()
-    model = load_pretrained(folder.parent / MODEL, compute=Compute.for_this_machine(dtype)).model
-    apply, params, batch_stats = functional(fuse(model))
+    numbers = arithmetic(dtype)
+    model = load_pretrained(folder.parent / MODEL, compute=numbers.compute).model
+    apply, params, batch_stats = functional(fuse(model, operands=numbers.operands))
     apply, _ = of_packed(apply, params)
     params = jax.device_put(pack(params))
     pixels = jax.device_put(_channels_last(folder))

@@ -21,20 +21,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from dfine_jax.config import SIZES, DFineConfig
+from dfine_jax.cpu.codegen.registers import Registers, binding
+from dfine_jax.cpu.codegen.targets import source
 from dfine_jax.inference.arguments import of_packed
 from dfine_jax.inference.compiled import lower_detection
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.compute import Compute
+from dfine_jax.inference.fuse import fused_form
+from dfine_jax.machine import Arithmetic, arithmetic
 from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.model.fuse import fused_form
-from dfine_jax.native.registers import Registers, binding
-from dfine_jax.native.targets import source
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
-from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.recipe import Recipe, model_config
 from dfine_jax.training.step import layout_of, make_update, start_state
 from dfine_jax.training.targets import Targets
-from dfine_jax.training.trainer import model_config
 
 PICTURES, SIDE, BOXES = 4, 320, 10
 """Of a training step."""
@@ -81,16 +80,17 @@ def compare(ours: dict[str, str], theirs: dict[str, str]) -> int:
 def texts(sizes: list[str]) -> Iterator[tuple[str, str]]:
     """Names of files and what they hold."""
     yield from assembly()
-    asked = {"float32": Compute(), "bfloat16": Compute.for_this_machine("bfloat16")}
-    for size, (dtype, compute), quick, batch in product(sizes, asked.items(), (False, True), (1, 8)):
-        yield f"{size}-{'quick' if quick else 'well'}-{dtype}-{batch}.mlir", inference(size, compute, quick, batch)
+    asked = {"float32": Arithmetic(), "bfloat16": arithmetic("bfloat16")}
+    for size, (dtype, numbers), quick, batch in product(sizes, asked.items(), (False, True), (1, 8)):
+        yield f"{size}-{'quick' if quick else 'well'}-{dtype}-{batch}.mlir", inference(size, numbers, quick, batch)
     for size in sizes:
         yield f"{size}-training.mlir", training(size)
 
 
-def inference(size: str, compute: Compute, quick: bool, batch: int) -> str:
+def inference(size: str, numbers: Arithmetic, quick: bool, batch: int) -> str:
     """From resized pictures to their best detections."""
-    form, _ = fused_form(DFine(DFineConfig.from_size(size), compute=compute), quick=quick)
+    model = DFine(DFineConfig.from_size(size), compute=numbers.compute)
+    form, _ = fused_form(model, operands=numbers.operands, quick=quick)
     apply, params, batch_stats = functional(form)
     return lower_detection(*of_packed(apply, params), batch_stats, Preprocessing(), batch).as_text()
 

@@ -210,13 +210,13 @@ def random_model(size: str, folder: Path) -> Path:
 
 def write_model(size: str, folder: Path) -> None:
     """Random weights, scaled so that scores differ, as fresh ones' hardly do."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
+    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from reference import reference_model
 
-    from convert.hub_layout import save_hub_folder
-    from convert.rules import HUB
-    from dfine_jax.inference.preprocess import Preprocessing
     from dfine_jax.model.dfine import variables
+    from dfine_jax.preprocessing import Preprocessing
+    from dfine_jax.weights.hub_layout import save_hub_folder
+    from dfine_jax.weights.rules import HUB
 
     model = reference_model(size, HUB, seed=SEED)
     params, batch_stats = variables(model)

@@ -20,23 +20,20 @@ from pathlib import Path
 os.environ.setdefault("USE_TF", "0")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-import numpy as np
 import torch
 import transformers
 from rich.console import Console
 from rich.progress import track
-from transformers.core_model_loading import revert_weight_conversion
 
-from convert.hub_layout import save_hub_folder
-from convert.rules import HUB, to_torch
+from benchmarks.torch_training import torch_batch, torch_groups
 from dfine_jax.cli.train import make_start, open_datasets
 from dfine_jax.data.loader import Loader
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.configuration import FILE_NAME, read_configuration
 from dfine_jax.training.devices import Devices
-from dfine_jax.training.optimizer import learning_rate_factor, parameter_groups
-from dfine_jax.training.recipe import Optimization
+from dfine_jax.training.optimizer import learning_rate_factor
 from dfine_jax.training.trainer import train_batches
+from dfine_jax.weights.hub_layout import save_hub_folder
 
 
 def main() -> None:
@@ -93,39 +90,6 @@ def main() -> None:
     model.save_pretrained(arguments.output / "model")
     (arguments.output / "model" / "preprocessor_config.json").write_text(json.dumps(settings.to_json()))
     console.print(f"{seconds / 60:.1f} minutes, {seconds / len(batches):.2f} s a step, pictures included")
-
-
-def torch_groups(model: torch.nn.Module, names, recipe: Optimization) -> list[dict]:
-    """The parameter groups of a training here, of transformers' parameters, which it renames as it loads them."""
-    parameters = revert_weight_conversion(model, dict(model.named_parameters(remove_duplicate=False)))
-    for constant in ("reg_scale", "up"):
-        parameters[f"model.decoder.{constant}"].requires_grad_(False)
-    groups, taken = [], set()
-    for group in parameter_groups(names, recipe):
-        members = {}
-        for name in group.names:
-            parameter = parameters[to_torch(HUB, name).name]
-            members[id(parameter)] = parameter
-        members = {key: parameter for key, parameter in members.items() if key not in taken}
-        taken |= members.keys()
-        groups.append({"params": [*members.values()], "lr": group.learning_rate, "weight_decay": group.weight_decay})
-    left = [name for name, parameter in parameters.items() if id(parameter) not in taken and parameter.requires_grad]
-    if left:
-        raise SystemExit(f"transformers trains what is not trained here: {', '.join(left)}")
-    return groups
-
-
-def torch_batch(batch) -> tuple[torch.Tensor, list[dict]]:
-    """Pictures in 0..1, channels first, and labels as transformers wants them."""
-    images = torch.from_numpy(batch.images).permute(0, 3, 1, 2).float() / 255
-    labels = [
-        {
-            "class_labels": torch.from_numpy(np.asarray(classes[mask], np.int64)),
-            "boxes": torch.from_numpy(np.asarray(boxes[mask], np.float32)),
-        }
-        for boxes, classes, mask in zip(batch.boxes, batch.labels, batch.mask, strict=True)
-    ]
-    return images, labels
 
 
 if __name__ == "__main__":

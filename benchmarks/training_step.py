@@ -132,7 +132,7 @@ def stored(model: Path) -> tuple[Any, dict[str, np.ndarray], dict[str, np.ndarra
     return loaded.config, params, batch_stats
 
 
-def ours(model: Path, dtype: str, pictures: Pictures) -> Make:
+def ours(model: Path, dtype: str, pictures: Pictures, size: str = "n") -> Make:
     """The step as the trainer compiles it; run in a process of its own."""
     import jax
 
@@ -140,11 +140,10 @@ def ours(model: Path, dtype: str, pictures: Pictures) -> Make:
     from dfine_jax.model.dfine import DFine, functional
     from dfine_jax.training.devices import Devices
     from dfine_jax.training.optimizer import make_optimizer, parameter_groups
-    from dfine_jax.training.recipe import Recipe
+    from dfine_jax.training.recipe import Recipe, model_config
     from dfine_jax.training.step import layout_of, make_update, start_state
-    from dfine_jax.training.trainer import model_config
 
-    recipe, devices = Recipe.for_size("n"), Devices()
+    recipe, devices = Recipe.for_size(size), Devices()
     config, params, batch_stats = stored(model)
     config = model_config(config, recipe)
     apply = functional(DFine(config, compute=devices.compute(dtype), rng=np.random.default_rng(0))).apply
@@ -169,23 +168,27 @@ def ours(model: Path, dtype: str, pictures: Pictures) -> Make:
     return run
 
 
-def theirs(model: Path, pictures: Pictures) -> Make:
-    """The same step with transformers, as ``benchmarks.train_transformers`` does it; run in a process of its own."""
+def theirs(model: Path, pictures: Pictures, size: str = "n", device: str = "cpu", dtype: str = "float32") -> Make:
+    """The same step with transformers, as ``benchmarks.train_transformers`` does it; run in a process of its own.
+
+    In bfloat16 PyTorch chooses the operations that it rounds for (autocast).
+    """
     import torch
 
-    from benchmarks.train_transformers import torch_batch, torch_groups
+    from benchmarks.torch_training import torch_batch, torch_groups
     from dfine_jax.training.recipe import Averaging, Recipe
 
-    network = load_theirs(model)
-    optimization = Recipe.for_size("n").optimization
+    network = load_theirs(model).to(device)
+    optimization = Recipe.for_size(size).optimization
     _, params, _ = stored(model)
     optimizer = torch.optim.AdamW(torch_groups(network, params, optimization), betas=optimization.betas, fused=True)
     values = {name: value for name, value in network.state_dict().items() if value.is_floating_point()}
     average = {name: value.clone() for name, value in values.items()}
 
     def run() -> Answer:
-        images, labels = torch_batch(pictures)
-        loss = network(pixel_values=images, labels=labels).loss
+        images, labels = torch_batch(pictures, device)
+        with torch.autocast(device, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = network(pixel_values=images, labels=labels).loss
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), optimization.clip_norm)
@@ -257,7 +260,7 @@ def their_terms(model: Path, pictures: Pictures) -> Make:
     import torch
     from transformers.models.d_fine import modeling_d_fine
 
-    from benchmarks.train_transformers import torch_batch
+    from benchmarks.torch_training import torch_batch
 
     draw = modeling_d_fine.get_contrastive_denoising_training_group
     drawn = []

@@ -1,1 +1,4 @@
-"""PyTorch weights to dfine_jax's and back: names and layouts as data. ``python -m convert SOURCE OUT`` runs it."""
+"""``python -m convert SOURCE OUT``, in a clone of the repository: what ``dfine convert`` does, without installing.
+
+Its code is in ``dfine_jax``, above all in ``dfine_jax.weights``. This module is not installed.
+"""

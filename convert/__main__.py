@@ -1,4 +1,4 @@
-"""``python -m convert SOURCE OUT``: the same as ``dfine convert``."""
+"""The same as ``dfine convert``; ``--verify`` compares with transformers."""
 
 import sys
 

@@ -11,14 +11,14 @@ if TYPE_CHECKING:
     from dfine_jax.inference.detections import Detection, Detections
     from dfine_jax.inference.detector import Detector
     from dfine_jax.inference.draw import draw
+    from dfine_jax.inference.fuse import fuse
     from dfine_jax.inference.memory import keep_freed_memory
-    from dfine_jax.model.compute import Compute
     from dfine_jax.model.dfine import DFine, Functional, functional
-    from dfine_jax.model.fuse import fuse
+    from dfine_jax.ops.compute import Compute
     from dfine_jax.pretrained import Pretrained, load_pretrained
 
 _HOMES = {
-    "Compute": "dfine_jax.model.compute",
+    "Compute": "dfine_jax.ops.compute",
     "DFine": "dfine_jax.model.dfine",
     "DFineConfig": "dfine_jax.config",
     "Detection": "dfine_jax.inference.detections",
@@ -28,7 +28,7 @@ _HOMES = {
     "Pretrained": "dfine_jax.pretrained",
     "draw": "dfine_jax.inference.draw",
     "functional": "dfine_jax.model.dfine",
-    "fuse": "dfine_jax.model.fuse",
+    "fuse": "dfine_jax.inference.fuse",
     "keep_freed_memory": "dfine_jax.inference.memory",
     "load_pretrained": "dfine_jax.pretrained",
 }

@@ -15,7 +15,7 @@ from dfine_jax.errors import InputError
 from dfine_jax.hub_labels import class_names
 from dfine_jax.json_fields import FieldError, Fields
 from dfine_jax.limits import check_limits
-from dfine_jax.model.activations import ACTIVATIONS
+from dfine_jax.ops.activations import ACTIVATIONS
 
 _DEFAULTS = {
     "model_type": "d_fine",

@@ -8,16 +8,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from convert.atomic import recover
-from convert.contents import WEIGHTS_ENDINGS
-from convert.fill import CheckpointError
-from convert.folder import StoredModel, save_folder
-from convert.hub_download import download
-from convert.sources import open_model
 from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.weights.atomic import recover
+from dfine_jax.weights.file_type import WEIGHTS_ENDINGS
+from dfine_jax.weights.fill import CheckpointError
+from dfine_jax.weights.folder import StoredModel, save_folder
+from dfine_jax.weights.hub_download import download
+from dfine_jax.weights.sources import open_model
 
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine

@@ -1,5 +1,6 @@
 """What all tests share: shapes checked in every call, quick compiles, and the sample picture."""
 
+import gc
 import hashlib
 import io
 import os
@@ -24,6 +25,9 @@ EMITTERS_CAN_BE_CHOSEN = jaxlib.__version__.startswith("0.10.")
 if EMITTERS_CAN_BE_CHOSEN:
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_cpu_use_fusion_emitters=false"
 
+WORTH_KEEPING = 0.1
+"""Seconds of compiling; what took less is compiled again sooner than read."""
+
 SAMPLE_NAME = "000000039769"
 SAMPLE_ADDRESS = f"http://images.cocodataset.org/val2017/{SAMPLE_NAME}.jpg"
 SAMPLE_HASH = "8050ada414034a490fc2bd6ed13a8d78b7d2ce7d896ba4fcd4651317b9471efe"
@@ -32,14 +36,36 @@ SECONDS = 10
 """How long a download may take."""
 
 
-LONGEST = ("training", "model", "cli")
-"""Folders of tests whose files take longest."""
+LONGEST, QUICKEST = ("training", "model", "cli"), ("data_sets",)
+"""Folders of tests whose files take longest, and of which no file takes long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Those begin first, so that no process has one left when the others have ended."""
-    places = {folder: place for place, folder in enumerate(LONGEST)}
+    """The longest begin first and the quickest last, so that all processes end at about the same time."""
+    places = dict.fromkeys(QUICKEST, len(LONGEST) + 1) | {folder: place for place, folder in enumerate(LONGEST)}
     items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays to the end: it is not looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def compiled_programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of JAX's compilation cache: what one test, process or run has compiled, no other compiles again.
+
+    It lasts for one run, or for several where ``JAX_COMPILATION_CACHE_DIR`` is set.
+    """
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", WORTH_KEEPING)
+    if given := os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        return Path(given)
+    temporary = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:  # whose folders lie in one
+        temporary = temporary.parent
+    jax.config.update("jax_compilation_cache_dir", str(temporary / "compiled"))
+    return temporary / "compiled"
 
 
 @pytest.fixture

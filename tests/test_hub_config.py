@@ -12,7 +12,7 @@ from dfine_jax.hub_config import evaluated, from_hub, map_strides, surplus_layer
 from dfine_jax.hub_labels import labels_disagree
 from dfine_jax.json_fields import FieldError
 
-REFERENCE = json.loads((Path(__file__).parent / "data" / "hub_configs.json").read_text())
+REFERENCE = json.loads((Path(__file__).parent / "reference_numbers" / "hub_configs.json").read_text())
 UNREAD = {"depths", "hidden_sizes"}  # of theirs only the length and the last entries matter
 
 

@@ -11,9 +11,10 @@ from PIL import Image
 
 from dfine_jax import kept as module
 from dfine_jax.config import SIZES, DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.kept import UntrustedFolderError, keep_in, kept, spelled
-from dfine_jax.model.compute import Compute
+from dfine_jax.machine import Arithmetic
+from dfine_jax.ops.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 
 
 @pytest.fixture
@@ -57,8 +58,8 @@ def test_another_key_or_kind_is_another_value(folder):
 # What programs are keyed by: changing any field of any of these has to change the key.
 KEYS = [
     *(make() for make in SIZES.values()),
-    Compute(),
-    Compute(jnp.dtype("bfloat16"), None, jnp.dtype("int16")),
+    Arithmetic(),
+    Arithmetic(Compute(jnp.dtype("bfloat16"), None), jnp.dtype("int16")),
     Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)),
 ]
 OTHERS = {

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 from tiny import TINY, tiny_model
 
-from convert.fill import CheckpointError
-from convert.hub_layout import save_hub_folder
 from dfine_jax import pretrained
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import variables
+from dfine_jax.ops.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import SHORT_NAMES, load_pretrained, open_pretrained, save_pretrained
+from dfine_jax.weights.fill import CheckpointError
+from dfine_jax.weights.hub_layout import save_hub_folder
 
 
 @pytest.fixture(scope="module")

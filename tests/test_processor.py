@@ -3,7 +3,8 @@ import pytest
 
 from dfine_jax import processor
 from dfine_jax.cli import compilation_cache
-from dfine_jax.model.compute import Compute
+from dfine_jax.machine import Arithmetic, arithmetic
+from dfine_jax.ops.compute import Compute
 
 GENOA = """processor\t: 0
 vendor_id\t: AuthenticAMD
@@ -48,32 +49,32 @@ def runs_on(tmp_path, monkeypatch):
     ],
 )
 def test_bfloat16_is_for_processors_that_are_faster_at_it(runs_on, information, faster, monkeypatch):
-    monkeypatch.setattr("dfine_jax.model.compute.half", lambda: None)
+    monkeypatch.setattr("dfine_jax.cpu.half", lambda: None)
     runs_on(information)
     assert processor.multiplies_tiles_of_bfloat16() == (faster and information is not GENOA)
     assert processor.is_faster_in_bfloat16() == faster
-    assert Compute.for_this_machine("bfloat16").dtype == (jnp.bfloat16 if faster else jnp.float32)
-    assert Compute.for_this_machine("float32") == Compute()
+    assert arithmetic("bfloat16").compute.dtype == (jnp.bfloat16 if faster else jnp.float32)
+    assert arithmetic("float32") == Arithmetic()
 
 
 @pytest.mark.parametrize(("half", "dtype"), [("half", "float16"), ("bfloat", "bfloat16")])
 def test_machine_code_in_16_bits_is_taken_where_it_is(half, dtype, monkeypatch):
-    monkeypatch.setattr("dfine_jax.model.compute.half", lambda: half)
-    compute = Compute.for_this_machine("bfloat16")
-    assert compute == Compute(halves=jnp.dtype(dtype))
-    assert compute.narrowest == dtype
-    assert Compute.for_this_machine("float32") == Compute()
+    monkeypatch.setattr("dfine_jax.cpu.half", lambda: half)
+    numbers = arithmetic("bfloat16")
+    assert numbers == Arithmetic(operands=jnp.dtype(dtype))
+    assert numbers.narrowest == dtype
+    assert arithmetic("float32") == Arithmetic()
 
 
 def test_other_backends_get_what_they_were_asked_for(runs_on, monkeypatch):
     runs_on(ROME)
     monkeypatch.setattr("jax.default_backend", lambda: "tpu")
-    assert Compute.for_this_machine("bfloat16") == Compute.named("bfloat16")
+    assert arithmetic("bfloat16") == Arithmetic(Compute.named("bfloat16"))
 
 
 def test_an_unknown_type_is_an_error():
     with pytest.raises(ValueError, match="choose float32 or bfloat16"):
-        Compute.for_this_machine("int8")
+        arithmetic("int8")
 
 
 def test_each_kind_of_processor_has_a_folder_of_programs(runs_on):

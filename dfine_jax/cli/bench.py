@@ -23,7 +23,7 @@ from dfine_jax.errors import InputError
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
-from dfine_jax.model.compute import Compute
+from dfine_jax.machine import arithmetic
 from dfine_jax.whole_files import require_writable, write_whole
 
 PERCENTILES = (50, 90, 99)
@@ -76,24 +76,24 @@ def run(
         return 0
     keep_freed_memory()
     model, batch_size, dtype = model or "n", batch_size or (1,), dtype or "float32"
-    compute = Compute.for_this_machine(dtype)
-    network, settings = model_of(model, parse_size(size), compute)
+    numbers = arithmetic(dtype)
+    network, settings = model_of(model, parse_size(size), numbers.compute)
     if json is not None and model not in SIZES:
         inputs = Inputs()
         inputs.add_model(model)
         inputs.refuse(json, "--json")
     console = Console()
-    if told := compute.instead_of(dtype):
+    if told := numbers.instead_of(dtype):
         console.print(verbatim(told), soft_wrap=True)
     gflops = round(count_operations(network, settings) / 1e9, 2)
-    rows = [
-        {**_measured(Detector(network, settings, batch_size=batch), runs, console), "gflops_a_picture": gflops}
-        for batch in batch_size
-    ]
+    rows = []
+    for batch in batch_size:
+        detector = Detector(network, settings, batch_size=batch, operands=numbers.operands)
+        rows.append({**_measured(detector, runs, console), "gflops_a_picture": gflops})
     shape = f"{settings.height}x{settings.width}"
-    console.print(_table(f"{model}, {shape}, {compute.narrowest}, on {_device()}", rows), soft_wrap=True)
+    console.print(_table(f"{model}, {shape}, {numbers.narrowest}, on {_device()}", rows), soft_wrap=True)
     if json is not None:
-        kind = {"model": storable(model), "size": shape, "dtype": compute.narrowest.name}
+        kind = {"model": storable(model), "size": shape, "dtype": numbers.narrowest.name}
         about = {**kind, "runs": runs, "device": _device(), **_versions()}
         write_whole(json, (json_format.dumps({**about, "results": rows}, indent=1) + "\n").encode())
     return 0

@@ -13,15 +13,16 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from convert.atomic import check_target
-from convert.folder import StoredModel, description_in, model_shapes, save_folder
-from convert.hub_layout import save_hub_folder
 from dfine_jax.cli.options import say_remarks
 from dfine_jax.display import printable, verbatim
 from dfine_jax.errors import InputError
 from dfine_jax.json_file import LARGEST
+from dfine_jax.model_shapes import model_shapes
 from dfine_jax.plain_file import plain_size
 from dfine_jax.pretrained import open_pretrained, read_stored
+from dfine_jax.weights.atomic import check_target
+from dfine_jax.weights.folder import StoredModel, description_in, save_folder
+from dfine_jax.weights.hub_layout import save_hub_folder
 
 
 def run(
@@ -76,7 +77,7 @@ def run(
     out = Path(os.path.expanduser(out))
     check_target(out, replace=force, source=Path(source))
     if verify is not None:
-        from convert.verify import require_transformers
+        from dfine_jax.evaluation.against_transformers import require_transformers
 
         require_transformers()
         if len(verify) > 1:
@@ -130,7 +131,7 @@ class _Tally:
 
 
 def _verify(console: Console, model: StoredModel, out: Path, to: str, pictures: tuple[Path, ...]) -> int:
-    from convert.verify import compare, synthetic_picture
+    from dfine_jax.evaluation.against_transformers import compare, synthetic_picture
     from dfine_jax.inference.pictures import load_picture
 
     picture = load_picture(pictures[0]) if pictures else synthetic_picture()

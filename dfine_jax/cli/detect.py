@@ -24,8 +24,8 @@ from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.draw import draw
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError, find_pictures, local_path
-from dfine_jax.inference.thresholds import USUAL, Thresholds, read_thresholds
 from dfine_jax.pretrained import open_pretrained
+from dfine_jax.thresholds import USUAL, Thresholds, read_thresholds
 from dfine_jax.whole_files import require_writable, require_writable_folder, write_whole
 
 FEW = 5

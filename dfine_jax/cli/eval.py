@@ -8,6 +8,7 @@ import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dfine_jax.calibration import FILE_NAME, Calibration, read_calibration, write_calibration
 from dfine_jax.cli.eval_tables import (
     classes_table,
     coverage_table,
@@ -33,7 +34,6 @@ from dfine_jax.evaluation.label_errors import rank_labels
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import report_files, write_report
 from dfine_jax.evaluation.truth import Truth
-from dfine_jax.inference.calibration import FILE_NAME, Calibration, read_calibration, write_calibration
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.memory import keep_freed_memory
 from dfine_jax.inference.pictures import PictureError

@@ -34,7 +34,7 @@ def explained(error: BaseException, verb: str) -> tuple[int, str | None]:
         place = "" if error.filename is None else f"{printable(os.fsdecode(error.filename))}: "
         reason = printable(error.strerror or str(error))
         return INPUT, f"{place}{reason}" + ("; make room and try again" if error.errno in _FULL else "")
-    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in ("dfine_jax", "convert"):
+    if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] != "dfine_jax":
         return INPUT, f"the package {printable(error.name)} is needed and not installed"
     return FAULT, f"{type(error).__name__}: {_short(error)} (a fault of this program; --traceback shows where)"
 

@@ -10,12 +10,12 @@ from rich.console import Console
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.display import say
 from dfine_jax.errors import InputError
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
+    from dfine_jax.weights.folder import StoredModel
 
 DEFAULT_MODEL = "nano-coco"
 

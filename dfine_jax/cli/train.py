@@ -14,7 +14,6 @@ import jax
 import tyro
 from rich.console import Console
 
-from convert.sources import read_backbone
 from dfine_jax.cli.options import say_remarks
 from dfine_jax.cli.train_recipe import chosen_for, early_options, facts_of, recipe_in_words, wishes_of
 from dfine_jax.cli.train_results import Results
@@ -45,6 +44,7 @@ from dfine_jax.training.processes import Processes, first_of_all, joined
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start, fine_tune, fresh
 from dfine_jax.training.trainer import train
+from dfine_jax.weights.sources import read_backbone
 
 MOST_REMARKS = 3
 """Of those on a data set; dfine data shows all."""

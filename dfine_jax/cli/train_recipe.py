@@ -10,10 +10,11 @@ import jax
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.samples import Dataset
 from dfine_jax.display import printable
+from dfine_jax.host_memory import as_text
 from dfine_jax.training.configuration import Configuration
 from dfine_jax.training.cost import training_speed
 from dfine_jax.training.defaults import Chosen, Facts, Wishes, choose, small_side
-from dfine_jax.training.memory import as_text, available_memory
+from dfine_jax.training.memory import available_memory
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.trainer import RunOptions
 

@@ -3,14 +3,14 @@
 import shutil
 from pathlib import Path
 
+from dfine_jax import thresholds
 from dfine_jax.config import DFineConfig
 from dfine_jax.data.samples import Dataset
 from dfine_jax.evaluation.best_threshold import best_thresholds
 from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.curves import training_curves
 from dfine_jax.evaluation.sheet import comparison_sheet
-from dfine_jax.inference import thresholds
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training import card
 from dfine_jax.training.configuration import Configuration
 from dfine_jax.training.folder import writing

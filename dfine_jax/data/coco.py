@@ -15,6 +15,8 @@ from dfine_jax.data.samples import DataError, Findings, ProblemKind
 from dfine_jax.data.values import shortened, shown, some
 
 NAME_KEYS = ("file_name", "filename", "fileName", "path", "name", "coco_url", "url")
+ENTRY_KEYS = frozenset({"id", "image_id", "bbox", "file_name", "name"})
+"""What tells an entry from an object of entries."""
 NO_GROUP = ("", "none", "null")
 """Supercategories that are none."""
 
@@ -89,12 +91,19 @@ class _Reader:
         self._seen: set[str] = set()
         self._ambiguous: set[Hashable] = set()
         self._image_keys = ""
+        self._passed_over = 0
 
     def read(self) -> None:
         for whole in read_entries(self.file):
             self._seen.add(whole.key)
             for entry in _singly(whole) if whole.key in ("categories", "images", "annotations") else ():
                 self._take(entry)
+                if self._passed_over > Findings.MOST_BROKEN:
+                    raise DataError(
+                        f"{self.file}:{entry.line}: {self._passed_over:,} annotations of pictures that have over "
+                        f"{MOST_BOXES:,} already, this one of image_id {shown(entry.value['image_id'])}: no labels of "
+                        "pictures; mend the ids"
+                    )
 
     def _take(self, entry: Entry) -> None:
         takers = {"categories": self._take_class, "images": self._take_image, "annotations": self._take_box}
@@ -176,6 +185,9 @@ class _Reader:
 
     def _take_box(self, entry: Entry) -> None:
         image, value = values.identity(entry.value["image_id"], "image_id"), entry.value
+        if len(self.boxes.get(image, ())) > MOST_BOXES:
+            self._passed_over += 1  # `checks` says so
+            return
         category = values.first_of(value, "category_id", "category")
         if category is None:
             raise KeyError("category_id")
@@ -187,9 +199,7 @@ class _Reader:
             area=self._area(entry),
             crowd=values.truth(value.get("iscrowd")),
         )
-        boxes = self.boxes.setdefault(image, [])
-        if len(boxes) <= MOST_BOXES:  # what comes next is said by `checks`
-            boxes.append(box)
+        self.boxes.setdefault(image, []).append(box)
 
     def _area(self, entry: Entry) -> float | None:
         area = entry.value.get("area")
@@ -204,8 +214,8 @@ class _Reader:
 def _singly(entry: Entry) -> Iterator[Entry]:
     """The entry itself; or those of an object, whose keys are the ids of its values (pictures' ids for annotations)."""
     value = entry.value
-    keyed = isinstance(value, dict) and value and all(isinstance(one, dict | list) for one in value.values())
-    if not keyed or not {"id", "image_id", "bbox", "file_name", "name"}.isdisjoint(value):
+    may_be_keyed = isinstance(value, dict) and value and ENTRY_KEYS.isdisjoint(value)
+    if not may_be_keyed or not all(isinstance(one, dict | list) for one in value.values()):
         yield entry
         return
     for key, one in value.items():

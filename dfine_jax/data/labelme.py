@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dfine_jax.data import label_files, values
-from dfine_jax.data.checks import Category, Stated, StatedBox, StatedPicture
+from dfine_jax.data.checks import MOST_BOXES, Category, Stated, StatedBox, StatedPicture
 from dfine_jax.data.json_lines import lenient_number, sniff
 from dfine_jax.data.label_files import Layout, find_layout
 from dfine_jax.data.outlines import outline_box
@@ -70,6 +70,8 @@ def _read(path: Path, findings: Findings) -> tuple[Mapping[str, Any], list[State
         return None
     boxes = []
     for shape in content["shapes"]:
+        if len(boxes) > MOST_BOXES:
+            break  # what comes next is said by `checks`
         try:
             boxes.append(StatedBox(_corners(shape), values.name(shape.get("label")), None, path))
         except ValueError as error:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from dfine_jax.data import values
-from dfine_jax.data.checks import Category, StatedBox
+from dfine_jax.data.checks import MOST_BOXES, Category, StatedBox
 from dfine_jax.data.json_lines import lenient_number
 from dfine_jax.data.outlines import outline_box
 from dfine_jax.data.samples import Findings
@@ -104,6 +104,8 @@ def read_boxes(entry: Mapping[str, Any], file: Path, line: int | None, findings:
     boxes = []
     try:
         for found in objects_of(entry):
+            if len(boxes) > MOST_BOXES:
+                break  # what comes next is said by `checks`
             try:
                 boxes.append(_box(found, file, line))
             except (ValueError, RecursionError) as error:

@@ -6,14 +6,19 @@ import unicodedata
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from dfine_jax.data.folders import below, is_picture, split_around, split_named
-from dfine_jax.data.samples import Findings
+from dfine_jax.data.samples import EmptyPartError, Findings
+from dfine_jax.data.values import shortened
 
+T = TypeVar("T")
 _UPLOAD = re.compile(r"[0-9a-f]{6,8}-|[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}[-_]", re.ASCII)
 """What labelling servers put before the names of uploaded files."""
+
+MANY, TRIED = 100_000, 5_000
+"""Of more pictures than that, about so many are looked for before all are."""
 
 
 class Reference(NamedTuple):
@@ -105,7 +110,11 @@ class PictureIndex:
         """The file of each picture: where it is said to be, else the one that is called so.
 
         A file that one reference leads to is not taken for another that is only alike, nor one of another split.
+
+        Raises:
+            EmptyPartError: there are very many, and nothing is where they lead.
         """
+        self.require_some(references, lambda reference: reference)
         exact = [self._exact(reference) for reference in references]
         if all(path is not None for path in exact):
             return [Located(path) for path in exact]
@@ -114,6 +123,22 @@ class PictureIndex:
             Located(path) if path is not None else self._alike(reference, taken)
             for path, reference in zip(exact, references, strict=True)
         ]
+
+    def require_some(self, listed: Sequence[T], reference: Callable[[T], Reference]) -> None:
+        """Looks for some of very many pictures before it is done for all, which takes minutes.
+
+        Raises:
+            EmptyPartError: as `locate` does.
+        """
+        if len(listed) <= MANY:
+            return
+        some = [reference(one) for one in listed[:: len(listed) // TRIED]]
+        places = [self._exact(one) or self._alike(one, set()) for one in some]
+        if not any(isinstance(place, Path) or place.by_name or place.rivals for place in places):
+            raise EmptyPartError(
+                f"{self.root} lists {len(listed):,} pictures, and none of {len(some):,} looked for is there, such "
+                f"as {shortened(str(places[0].path), 200)}; correct their paths or copy the pictures to them"
+            )
 
     def holds(self, folder: Path, name: str) -> bool:
         """Whether a picture is where its name says, relative to a folder."""

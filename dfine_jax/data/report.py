@@ -112,7 +112,7 @@ def unreadable_pictures(dataset: Dataset) -> list[Problem]:
 
     def check(record: Record) -> Problem | None:
         try:
-            record.pixels()
+            record.check()
         except UnreadablePictureError as error:
             message = f"{error.reason}; training takes another picture instead"
             return Problem(ProblemKind.UNREADABLE_PICTURE, error.picture, None, message)

@@ -6,6 +6,7 @@ Boxes are `xyxy` in pixels: edges measured from the picture's top left corner, s
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,9 +14,11 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32, Int32, UInt8
+from PIL import Image
 
 from dfine_jax.errors import InputError
-from dfine_jax.inference.pictures import PictureError, load_picture
+from dfine_jax.inference.decoding import Wanted
+from dfine_jax.inference.pictures import PictureError, load_picture, loaded
 
 Split = Literal["train", "val", "test"]
 SPLITS: dict[Split, tuple[str, ...]] = {
@@ -190,10 +193,26 @@ class Record:
         """
         if not isinstance(self.picture, Path):
             return self.picture
-        try:
+        with _unreadable(self.picture):
             return np.asarray(load_picture(self.picture, upright=not self.as_stored))
-        except PictureError as error:
-            raise UnreadablePictureError(self.picture, str(error).removeprefix(f"{self.picture}: ")) from error
+
+    def check(self) -> None:
+        """Decodes the picture for its errors alone, which takes less memory where it is large.
+
+        Raises:
+            UnreadablePictureError: the file is missing or can't be decoded.
+        """
+        if isinstance(self.picture, Path):
+            with _unreadable(self.picture), loaded(self.picture, wanted=Wanted(1, 1, Image.Resampling.NEAREST)):
+                pass
+
+
+@contextmanager
+def _unreadable(picture: Path) -> Iterator[None]:
+    try:
+        yield
+    except PictureError as error:
+        raise UnreadablePictureError(picture, str(error).removeprefix(f"{picture}: ")) from error
 
 
 @dataclass(frozen=True, eq=False)

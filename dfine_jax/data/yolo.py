@@ -48,7 +48,7 @@ def read_yolo(described: YoloSet, split: Split | None) -> Stated:
 
 def _pictures(described: YoloSet, split: Split | None, findings: Findings) -> list[StatedPicture]:
     index = PictureIndex(described.root, [described.description.parent])
-    places = [place for part in described.parts[split] for place in _listed(part, described, index)]
+    places = [place for part in described.parts[split] for place in _listed(part, described, index, findings)]
     remark_on_names(findings, [place.located for place in places])
     paths = [place.located.path for place in places]
     pictures = []
@@ -66,7 +66,7 @@ def _pictures(described: YoloSet, split: Split | None, findings: Findings) -> li
     return pictures
 
 
-def _listed(part: str, described: YoloSet, index: PictureIndex) -> Iterator[_Place]:
+def _listed(part: str, described: YoloSet, index: PictureIndex, findings: Findings) -> Iterator[_Place]:
     """The pictures of one entry of a part, with where each is listed."""
     found = described.place(part)
     if found.is_dir():
@@ -74,12 +74,20 @@ def _listed(part: str, described: YoloSet, index: PictureIndex) -> Iterator[_Pla
             yield _Place(Located(path), path, None)
         return
     try:
-        rows = read_paths(found)
+        listed = read_paths(found)
     except OSError as error:
         raise DataError(f"can't read {found}: {error.strerror or error}") from error
+    lines: dict[str, int] = {}
+    for line, row in listed:
+        if lines.setdefault(row, line) != line:
+            message = f"{row} is listed a second time; the second is left out"
+            findings.add(ProblemKind.DUPLICATE_PICTURE, found, line, message)
+    del listed
     beside, root = found.parent, described.root
-    references = [
-        Reference((row,), beside if row.startswith("./") or index.holds(beside, row) else root) for _, row in rows
-    ]
-    for (line, _), located in zip(rows, index.locate(references), strict=True):
+
+    def reference(row: str) -> Reference:
+        return Reference((row,), beside if row.startswith("./") or index.holds(beside, row) else root)
+
+    index.require_some(list(lines), reference)
+    for line, located in zip(lines.values(), index.locate([reference(row) for row in lines]), strict=True):
         yield _Place(located, found, line)

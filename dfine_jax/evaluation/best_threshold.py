@@ -6,7 +6,7 @@ from jaxtyping import Bool, Float
 from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.confusion import IGNORED, rows_by_picture
 from dfine_jax.evaluation.matching import found_boxes
-from dfine_jax.inference.thresholds import USUAL, Best, Thresholds
+from dfine_jax.thresholds import USUAL, Best, Thresholds
 
 
 def best_thresholds(evaluation: Evaluation) -> Thresholds:

@@ -11,12 +11,12 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from dfine_jax.calibration import Calibration, logit
 from dfine_jax.errors import InputError
 from dfine_jax.evaluation.confusion import IGNORED
 from dfine_jax.evaluation.matching import found_boxes
 from dfine_jax.evaluation.predictions import Predicted
 from dfine_jax.evaluation.truth import Truth
-from dfine_jax.inference.calibration import Calibration, logit
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 """Of the intervals that are looked at."""

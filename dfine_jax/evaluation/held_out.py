@@ -16,8 +16,9 @@ from dfine_jax.evaluation.predictions import Predicted, relabelled, same_classes
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.compiled import compile_lowered, picture_by_picture
 from dfine_jax.inference.postprocess import TopDetections, postprocess
-from dfine_jax.inference.preprocess import Preprocessing, normalise
+from dfine_jax.inference.preprocess import normalise
 from dfine_jax.model.dfine import Apply, Variables
+from dfine_jax.preprocessing import Preprocessing
 
 
 class HeldOut:

@@ -5,7 +5,6 @@ touches pyplot, so nothing has to be closed.
 """
 
 import io
-import math
 import warnings
 from typing import TYPE_CHECKING
 
@@ -27,9 +26,10 @@ MOST_COLOURED = 10
 """With more classes than this, their curves have no names and one grey."""
 MOST_COUNTED = 25
 """With more classes than this, the squares of a confusion matrix have no numbers."""
+MOST_DRAWN = 100
+"""With more classes than this, bars and squares are those of the most telling; `metrics.json` has all. A minute's work
+for thousands, and nobody could read them."""
 LONGEST_NAME = 24
-LONGEST_SIDE, MOST_PIXELS = 60_000, 10**8
-"""Pixels of a figure in one direction, which matplotlib limits, and in all."""
 
 
 def precision_recall(evaluation: Evaluation) -> "Figure":
@@ -41,8 +41,14 @@ def precision_recall(evaluation: Evaluation) -> "Figure":
         plain(axes, f"Precision and recall at IoU {name}")
         axes.set(xlim=(0, 1.01), ylim=(-0.005, 1.03), xlabel="recall")
         axes.grid(color=GRID, linewidth=0.8)
-        for k in classes:
-            _curve(axes, evaluation, iou, k, coloured=len(classes) <= MOST_COLOURED)
+        if len(classes) <= MOST_COLOURED:
+            for k in classes:
+                _curve(axes, evaluation, iou, k)
+        else:  # one line with gaps: thousands take long
+            gap = np.full((1, len(classes)), np.nan)
+            curves = np.concatenate([evaluation.precisions[iou][:, classes], gap])
+            recalls = np.tile(np.append(RECALLS, np.nan), len(classes))
+            axes.plot(recalls, curves.T.ravel(), color=FAINT, linewidth=0.6)
         if len(classes) > 1:
             mean = evaluation.precisions[iou][:, classes].mean(axis=1)
             values = f"{evaluation.figures.ap50:.3f}  {evaluation.figures.ap75:.3f}"
@@ -61,13 +67,21 @@ def precision_recall(evaluation: Evaluation) -> "Figure":
 
 
 def class_bars(evaluation: Evaluation) -> "Figure":
-    """AP of each class as a bar, the best first, before a lighter one of its AP at an IoU of 0.5."""
+    """AP of each class as a bar, the best first, before a lighter one of its AP at an IoU of 0.5.
+
+    Of very many those with the best and the worst AP.
+    """
     defined = sorted((c for c in evaluation.classes if c.boxes), key=lambda c: -c.ap)
     undefined = [c for c in evaluation.classes if not c.boxes]
+    title = "AP by class (number of boxes)"
+    if len(defined) > MOST_DRAWN:
+        title += f", the best and the worst {MOST_DRAWN // 2} of {len(defined):,}"
+        defined = [*defined[: MOST_DRAWN // 2], *defined[-(MOST_DRAWN // 2) :]]
+    undefined = undefined[: MOST_DRAWN - len(defined)]
     rows = [*defined, *undefined]
     figure = new_figure(7.5, 1.3 + 0.32 * len(rows))
     axes = figure.subplots()
-    plain(axes, "AP by class (number of boxes)")
+    plain(axes, title)
     places = np.arange(len(defined))
     axes.barh(
         places,
@@ -94,14 +108,25 @@ def class_bars(evaluation: Evaluation) -> "Figure":
 
 
 def confusion_matrix(evaluation: Evaluation) -> "Figure":
-    """What is taken for what: blue is right, orange wrong, darker the larger the share of its row."""
-    counts = evaluation.confusion.counts
-    names = [_short(name) for name in evaluation.truth.class_names]
+    """What is taken for what: blue is right, orange wrong, darker the larger the share of its row.
+
+    Of very many classes those that are taken for others, or others for them, most often; shares are of all.
+    """
+    counts, title = evaluation.confusion.counts, f"Labelled and found (threshold {evaluation.confusion.threshold:g})"
+    boxes = counts.sum(axis=1)
+    kept = np.arange(len(counts) - 1)
+    if len(kept) > MOST_DRAWN:
+        wrong = (boxes + counts.sum(axis=0) - 2 * np.diag(counts))[:-1]
+        title += f", the {MOST_DRAWN} of {len(kept):,} classes with most mistakes"
+        kept = np.sort(np.argsort(-wrong, kind="stable")[:MOST_DRAWN])
+    names = [_short(evaluation.truth.class_names[k]) for k in kept]
+    rows = np.append(kept, len(counts) - 1)
+    counts, boxes = counts[np.ix_(rows, rows)], boxes[rows]
     side = 3.4 + (0.45 if len(counts) <= MOST_COUNTED else 0.2) * len(counts)
     figure = new_figure(side + 0.2, side)
     axes = figure.subplots()
-    plain(axes, f"Labelled and found (threshold {evaluation.confusion.threshold:g})")
-    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    plain(axes, title)
+    shares = counts / np.maximum(boxes, 1)[:, None]
     axes.imshow(_colours(shares), aspect="equal")
     if len(counts) <= MOST_COUNTED:
         for (row, column), count in np.ndenumerate(counts):
@@ -119,11 +144,8 @@ def confusion_matrix(evaluation: Evaluation) -> "Figure":
     return figure
 
 
-def _curve(axes: "Axes", evaluation: Evaluation, iou: int, k: int, *, coloured: bool) -> None:
+def _curve(axes: "Axes", evaluation: Evaluation, iou: int, k: int) -> None:
     precisions, figures = evaluation.precisions[iou, :, k], evaluation.classes[k]
-    if not coloured:
-        axes.plot(RECALLS, precisions, color=FAINT, linewidth=0.6)
-        return
     colour = f"C{k % MOST_COLOURED}"
     name = f"{figures.ap50:.3f}  {figures.ap75:.3f}  {_short(figures.name)}"
     axes.plot(RECALLS, precisions, color=colour, linewidth=1.8, label=name)
@@ -141,11 +163,10 @@ def _colours(shares: np.ndarray) -> np.ndarray:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """Makes an empty white figure; sizes in inches. Very many classes get fewer pixels an inch."""
+    """Makes an empty white figure; sizes in inches."""
     from matplotlib.figure import Figure
 
-    dpi = min(DPI, LONGEST_SIDE / max(width, height), math.sqrt(MOST_PIXELS / (width * height)))
-    return Figure(figsize=(width, height), dpi=dpi, layout="constrained", facecolor="white")
+    return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
 
 
 def as_png(figure: "Figure") -> bytes:

@@ -24,13 +24,13 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.export.hlo import count
 from dfine_jax.inference.compiled import lower_detection
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.model.compute import Compute
+from dfine_jax.inference.fuse import fuse
 from dfine_jax.model.dfine import DFine, functional
-from dfine_jax.model.fuse import fuse
+from dfine_jax.ops.compute import Compute
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.optimizer import make_optimizer, parameter_groups
-from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.recipe import Recipe, model_config
 from dfine_jax.training.step import layout_of, make_update, start_state
 from dfine_jax.training.targets import Targets
 
@@ -123,10 +123,8 @@ class Topology:
 
     def training(self, size: str, batch: int, dtype: str = "bfloat16") -> Program:
         """One update over all chips, with ``batch`` pictures on each; may raise ``TooLargeError``."""
-        config = DFineConfig.from_size(size)
         recipe = replace(Recipe.for_size(size), batch_size=batch * len(self.devices))
-        backbone = replace(config.backbone, frozen_norms=recipe.optimization.freeze_backbone_norms)
-        config = replace(config, backbone=backbone)
+        config = model_config(DFineConfig.from_size(size), recipe)
         model = DFine(config, compute=Compute.named(dtype), rng=np.random.default_rng(0))
         apply, params, batch_stats = functional(model)
         groups = parameter_groups(params, recipe.optimization)

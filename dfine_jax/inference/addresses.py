@@ -20,6 +20,8 @@ SILENCE_TIMEOUT = 20.0
 """Seconds that it may stay silent after that."""
 DOWNLOAD_TIMEOUT = 120.0
 """Seconds that all of it may take."""
+LOOKING = 0.2
+"""Seconds between looks at whether a download is still wanted."""
 MAX_DOWNLOAD = 128 * 2**20
 """Bytes of the largest picture taken."""
 IN_MEMORY = 8 * 2**20
@@ -30,10 +32,10 @@ SCHEMES = ("http", "https", "data")
 HEADERS = {"User-Agent": "dfine-jax", "Accept": "image/*,*/*;q=0.5"}
 
 
-def fetch(address: str, name: str) -> IO[bytes]:
+def fetch(address: str, name: str, stopped: threading.Event | None = None) -> IO[bytes]:
     """Fetches what lies behind a http, https or data address, as a file at its start.
 
-    `name` is what messages call it. `PictureError` says why there is nothing.
+    `name` is what messages call it. `PictureError` says why there is nothing, also when somebody sets `stopped`.
     """
     if any(unicodedata.category(character) == "Cc" for character in address):
         raise PictureError(f"{name}: control characters in an address; write them as %0A and the like")
@@ -43,7 +45,7 @@ def fetch(address: str, name: str) -> IO[bytes]:
     download = _Download(address, name)
     # In a thread, since no time limit holds for looking a name up.
     threading.Thread(target=download.run, name="download", daemon=True).start()
-    return download.result()
+    return download.result(stopped or threading.Event())
 
 
 def _parts(address: str, name: str) -> urllib.parse.SplitResult:
@@ -73,18 +75,27 @@ class _Download:
             self.answered.set()
             self.ended.set()
 
-    def result(self) -> IO[bytes]:
-        """Waits no longer than the limits allow."""
+    def result(self, stopped: threading.Event) -> IO[bytes]:
+        """Waits no longer than the limits allow, and until `stopped` is set."""
         try:
-            if not self.answered.wait(ANSWER_TIMEOUT):
+            if not self._happens(self.answered, ANSWER_TIMEOUT, stopped):
                 raise self._late(ANSWER_TIMEOUT, "no answer")
-            if not self.ended.wait(self._left()):
+            if not self._happens(self.ended, self._left(), stopped):
                 raise self._late(DOWNLOAD_TIMEOUT, "not here")
         finally:
             self.given_up = True
         if self.error is not None:
             raise self.error
         return self.file
+
+    def _happens(self, event: threading.Event, seconds: float, stopped: threading.Event) -> bool:
+        end = time.monotonic() + seconds
+        while not event.wait(max(0.0, min(LOOKING, end - time.monotonic()))):
+            if stopped.is_set():
+                raise PictureError(f"{self.name}: stopped before it was here")
+            if time.monotonic() >= end:
+                return False
+        return True
 
     def wait_for_more(self) -> float:
         """How many seconds the next part may take; `PictureError` where nobody waits for it any more."""

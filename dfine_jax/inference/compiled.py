@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from jaxtyping import Array
 
 from dfine_jax.inference.postprocess import postprocess, postprocess_with_edges
-from dfine_jax.inference.preprocess import Preprocessing, normalise
+from dfine_jax.inference.preprocess import normalise
+from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine, Variables
@@ -70,8 +71,8 @@ def count_operations(model: "DFine", settings: Preprocessing) -> float:
     They are counted in the program for GPUs, which has convolutions and sampled cells as such: CPUs and TPUs are given
     forms with more or fewer operations.
     """
+    from dfine_jax.inference.fuse import fuse
     from dfine_jax.model.dfine import functional  # Flax takes a while to load
-    from dfine_jax.model.fuse import fuse
 
     traced = _traced(*functional(fuse(model, for_cpu=False)), settings, 1)
     return traced.lower(lowering_platforms=("cuda",)).cost_analysis()["flops"]
@@ -108,10 +109,13 @@ def compile_lowered(lowered: jax.stages.Lowered, *, quick: bool = False) -> jax.
     if jax.default_backend() != "cpu":
         return lowered.compile()
     types = {argument.dtype.name for argument in jax.tree.leaves(lowered.in_avals)}
-    options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"]
-    try:
-        return lowered.compile(compiler_options=options | QUICK_CPU_OPTIONS if quick else options)
-    except jax.errors.JaxRuntimeError as error:
-        if "No such compile option" not in str(error):
-            raise
-        return lowered.compile()  # a release of XLA without the choice
+    options = CPU_OPTIONS["bfloat16" if "bfloat16" in types else "float32"] | (QUICK_CPU_OPTIONS if quick else {})
+    while True:
+        try:
+            return lowered.compile(compiler_options=options)
+        except jax.errors.JaxRuntimeError as error:
+            unknown = {name for name in options if f"No such compile option: '{name}'" in str(error)}
+            if not unknown:
+                raise
+            # A release of XLA without the choice: the others still count.
+            options = {name: value for name, value in options.items() if name not in unknown}

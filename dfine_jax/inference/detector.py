@@ -7,6 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
+from threading import Event
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
@@ -14,27 +15,25 @@ import numpy as np
 from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
+from dfine_jax.calibration import Calibration, read_calibration
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.inference.arguments import of_packed, pack
-from dfine_jax.inference.calibration import Calibration, read_calibration
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
+from dfine_jax.inference.decoding import LARGE, Wanted
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.edges import Edges
 from dfine_jax.inference.pictures import PictureError, loaded, picture_name
 from dfine_jax.inference.postprocess import DetectionsWithEdges, TopDetections
-from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.program import detection_program
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.folding import fold
+from dfine_jax.machine import arithmetic
+from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
-    from convert.folder import StoredModel
     from dfine_jax.model.dfine import DFine
+    from dfine_jax.weights.folder import StoredModel
 
-
-LARGE = 2**24
-"""Pixels above which a picture that is asked for is decoded a second time when its turn comes, rather than kept."""
 
 MOST_AT_A_TIME = 4096
 """Largest batch."""
@@ -69,17 +68,24 @@ class Detector:
     """
 
     def __init__(
-        self, model: "DFine", preprocessing: Preprocessing | None = None, *, batch_size: int = 1, edges: bool = False
+        self,
+        model: "DFine",
+        preprocessing: Preprocessing | None = None,
+        *,
+        batch_size: int = 1,
+        edges: bool = False,
+        operands: np.dtype | None = None,
     ):
         """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32.
 
-        With ``edges``, ``Detections.edges`` says how sure each edge's place is.
+        With ``edges``, ``Detections.edges`` says how sure each edge's place is; for ``operands`` see
+        ``dfine_jax.fuse``.
         """
+        from dfine_jax.inference.fuse import fuse
         from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
-        from dfine_jax.model.fuse import fuse
 
         self._set(model.config, preprocessing or Preprocessing(), batch_size, edges)
-        apply, params, batch_stats = functional(fuse(model))
+        apply, params, batch_stats = functional(fuse(model, operands=operands))
         self._apply, _ = of_packed(apply, params)
         self._variables = jax.device_put((pack(params), batch_stats))
 
@@ -113,7 +119,7 @@ class Detector:
         """Loads a model by name, see ``load_pretrained``.
 
         ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16,
-        see ``Compute.for_this_machine``. With ``edges``, ``Detections.edges`` says how sure each edge's place is, as
+        see ``dfine_jax.machine.arithmetic``. With ``edges``, ``Detections.edges`` says how sure each edge's place is,
         corrected by the model's ``calibration.json`` where there is one; without, nothing is computed for it.
         """
         from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
@@ -149,10 +155,10 @@ class Detector:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
         detector = cls.__new__(cls)
         detector._set(stored.config, preprocessing, batch_size, edges)
-        compute = Compute.for_this_machine(dtype)
-        program = detection_program(stored.config, compute, preprocessing, batch_size, quick=quick, edges=edges)
+        how = dict(quick=quick, edges=edges)
+        program = detection_program(stored.config, arithmetic(dtype), preprocessing, batch_size, **how)
         params, batch_stats = {}, {}
-        for variable, value in fold(program.folding, stored.arrays()):
+        for variable, value in program.fusion.variables(stored.arrays()):
             kind = batch_stats if variable in program.batch_stats else params
             kind[variable] = value if value.ndim == 1 else jax.device_put(value)  # short ones are packed first
         detector.compiled = program.compiled
@@ -195,8 +201,8 @@ class Detector:
             raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
         waiting: list[_Prepared | Found] = []
         running: deque[tuple[list[_Prepared | Found], TopDetections | DetectionsWithEdges]] = deque()
-        with _pool() as pool:
-            for prepared in self._prepared(pool, sources, keep_pictures):
+        with _pool() as (pool, stopped):
+            for prepared in self._prepared(pool, sources, keep_pictures, stopped):
                 waiting.append(prepared)
                 if sum(isinstance(entry, _Prepared) for entry in waiting) == self.batch_size:
                     running.append((waiting, self._run(waiting)))
@@ -208,26 +214,27 @@ class Detector:
                 yield from self._finish(*batch, threshold)
 
     def _prepared(
-        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool
+        self, pool: ThreadPoolExecutor, sources: Iterable[Any], keep_pictures: bool, stopped: Event
     ) -> Iterator[_Prepared | Found]:
         """Decoded and stretched pictures in order, no more than a batch or two ahead."""
         ahead: deque[Future] = deque()
         for source in sources:
-            ahead.append(pool.submit(self._prepare, source, keep_pictures))
+            ahead.append(pool.submit(self._prepare, source, keep_pictures, stopped))
             if len(ahead) > self.batch_size + 4:
                 yield ahead.popleft().result()
         while ahead:
             yield ahead.popleft().result()
 
-    def _prepare(self, source: Any, keep_picture: bool) -> _Prepared | Found:
-        wanted = (self.preprocessing.width, self.preprocessing.height)
+    def _prepare(self, source: Any, keep_picture: bool, stopped: Event) -> _Prepared | Found:
+        wanted = Wanted(self.preprocessing.width, self.preprocessing.height, self.preprocessing.resample)
         try:
-            with loaded(source, wanted=wanted) as (picture, size, again):
+            with loaded(source, wanted=wanted, stopped=stopped) as (picture, size, again):
                 pixels = resize(picture, self.preprocessing)
         except PictureError as error:
             return Found(source, error, None)
         if not keep_picture:
             return _Prepared(source, None, size, pixels)
+        # A large one is decoded again when its turn comes, rather than kept.
         return _Prepared(source, again if size[0] * size[1] > LARGE else lambda: picture, size, pixels)
 
     def _run(self, entries: list[_Prepared | Found]) -> TopDetections | DetectionsWithEdges | None:
@@ -241,7 +248,10 @@ class Detector:
         for i, picture in enumerate(pictures):
             images[i] = picture.pixels
             sizes[i] = picture.size[::-1]
-        return self.run(images, sizes)
+        top = self.run(images, sizes)
+        for each in top:  # starts on its way to the host as soon as it is there, and not when somebody waits for it
+            each.copy_to_host_async()
+        return top
 
     def _finish(
         self, entries: list[_Prepared | Found], top: TopDetections | DetectionsWithEdges | None, threshold: float
@@ -271,10 +281,14 @@ class Detector:
 
 
 @contextmanager
-def _pool() -> Iterator[ThreadPoolExecutor]:
-    """Threads that begin nothing new once the block has ended, also where it ends by an exception."""
-    pool = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1))
+def _pool() -> Iterator[tuple[ThreadPoolExecutor, Event]]:
+    """Threads that begin nothing new once the block has ended, also where it ends by an exception.
+
+    They are waited for, and what is set then tells those that wait for something.
+    """
+    pool, stopped = ThreadPoolExecutor(max_workers=min(8, os.cpu_count() or 1)), Event()
     try:
-        yield pool
+        yield pool, stopped
     finally:
+        stopped.set()
         pool.shutdown(cancel_futures=True)

@@ -6,8 +6,8 @@ from typing import Self
 import numpy as np
 from jaxtyping import Float
 
+from dfine_jax.calibration import Calibration
 from dfine_jax.errors import InputError
-from dfine_jax.inference.calibration import Calibration
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import IO, Any, NamedTuple
 
 import numpy as np
@@ -17,7 +18,7 @@ from PIL import Image
 
 from dfine_jax.display import printable
 from dfine_jax.inference.addresses import SCHEMES, fetch
-from dfine_jax.inference.decoding import ROOM, Decoded, decode, decode_file, open_known
+from dfine_jax.inference.decoding import ROOM, Decoded, Wanted, decode, decode_file, open_known
 from dfine_jax.inference.levels import from_array
 from dfine_jax.inference.picture_error import PictureError, reason
 from dfine_jax.plain_file import open_plain
@@ -65,7 +66,8 @@ def load_picture(source: Any, *, upright: bool = True) -> Image.Image:
     gives the same numbers everywhere. The one departure: greys of 16 bits are scaled to 8 (x / 257), where Pillow's
     own conversion clips all above 255 to white.
 
-    Where threads read many large pictures some wait, so that all on their way take about a gibibyte.
+    Where threads read many large pictures some wait, so that all on their way take about 320 MiB, or what one alone
+    needs.
 
     Raises PictureError for anything that isn't a readable picture.
     """
@@ -74,15 +76,18 @@ def load_picture(source: Any, *, upright: bool = True) -> Image.Image:
 
 
 @contextmanager
-def loaded(source: Any, *, upright: bool = True, wanted: tuple[int, int] | None = None) -> Iterator[Loaded]:
-    """`load_picture` for a block that needs about `wanted` pixels (width, height), to which it will stretch.
+def loaded(
+    source: Any, *, upright: bool = True, wanted: Wanted | None = None, stopped: Event | None = None
+) -> Iterator[Loaded]:
+    """`load_picture` for a block that will stretch the picture to what is `wanted`.
 
-    A picture of more than `decoding.HUGE` pixels may then come smaller, though several times as large as wanted. Its
-    memory counts as taken until the block ends, so that none may be read within.
+    A picture of more than `decoding.LARGE` pixels then comes narrower, so that stretching gives the same, see
+    `decoding.decode`. Its memory counts as taken until the block ends, so that none may be read within. A download ends
+    with an error when `stopped` is set.
     """
     name = printable(picture_name(source))
     if isinstance(source, str | os.PathLike) and _is_address(os.fsdecode(source)):
-        source = _local(os.fsdecode(source), name)
+        source = _local(os.fsdecode(source), name, stopped)
     with ExitStack() as stack:
         picture, size = _decoded(source, name, upright, wanted, stack)
         yield Loaded(picture, size, partial(_whole, source, name, upright))
@@ -165,11 +170,11 @@ def _is_address(path: str) -> bool:
     return "://" in path or path.startswith("data:")
 
 
-def _local(address: str, name: str) -> str | IO[bytes]:
+def _local(address: str, name: str, stopped: Event | None) -> str | IO[bytes]:
     """The path of an address's file, or what was fetched."""
     scheme = address.split(":", 1)[0].lower()
     if scheme in SCHEMES:
-        return fetch(address, name)
+        return fetch(address, name, stopped)
     if scheme != "file":
         raise PictureError(f"{name}: can't fetch from {printable(scheme)}://; use http, https, file or data")
     path = local_path(address)
@@ -183,7 +188,7 @@ def _whole(source: Any, name: str, upright: bool) -> Image.Image:
         return _decoded(source, name, upright, None, stack)[0]
 
 
-def _decoded(source: Any, name: str, upright: bool, wanted: tuple[int, int] | None, stack: ExitStack) -> Decoded:
+def _decoded(source: Any, name: str, upright: bool, wanted: Wanted | None, stack: ExitStack) -> Decoded:
     """Files and memory are given back when `stack` is closed."""
     options = dict(upright=upright, wanted=wanted, stack=stack)
     if isinstance(source, Image.Image):

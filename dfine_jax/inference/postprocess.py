@@ -59,13 +59,12 @@ def postprocess_with_edges(
 ) -> DetectionsWithEdges:
     """What `postprocess` gives, and the distributions of these detections' edges."""
     detections, queries, sides = _best(output.logits, output.boxes, sizes, top)
-    edges = output.edges
-    bins = edges.corners.shape[-1] // 4 - 1
-    corners = edges.corners.reshape(*edges.corners.shape[:-1], 4, bins + 1).astype(jnp.float32)
-    reference = edges.reference.astype(jnp.float32)
+    bins = output.corners.shape[-1] // 4 - 1
+    corners = output.corners.reshape(*output.corners.shape[:-1], 4, bins + 1).astype(jnp.float32)
+    reference = output.reference.astype(jnp.float32)
     outwards = jnp.array([-1.0, -1.0, 1.0, 1.0], jnp.float32)
-    units = outwards * jnp.tile(reference[..., 2:], 2) / jnp.reshape(edges.reg_scale, ()) * sides
-    offsets = weighting_function(edges.up, edges.reg_scale, bins)
+    units = outwards * jnp.tile(reference[..., 2:], 2) / jnp.reshape(output.reg_scale, ()) * sides
+    offsets = weighting_function(output.up, output.reg_scale, bins)
     return DetectionsWithEdges(
         *detections,
         probabilities=jax.nn.softmax(jnp.take_along_axis(corners, queries[..., None], axis=1), axis=-1),

@@ -16,8 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from dfine_jax.config import DecoderConfig, DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.model.attention import SelfAttention
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.deformable import DeformableAttention, Shapes
+from dfine_jax.model.deformable import DeformableAttention
 from dfine_jax.model.distribution import distance_to_box, integral, inverse_sigmoid, weighting_function
 from dfine_jax.model.initial import PRIOR_LOGIT, class_embedding, constant, parameter, statistic, xavier
 from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
@@ -25,12 +24,13 @@ from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,
     DetectedWithEdges,
-    EdgeDistributions,
     LayerPrediction,
     PlainPrediction,
     QueryPredictions,
     TrainingOutput,
 )
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.sampling import Shapes
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 
@@ -94,10 +94,7 @@ class Decoder(nnx.Module):
     def __call__(
         self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False, edges: bool = False
     ) -> Detected | DetectedWithEdges | TrainingOutput:
-        """``Detected`` at inference, or with ``edges`` ``DetectedWithEdges``; ``TrainingOutput`` in training.
-
-        In training ``denoising`` may be given.
-        """
+        """``Detected`` (or with ``edges`` more) at inference, ``TrainingOutput`` (of ``denoising`` too) in training."""
         memory, shapes = self.flatten(maps, train)
         selection = self.select(memory, shapes)
         content = stop_gradient(selection.content)
@@ -106,11 +103,9 @@ class Decoder(nnx.Module):
         reference = stop_gradient(selection.boxes_unact)
         if not train:
             prediction, initial = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
-            detected = Detected(prediction.logits, prediction.boxes, selection.indices)
-            if not edges:
-                return detected
-            distributions = EdgeDistributions(prediction.corners, initial, self.up[...], self.reg_scale[...])
-            return DetectedWithEdges(*detected, distributions)
+            plain = Detected(prediction.logits, prediction.boxes, selection.indices)
+            more = (prediction.corners, initial, self.up[...], self.reg_scale[...])
+            return DetectedWithEdges(*plain, *more) if edges else plain
 
         blocked, noisy = None, 0
         if denoising is not None:
@@ -133,7 +128,7 @@ class Decoder(nnx.Module):
         """All levels' cells one after another, in the decoder's width, and each level's (height, width)."""
         maps = (*maps, *[maps[-1]] * (self.config.levels - len(maps)))
         if self.input_proj:
-            maps = tuple(project(x, train) for project, x in zip(self.input_proj, maps, strict=True))
+            maps = tuple(project(x, train=train) for project, x in zip(self.input_proj, maps, strict=True))
         shapes = tuple((x.shape[1], x.shape[2]) for x in maps)
         return jnp.concatenate([x.reshape(x.shape[0], -1, x.shape[-1]) for x in maps], axis=1), shapes
 
@@ -171,10 +166,8 @@ class Decoder(nnx.Module):
         shapes: Shapes,
     ) -> tuple[LayerPrediction, Float[Array, "B Q 4"]]:
         """The prediction of the layer that counts, and the boxes that its distances are measured from."""
-        *_, (initial, hidden, corners, boxes) = self._steps(
-            content, boxes, memory, shapes, None, self.config.last_layer + 1
-        )
         last = self.config.last_layer
+        *_, (initial, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, last + 1)
         logits = self._quality_logits(last, self.class_heads[last](hidden), corners)
         return LayerPrediction(logits, boxes, corners), initial
 

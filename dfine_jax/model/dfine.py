@@ -11,11 +11,11 @@ from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.decoder import Decoder
 from dfine_jax.model.hgnetv2 import HGNetV2
 from dfine_jax.model.hybrid_encoder import HybridEncoder
 from dfine_jax.model.outputs import DenoisingQueries, Detected, DetectedWithEdges, TrainingOutput
+from dfine_jax.ops.compute import Compute
 
 Variables = Mapping[str, Array]
 
@@ -42,9 +42,8 @@ class DFine(nnx.Module):
     ) -> Detected | DetectedWithEdges | TrainingOutput:
         """``images`` are RGB in 0..1, height and width divisible by 32, or ``InputError``.
 
-        Returns ``Detected`` at inference, or with ``edges`` ``DetectedWithEdges``. In training (batch norms on the
-        batch's statistics, every layer's predictions, ``denoising`` queries in front of the ordinary ones) returns
-        ``TrainingOutput``.
+        Returns ``Detected`` at inference, with ``edges`` more. In training (batch norms on the batch's statistics,
+        every layer's predictions, ``denoising`` queries in front of the ordinary ones) returns ``TrainingOutput``.
         """
         if images.ndim != 4 or images.shape[-1] != self.config.backbone.stem_channels[0]:
             raise ValueError(f"images have shape {images.shape}: give a batch as (B, H, W, 3)")

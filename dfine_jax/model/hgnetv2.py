@@ -5,9 +5,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from dfine_jax.config import BackboneConfig, StageConfig
-from dfine_jax.model.channelwise import largest_of_four, plain_largest_of_four
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.layers import ConvNorm
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.resampling import max_pool2x2
 
 
 class HGNetV2(nnx.Module):
@@ -28,10 +28,9 @@ class HGNetV2(nnx.Module):
 
 
 class Stem(nnx.Module):
-    """Two paths at half size, a small convolution and a maximum, joined and brought to a quarter.
+    """Two paths at half size, a max-pool and two small convolutions, concatenated and brought to a quarter."""
 
-    ``is_native`` is set by ``dfine_jax.model.fuse``.
-    """
+    max_pool = staticmethod(max_pool2x2)
 
     def __init__(self, config: BackboneConfig, *, compute: Compute, rng: np.random.Generator | None):
         inputs, inside, outputs = config.stem_channels
@@ -48,16 +47,12 @@ class Stem(nnx.Module):
         self.stem2b = ConvNorm(inside // 2, inside, 2, padding=after, **common)
         self.stem3 = ConvNorm((inside, inside), inside, 3, 2, **common)
         self.stem4 = ConvNorm(inside, outputs, **common)
-        self.is_native = False
 
     def __call__(self, images: Float[Array, "B H W 3"], train: bool = False) -> Float[Array, "B H/4 W/4 C"]:
-        x = self.stem1(images, train)
-        convolved = self.stem2b(self.stem2a(x, train), train)
-        if self.stem3.form == "rows of halves":
-            return self.stem4(self.stem3.of_largest(x, convolved))
-        largest = largest_of_four if self.is_native else plain_largest_of_four
-        x = self.stem3.of_several([largest(x), convolved], train)
-        return self.stem4(x, train)
+        x = self.stem1(images, train=train)
+        convolved = self.stem2b(self.stem2a(x, train=train), train=train)
+        x = self.stem3(self.max_pool(x), convolved, train=train)
+        return self.stem4(x, train=train)
 
 
 class Stage(nnx.Module):
@@ -77,14 +72,14 @@ class Stage(nnx.Module):
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w D"]:
         if self.downsample is not None:
-            x = self.downsample(x, train)
+            x = self.downsample(x, train=train)
         for block in self.blocks:
             x = block(x, train)
         return x
 
 
 class Block(nnx.Module):
-    """A chain of convolutions; its input and every output are joined, squeezed and excited."""
+    """A chain of convolutions; its input and every output are concatenated and aggregated by two pointwise ones."""
 
     def __init__(
         self,
@@ -114,8 +109,9 @@ class Block(nnx.Module):
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
         outputs = [x]
         for layer in self.layers:
-            outputs.append(layer(outputs[-1], train))
-        return self.excite(self.squeeze.of_several(outputs, train), train, shortcut=x if self.residual else None)
+            outputs.append(layer(outputs[-1], train=train))
+        aggregated = self.excite(self.squeeze(*outputs, train=train), train=train)
+        return aggregated + x if self.residual else aggregated
 
 
 class LightConv(nnx.Module):
@@ -140,4 +136,4 @@ class LightConv(nnx.Module):
         )
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
-        return self.depthwise(self.pointwise(x, train), train)
+        return self.depthwise(self.pointwise(x, train=train), train=train)

@@ -7,14 +7,18 @@ from jaxtyping import Array, Float
 
 from dfine_jax.config import DFineConfig, EncoderConfig
 from dfine_jax.model.attention import SelfAttention
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.layers import ACTIVATIONS, MLP, ConvNorm, LayerNorm
+from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm
+from dfine_jax.ops.activations import ACTIVATIONS
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.resampling import upsample2x
 
 Maps = tuple[Float[Array, "B H W C"], ...]
 
 
 class HybridEncoder(nnx.Module):
     """Feature maps of the backbone to as many maps of one width, finest first."""
+
+    upsample = staticmethod(upsample2x)
 
     def __init__(self, config: DFineConfig, *, compute: Compute, rng: np.random.Generator | None):
         encoder, width = config.encoder, config.encoder.width
@@ -28,20 +32,20 @@ class HybridEncoder(nnx.Module):
             [AIFI(encoder, config.layer_norm_epsilon, **common) for _ in encoder.attention_levels]
         )
         self.lateral = nnx.List([ConvNorm(width, width, **norm) for _ in steps])
-        self.fpn = nnx.List([RepNCSPELAN4(encoder, enlarges=True, **norm) for _ in steps])
+        self.fpn = nnx.List([RepNCSPELAN4(encoder, **norm) for _ in steps])
         self.downsample = nnx.List([SCDown(width, **norm) for _ in steps])
-        self.pan = nnx.List([RepNCSPELAN4(encoder, enlarges=False, **norm) for _ in steps])
+        self.pan = nnx.List([RepNCSPELAN4(encoder, **norm) for _ in steps])
         self.levels = encoder.attention_levels
 
     def __call__(self, maps: Maps, train: bool = False) -> Maps:
-        projected = [project(x, train) for project, x in zip(self.input_proj, maps, strict=True)]
+        projected = [project(x, train=train) for project, x in zip(self.input_proj, maps, strict=True)]
         for level, attend in zip(self.levels, self.attention, strict=True):
             projected[level] = attend(projected[level])
 
         coarsest_first = [projected[-1]]
         for i, (lateral, fuse) in enumerate(zip(self.lateral, self.fpn, strict=True)):
-            coarsest_first[-1] = lateral(coarsest_first[-1], train)
-            coarsest_first.append(fuse(coarsest_first[-1], projected[-2 - i], train))
+            coarsest_first[-1] = lateral(coarsest_first[-1], train=train)
+            coarsest_first.append(fuse(self.upsample(coarsest_first[-1]), projected[-2 - i], train))
 
         finest_first = coarsest_first[::-1]
         outputs = [finest_first[0]]
@@ -91,16 +95,12 @@ class EncoderLayer(nnx.Module):
 
 
 class RepNCSPELAN4(nnx.Module):
-    """GELAN's block on two maps: half of both goes through two CSP layers, everything met on the way is merged.
-
-    ``enlarges`` says that the first map is half as large as the second; it is enlarged then.
-    """
+    """GELAN's block on two maps: half of both goes through two CSP layers, everything met on the way is merged."""
 
     def __init__(
         self,
         encoder: EncoderConfig,
         *,
-        enlarges: bool,
         epsilon: float,
         compute: Compute,
         rng: np.random.Generator | None,
@@ -108,7 +108,7 @@ class RepNCSPELAN4(nnx.Module):
         width, inner = encoder.width, encoder.csp_channels
         common = dict(epsilon=epsilon, compute=compute, rng=rng)
         conv = dict(activation="silu", **common)
-        self.conv1 = ConvNorm((width, width), 2 * width, apart=enlarges, **conv)
+        self.conv1 = ConvNorm((width, width), 2 * width, **conv)
         self.csp1 = CSPLayer(width, inner, encoder.csp_blocks, encoder.activation, **common)
         self.conv2 = ConvNorm(inner, inner, 3, **conv)
         self.csp2 = CSPLayer(inner, inner, encoder.csp_blocks, encoder.activation, **common)
@@ -116,19 +116,17 @@ class RepNCSPELAN4(nnx.Module):
         self.conv4 = ConvNorm((2 * width, inner, inner), width, **conv)
 
     def __call__(
-        self, fused: Float[Array, "B h w D"], x: Float[Array, "B H W D"], train: bool = False
+        self, fused: Float[Array, "B H W D"], x: Float[Array, "B H W D"], train: bool = False
     ) -> Float[Array, "B H W D"]:
-        x = self.conv1.joined(fused, x, train) if self.conv1.apart else self.conv1.of_several([fused, x], train)
-        first = self.conv2(self.csp1(x, train), train)
-        second = self.conv3(self.csp2(first, train), train)
-        return self.conv4.of_several([x, first, second], train)
+        both = self.conv1(fused, x, train=train)
+        half = both[..., both.shape[-1] // 2 :]
+        first = self.conv2(self.csp1(half, train), train=train)
+        second = self.conv3(self.csp2(first, train), train=train)
+        return self.conv4(both, first, second, train=train)
 
 
 class CSPLayer(nnx.Module):
-    """Two pointwise paths, one of them through RepVGG blocks, added.
-
-    Of a map with more channels the last ones count.
-    """
+    """Two pointwise paths, one of them through RepVGG blocks, added."""
 
     def __init__(
         self,
@@ -145,19 +143,16 @@ class CSPLayer(nnx.Module):
         self.conv1 = ConvNorm(inputs, outputs, **common)
         self.conv2 = ConvNorm(inputs, outputs, **common)
         self.blocks = nnx.List([RepVGG(outputs, **common) for _ in range(blocks)])
-        self.inputs = inputs
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W D"]:
-        if self.conv1.form not in ("panels", "halves in panels"):  # which read the last channels where they are
-            x = x[..., x.shape[-1] - self.inputs :]
-        y = self.conv1(x, train)
+        y = self.conv1(x, train=train)
         for block in self.blocks:
             y = block(y, train)
-        return self.conv2(x, train, shortcut=y)
+        return self.conv2(x, train=train) + y
 
 
 class RepVGG(nnx.Module):
-    """A 3x3 and a 1x1 convolution added before the activation; fused, the 3x3 alone holds both."""
+    """A 3x3 and a 1x1 convolution added before the activation."""
 
     def __init__(
         self,
@@ -170,13 +165,11 @@ class RepVGG(nnx.Module):
     ):
         common = dict(epsilon=epsilon, compute=compute, rng=rng)
         self.conv3x3 = ConvNorm(width, width, 3, **common)
-        self.conv1x1: ConvNorm | None = nnx.data(ConvNorm(width, width, **common))
+        self.conv1x1 = ConvNorm(width, width, **common)
         self.activation = activation
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B H W C"]:
-        y = self.conv3x3(x, train)
-        if self.conv1x1 is not None:
-            y = y + self.conv1x1(x, train)
+        y = self.conv3x3(x, train=train) + self.conv1x1(x, train=train)
         return ACTIVATIONS[self.activation](y)
 
 
@@ -189,7 +182,7 @@ class SCDown(nnx.Module):
         self.depthwise = ConvNorm(width, width, 3, 2, depthwise=True, **common)
 
     def __call__(self, x: Float[Array, "B H W C"], train: bool = False) -> Float[Array, "B h w C"]:
-        return self.depthwise(self.pointwise(x, train), train)
+        return self.depthwise(self.pointwise(x, train=train), train=train)
 
 
 def position_table(height: int, width: int, channels: int, temperature: float) -> np.ndarray:

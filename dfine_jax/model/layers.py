@@ -5,7 +5,6 @@ that shape W(n)). Kernels are HWIO and (in, out).
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 
 import jax.numpy as jnp
@@ -14,31 +13,14 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from dfine_jax.model.activations import ACTIVATIONS, Activation
-from dfine_jax.model.channelwise import convolve_channels, normalise_cells, plain_normalise_cells
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import convolve, convolve_joined, convolve_several
-from dfine_jax.model.finish import Finish
-from dfine_jax.model.halves import (
-    apart,
-    convolve_rows_of_halves,
-    convolve_tiles_of_halves,
-    convolve_two_cells_of_halves,
-    multiply_halves,
-)
 from dfine_jax.model.initial import Initial, constant, fan_in, parameter, statistic
-from dfine_jax.model.normalisation import Learned, normalise
-from dfine_jax.model.panels import convolve_rows, convolve_tiles, multiply_cells
-from dfine_jax.model.prepared_kernels import Form, convolve_pairs
-from dfine_jax.model.tiles import convolve_large_tiles, convolve_small_tiles
-from dfine_jax.native.finish import FINISHES
+from dfine_jax.ops.activations import ACTIVATIONS, Activation
+from dfine_jax.ops.batch_norm import Learned, normalise
+from dfine_jax.ops.compute import Compute
 
 
 class Linear(nnx.Module):
-    """``x @ kernel + bias``; the result is float32.
-
-    After ``dfine_jax.model.fuse``, ``form`` says what became of ``kernel``.
-    """
+    """``x @ kernel + bias``; the result is float32."""
 
     def __init__(
         self,
@@ -51,34 +33,27 @@ class Linear(nnx.Module):
         rng: np.random.Generator | None,
     ):
         default = fan_in(inputs)
-        self.kernel: nnx.Param | nnx.List = nnx.data(parameter(kernel or default, (inputs, outputs), rng))
+        self.kernel = parameter(kernel or default, (inputs, outputs), rng)
         self.bias = parameter(bias or default, (outputs,), rng)
-        self.form: Form = "whole"
         self.compute = compute
 
-    def __call__(self, x: Float[Array, "*B inputs"], activation: str | None = None) -> Float[Array, "*B outputs"]:
-        """With the activation that follows, by its name."""
-        bias = self.bias[...]
-        if self.form == "whole":
-            return ACTIVATIONS[activation](self.compute.multiply(x, self.kernel[...]) + bias)
-        multiply = multiply_halves if self.form == "halves in panels" else multiply_cells
-        in_finish = activation if activation in FINISHES else None
-        y = multiply([x], [kernel[...] for kernel in self.kernel], Finish(bias, in_finish))
-        return y if in_finish == activation else ACTIVATIONS[activation](y)
+    def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
+        return self.compute.multiply(x, self.kernel[...]) + self.bias[...]
 
 
 class LayerNorm(nnx.Module):
-    """Layer normalisation over the last axis, in float32; ``is_native`` is set by ``dfine_jax.model.fuse``."""
+    """Layer normalisation over the last axis, in float32."""
 
     def __init__(self, features: int, *, epsilon: float = 1e-5, rng: np.random.Generator | None):
         self.scale = parameter(constant(1), (features,), rng)
         self.bias = parameter(constant(0), (features,), rng)
         self.epsilon = epsilon
-        self.is_native = False
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        normalised = normalise_cells if self.is_native else plain_normalise_cells
-        return normalised(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon)
+        x = x.astype(jnp.float32)
+        centred = x - x.mean(-1, keepdims=True)
+        variance = jnp.square(centred).mean(-1, keepdims=True)
+        return centred * lax.rsqrt(variance + self.epsilon) * self.scale[...] + self.bias[...]
 
 
 class BatchNorm(nnx.Module):
@@ -132,11 +107,8 @@ class Affine(nnx.Module):
 class ConvNorm(nnx.Module):
     """Convolution without bias, batch norm, activation, and optionally a learnable affine block.
 
-    ``inputs`` are the channels of the map, or those of each of several maps, see ``of_several`` and, where they come
-    ``apart``, ``joined``. ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd
-    kernels.
-    After ``dfine_jax.model.fuse`` the norm is gone and ``bias`` is there instead; ``form`` says what became of
-    ``kernel``, and ``result`` in which type machine code writes the map.
+    ``inputs`` are the channels of its map, or those of each of several maps, which it convolves put together.
+    ``padding`` is (before, after) on both axes; the default keeps the size of a map for odd kernels.
     """
 
     def __init__(
@@ -152,7 +124,6 @@ class ConvNorm(nnx.Module):
         affine: bool = False,
         epsilon: float = 1e-5,
         frozen: bool = False,
-        apart: bool = False,
         kernel: Initial | None = None,
         compute: Compute,
         rng: np.random.Generator | None,
@@ -160,104 +131,17 @@ class ConvNorm(nnx.Module):
         self.widths = (inputs,) if isinstance(inputs, int) else tuple(inputs)
         per_group = 1 if depthwise else sum(self.widths)
         shape = (kernel_size, kernel_size, per_group, outputs)
-        self.kernel: nnx.Param | nnx.List = nnx.data(
-            parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
-        )
-        self.bias: nnx.Param | None = nnx.data(None)
-        self.norm: BatchNorm | None = nnx.data(BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng))
+        self.kernel = parameter(kernel or fan_in(per_group * kernel_size**2), shape, rng)
+        self.norm = BatchNorm(outputs, epsilon=epsilon, frozen=frozen, rng=rng)
         self.affine = Affine(rng) if affine else None
-        self.form: Form = "whole"
-        self.result = "float32"
-        self.apart = apart
         self.stride = stride
         self.padding = ((kernel_size - 1) // 2,) * 2 if padding is None else padding
         self.activation = activation
         self.compute = compute
 
-    def __call__(
-        self, x: Float[Array, "B H W I"], train: bool = False, shortcut: Float[Array, "B h w O"] | None = None
-    ) -> Float[Array, "B h w O"]:
-        """With the map that is added to the result, if there is one."""
-        kernels, finish = self._kernels(), partial(self._finish, shortcut=shortcut)
-        match self.form:
-            case "panels":
-                return multiply_cells([x], kernels, finish())
-            case "halves in panels":
-                return multiply_halves([x], kernels, finish())
-            case "rows in panels":
-                return convolve_rows([x], kernels, self.stride, self.padding, finish())
-            case "rows of halves":
-                return convolve_rows_of_halves([x], kernels, self.stride, self.padding, finish())
-            case "two cells of halves":
-                return convolve_two_cells_of_halves([x], kernels, self.padding, finish())
-            case "rows of channels":
-                return convolve_channels(x, *kernels, self.stride, self.padding, finish())
-            case "large tiles in panels":
-                return convolve_tiles(x, *kernels, self.padding, finish())
-            case "large tiles of halves" | "large tiles of wholes":
-                return convolve_tiles_of_halves(x, kernels, self.padding, finish())
-            case "small tiles":
-                x = convolve_small_tiles(x, kernels, self.padding, self.compute)
-            case "large tiles":
-                x = convolve_large_tiles(x, *kernels, self.padding)
-            case "pairs":
-                x = convolve_pairs(x, *kernels, self.padding)
-            case _:
-                x = convolve(x, *kernels, self.stride, self.padding, self.compute)
-        return self._finished(x, train, shortcut)
-
-    def of_several(self, maps: Sequence[Float[Array, "B H W _"]], train: bool = False) -> Float[Array, "B h w O"]:
-        """Of several maps' channels put together."""
-        kernels = self._kernels()
-        match self.form:
-            case "panels":
-                return multiply_cells(maps, kernels, self._finish())
-            case "halves in panels":
-                return multiply_halves(maps, kernels, self._finish())
-            case "rows in panels":
-                return convolve_rows(maps, kernels, self.stride, self.padding, self._finish())
-            case "rows of halves":
-                return convolve_rows_of_halves(maps, kernels, self.stride, self.padding, self._finish())
-            case "two cells of halves":
-                return convolve_two_cells_of_halves(maps, kernels, self.padding, self._finish())
-            case _:
-                return self._finished(convolve_several(maps, kernels, self.stride, self.padding, self.compute), train)
-
-    def of_largest(self, x: Float[Array, "B H W I"], other: Float[Array, "B H W J"]) -> Float[Array, "B h w O"]:
-        """Of a map's ``dfine_jax.model.channelwise.largest_of_four`` and another; in the form "rows of halves"."""
-        maps, kernels = [x, other], self._kernels()
-        return convolve_rows_of_halves(maps, kernels, self.stride, self.padding, self._finish(), tops=1)
-
-    def joined(
-        self, coarse: Float[Array, "B h w I"], fine: Float[Array, "B 2*h 2*w J"], train: bool = False
-    ) -> Float[Array, "B 2*h 2*w O"]:
-        """Of two maps' channels put together, the first map enlarged; for a pointwise convolution."""
-        kernels = self._kernels()
-        match self.form:
-            case "panels":
-                multiply, (ours, theirs) = multiply_cells, ([kernel] for kernel in kernels)
-            case "halves apart":
-                multiply, (ours, theirs) = multiply_halves, apart(kernels)
-            case _:
-                return self._finished(convolve_joined(coarse, fine, *kernels, self.compute), train)
-        unfinished = Finish(jnp.zeros_like(self.bias[...]), None)
-        return multiply([fine], theirs, self._finish(coarse=multiply([coarse], ours, unfinished)))
-
-    def _kernels(self) -> list[Float[Array, "..."]]:
-        return [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]
-
-    def _finish(self, **added: Float[Array, "..."] | None) -> Finish:
-        """What follows once the norm is folded."""
-        affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])
-        return Finish(self.bias[...], self.activation, affine, dtype=self.result, **added)
-
-    def _finished(
-        self, x: Float[Array, "B H W O"], train: bool, shortcut: Float[Array, "B H W O"] | None = None
-    ) -> Float[Array, "B H W O"]:
-        if self.norm is None:
-            return self._finish(shortcut=shortcut)(x).astype(self.compute.dtype)
-        x = self.norm(x, train, ACTIVATIONS[self.activation], self.affine).astype(self.compute.dtype)
-        return x if shortcut is None else x + shortcut
+    def __call__(self, *maps: Float[Array, "B H W _"], train: bool = False) -> Float[Array, "B h w O"]:
+        x = self.compute.convolve(maps, self.kernel[...], self.stride, self.padding)
+        return self.norm(x, train, ACTIVATIONS[self.activation], self.affine).astype(self.compute.dtype)
 
 
 class MLP(nnx.Module):
@@ -289,5 +173,5 @@ class MLP(nnx.Module):
 
     def __call__(self, x: Float[Array, "*B inputs"]) -> Float[Array, "*B outputs"]:
         for layer in self.layers[:-1]:
-            x = layer(x, self.activation)
+            x = ACTIVATIONS[self.activation](layer(x))
         return self.layers[-1](x)

@@ -45,18 +45,6 @@ class TrainingOutput(NamedTuple):
     reg_scale: Float[Array, "..."]
 
 
-class EdgeDistributions(NamedTuple):
-    """What the boxes of the layer that counts were decoded from."""
-
-    corners: Float[Array, "B Q 4*(bins+1)"]
-    """Logits of the four edges' distributions: left, top, right, bottom."""
-    reference: Float[Array, "B Q 4"]
-    """cx, cy, w, h in fractions of the picture, from which the distances are measured."""
-    up: Float[Array, "..."]
-    """W(n)'s half range over `reg_scale`; scalar or of shape (1,)."""
-    reg_scale: Float[Array, "..."]
-
-
 class Detected(NamedTuple):
     """The whole model's output at inference."""
 
@@ -68,12 +56,16 @@ class Detected(NamedTuple):
 
 
 class DetectedWithEdges(NamedTuple):
-    """`Detected`, and how sure each edge is."""
+    """`Detected`, and the distributions that the boxes were decoded from."""
 
     logits: Float[Array, "B Q K"]
     boxes: Float[Array, "B Q 4"]
     selected: Int[Array, "B Q"]
-    edges: EdgeDistributions
+    corners: Float[Array, "B Q 4*(bins+1)"]
+    reference: Float[Array, "B Q 4"]
+    """cx, cy, w, h in fractions of the picture, from which the distances are measured."""
+    up: Float[Array, "..."]
+    reg_scale: Float[Array, "..."]
 
 
 class DenoisingQueries(NamedTuple):

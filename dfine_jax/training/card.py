@@ -5,7 +5,7 @@ import math
 from dfine_jax.data.samples import Dataset
 from dfine_jax.display import printable
 from dfine_jax.evaluation.coco_metrics import Evaluation
-from dfine_jax.inference.thresholds import FEW_BOXES, Thresholds
+from dfine_jax.thresholds import FEW_BOXES, Thresholds
 from dfine_jax.training.configuration import Configuration
 
 FILE_NAME = "README.md"

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from convert.folder import model_shapes
 from dfine_jax.config import DFineConfig
+from dfine_jax.model_shapes import model_shapes
 
 FORWARD_AND_BACKWARD = 3
 """Operations of a step over those of the forward pass: each product has two gradients, as large."""

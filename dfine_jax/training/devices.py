@@ -10,8 +10,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from dfine_jax.data.batches import Batch
 from dfine_jax.data.loader import Shard
 from dfine_jax.errors import InputError
-from dfine_jax.model.compute import Compute
-from dfine_jax.native.registers import registers
+from dfine_jax.machine import machine_code
+from dfine_jax.ops.compute import Compute
 from dfine_jax.processor import multiplies_tiles_of_bfloat16
 from dfine_jax.training.memory import require_memory
 from dfine_jax.training.recipe import Recipe
@@ -66,10 +66,10 @@ class Devices:
         and is asked for it: without them rounded products, by XLA, make a step slower.
         """
         compute = Compute.named(dtype)
-        there_is_code = self.count == 1 and self._are_cpus and registers() is not None
-        if not there_is_code or (compute != Compute() and multiplies_tiles_of_bfloat16()):
+        code = machine_code() if self.count == 1 and self._are_cpus else None
+        if code is None or not code.supported():
             return compute
-        return Compute(is_native=True)
+        return compute if compute != Compute() and multiplies_tiles_of_bfloat16() else code.training_compute()
 
     @property
     def _are_cpus(self) -> bool:

@@ -3,19 +3,16 @@
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 
 import jax
 
+from dfine_jax.host_memory import UNITS, as_text, host_memory
 from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.recipe import Recipe
 
 CLEARLY = 1.1
 """A step is refused where it needs so many times what is free: what is free on a host is an estimate."""
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 _ASKED = re.compile(r"(?:allocat\w*|Used) ([\d.]+) ?([KMGT]?)i?(?:B|b|\b)")
-_NO_LIMIT = 2**60
-"""How version 1 of control groups says that there is none: the largest multiple of a page."""
 
 
 class OutOfMemoryError(TrainingError):
@@ -33,19 +30,6 @@ def available_memory(device: jax.Device) -> int | None:
     if "bytes_limit" not in statistics:
         return None
     return max(0, statistics["bytes_limit"] - statistics.get("bytes_in_use", 0))
-
-
-def host_memory(proc: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> int | None:
-    """Gives the bytes that this process can still allocate; None where the system doesn't tell.
-
-    It is the least of what the machine has left, of what each control group (a container's, a batch job's) that this
-    process is in has, and of the limit of its address space (``ulimit -v``).
-    """
-    machine = _fields(proc / "meminfo").get("MemAvailable")
-    found = [None if machine is None else machine * 1024, _left_of_address_space(proc)]
-    found += [_left_of_group(folder) for folder in _control_groups(proc, groups)]
-    known = [bytes_left for bytes_left in found if bytes_left is not None]
-    return max(0, min(known)) if known else None
 
 
 def needed(compiled: jax.stages.Compiled, *, with_arguments: bool = False) -> int | None:
@@ -94,13 +78,7 @@ def memory_errors(device: jax.Device, recipe: Recipe) -> Iterator[None]:
 def asked_for(message: str) -> int | None:
     """Finds the bytes in what XLA says when memory is exhausted; None if there are none."""
     found = _ASKED.search(message)
-    return round(float(found[1]) * _UNITS[found[2]]) if found else None
-
-
-def as_text(size: int) -> str:
-    """Spells a number of bytes, such as ``3.2 GiB``."""
-    name, unit = next((name, unit) for name, unit in reversed(_UNITS.items()) if size >= unit or unit == 1)
-    return f"{size / unit:.1f} {name}iB" if name else f"{size} bytes"
+    return round(float(found[1]) * UNITS[found[2]]) if found else None
 
 
 def _is_about_memory(error: Exception) -> bool:
@@ -117,53 +95,3 @@ def _too_little(wanted: int | None, device: jax.Device, recipe: Recipe) -> OutOf
         f"the training does not fit in memory:{asked}{there} lower the batch size (now {recipe.batch_size}) or the "
         f"image size (now {recipe.image_size}), or let each batch go through in more parts (accumulate, now {parts})"
     )
-
-
-def _fields(path: Path) -> dict[str, int]:
-    """The numbers of a file of the system's with a name and a number a line."""
-    fields = {}
-    for line in _text(path).splitlines():
-        name, *values = line.replace(":", " ").split()
-        if values and values[0].isdigit():
-            fields[name] = int(values[0])
-    return fields
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text("utf-8", "replace")
-    except OSError:
-        return ""
-
-
-def _control_groups(proc: Path, groups: Path) -> Iterator[Path]:
-    """Folders of all groups that this process is in, of both versions; a container sees its own at the top."""
-    for line in _text(proc / "self" / "cgroup").splitlines():
-        _, kinds, name = line.split(":", 2)
-        if not kinds or "memory" in kinds.split(","):
-            top = groups / kinds if kinds else groups
-            here = top / name.strip("/")
-            yield from (folder for folder in (here, *here.parents) if folder.is_relative_to(top))
-
-
-def _left_of_group(folder: Path) -> int | None:
-    for most, used, prefix in (
-        ("memory.max", "memory.current", ""),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
-    ):
-        limit, usage = _text(folder / most).strip(), _text(folder / used).strip()
-        if limit.isdigit() and usage.isdigit() and int(limit) < _NO_LIMIT:
-            statistics = _fields(folder / "memory.stat")
-            files = sum(statistics.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
-            return int(limit) - int(usage) + files  # pages of files are given up when memory is short
-    return None
-
-
-def _left_of_address_space(proc: Path) -> int | None:
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return None
-    limit, _ = resource.getrlimit(resource.RLIMIT_AS)
-    used = _fields(proc / "self" / "status").get("VmSize")
-    return None if limit == resource.RLIM_INFINITY or used is None else limit - used * 1024

@@ -174,3 +174,9 @@ _RECIPES: dict[str, Recipe] = {
     ),
 }
 _FINE_TUNING = {"n": (64, 56), "s": (64, 56), "m": (56, 48), "l": (36, 30), "x": (36, 30)}
+
+
+def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
+    """The model's configuration with the backbone's norms frozen or not, as the recipe has it."""
+    backbone = replace(config.backbone, frozen_norms=recipe.optimization.freeze_backbone_norms)
+    return replace(config, backbone=backbone)

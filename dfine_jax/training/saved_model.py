@@ -7,15 +7,15 @@ from pathlib import Path
 
 import numpy as np
 
-from convert.fill import CheckpointError
-from convert.folder import open_folder, save_folder
-from convert.replaceable import check_replaceable
 from dfine_jax.config import DFineConfig
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.json_file import read_object
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training.errors import TrainingError, WriteError, first_line
 from dfine_jax.training.folder import require_ours, writing
 from dfine_jax.training.packing import Values
+from dfine_jax.weights.fill import CheckpointError
+from dfine_jax.weights.folder import open_folder, save_folder
+from dfine_jax.weights.replaceable import check_replaceable
 
 
 class ModelFolder:

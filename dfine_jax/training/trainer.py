@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
@@ -16,6 +16,7 @@ from dfine_jax.data.batches import Batch, places_for
 from dfine_jax.data.loader import Loader, Position, TrainBatches
 from dfine_jax.data.samples import Dataset
 from dfine_jax.data.sampling import repeat_factors
+from dfine_jax.machine import Arithmetic
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
@@ -27,7 +28,7 @@ from dfine_jax.training.memory import memory_errors
 from dfine_jax.training.mending import Average, SavedModel, mend_model
 from dfine_jax.training.optimizer import group_table, make_optimizer, parameter_groups
 from dfine_jax.training.packing import Values
-from dfine_jax.training.recipe import Recipe
+from dfine_jax.training.recipe import Recipe, model_config
 from dfine_jax.training.start import Start
 from dfine_jax.training.step import Metrics, TrainState, layout_of, make_update, start_state
 from dfine_jax.training.stopping import NotFiniteError, SkippedBatches, stop_signals
@@ -179,7 +180,7 @@ def train(
             + f"on {devices.count} device(s)"
             + (f"; going on from step {standing.step:,}" if standing.step else "")
         )
-        if slower := compute.instead_of(options.dtype):
+        if slower := Arithmetic(compute).instead_of(options.dtype):
             journal.say(slower)
         skipped = SkippedBatches(dataset, options.most_skipped)
         in_flight: InFlight | None = None
@@ -262,12 +263,6 @@ def naming_the_last(output: Path, keep: int) -> Iterator[Checkpoints]:
             yield checkpoints
     except WriteError as error:
         raise WriteError(f"{error}; {checkpoints.kept()}") from error
-
-
-def model_config(config: DFineConfig, recipe: Recipe) -> DFineConfig:
-    """The model's configuration with the backbone's norms frozen or not, as the recipe has it."""
-    backbone = replace(config.backbone, frozen_norms=recipe.optimization.freeze_backbone_norms)
-    return replace(config, backbone=backbone)
 
 
 def train_batches(dataset: Dataset, recipe: Recipe, options: RunOptions, devices: Devices) -> TrainBatches:

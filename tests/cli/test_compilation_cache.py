@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 from tiny import HEIGHT, WIDTH, tiny_model
 
-from convert.hub_layout import save_hub_folder
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.cpu.codegen.registers import registers
 from dfine_jax.model.dfine import variables
-from dfine_jax.native.registers import registers
+from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.weights.hub_layout import save_hub_folder
 
 LOADED = """
 import sys

@@ -13,7 +13,7 @@ from dfine_jax.cli import detect
 from dfine_jax.cli.main import main
 from dfine_jax.data.shapes import CLASS_NAMES, draw
 from dfine_jax.inference.detector import Detector
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained, save_pretrained
 
 EXAMPLE = 165
@@ -258,7 +258,7 @@ def test_json_to_devices(model, compiled, pictures, capsys, target):
 
 def test_a_picture_larger_than_is_kept_is_drawn_whole(model, compiled, pictures, tmp_path, monkeypatch):
     monkeypatch.setattr("dfine_jax.inference.detector.LARGE", 64 * 64)
-    monkeypatch.setattr("dfine_jax.inference.decoding.HUGE", 100)
+    monkeypatch.setattr("dfine_jax.inference.decoding.LARGE", 64 * 64)
     Image.fromarray(np.full((640, 960, 3), 200, np.uint8)).save(pictures / "large.png")
     drawn = tmp_path / "drawn"
     assert main(["detect", str(pictures / "large.png"), "--model", model, "--save", str(drawn)]) == 0

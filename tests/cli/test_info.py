@@ -2,7 +2,7 @@ import pytest
 from tiny import HEIGHT, WIDTH, tiny_model
 
 from dfine_jax.cli.main import main
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import save_pretrained
 
 PAPER_GFLOPS = {"n": 7, "s": 25, "m": 57, "l": 91, "x": 202}

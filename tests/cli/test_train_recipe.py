@@ -20,7 +20,7 @@ from dfine_jax.training.defaults import Wishes
 from dfine_jax.training.optimizer import learning_rate_factor
 from dfine_jax.training.recipe import Recipe
 
-PUBLISHED = json.loads((Path(__file__).parents[1] / "data" / "published_recipes.json").read_text())
+PUBLISHED = json.loads((Path(__file__).parents[1] / "reference_numbers" / "published_recipes.json").read_text())
 """Every setting of a training, by size, and of fine-tuning it, before there was any other recipe."""
 NEUTRAL = {
     "holdout": False,

@@ -11,8 +11,8 @@ from dfine_jax.evaluation.best_threshold import best_thresholds
 from dfine_jax.evaluation.coco_metrics import evaluate
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detections import Detections
-from dfine_jax.inference.thresholds import FILE_NAME, Best, Thresholds, read_thresholds, write_thresholds
 from dfine_jax.json_file import LARGEST
+from dfine_jax.thresholds import FILE_NAME, Best, Thresholds, read_thresholds, write_thresholds
 
 BOX, FAR, NOWHERE = (10.0, 10.0, 50.0, 50.0), (100.0, 20.0, 140.0, 60.0), (150.0, 70.0, 190.0, 95.0)
 CAT, DOG, LIGHT, BIRD = range(4)

@@ -92,6 +92,31 @@ def test_few_and_many_classes(draw, classes, tmp_path):
     draw(evaluate([found(0, (0.9, classes - 1, BOX))], Truth.of(data))).savefig(tmp_path / "figure.png")
 
 
+def test_of_very_many_classes_the_most_telling_are_drawn(monkeypatch):
+    monkeypatch.setattr(plots, "MOST_DRAWN", 4)
+    names, ids = tuple(f"class {i}" for i in range(13)), tuple(range(13))
+    boxes = [(60.0 * i, 10.0, 60.0 * i + 40, 50.0) for i in range(12)]
+    data = dataset(record(boxes, list(range(12)), width=1000), class_names=names, category_ids=ids)
+    taken = {3: 8, 9: 10}  # for others, which are found themselves, too
+    found_ones = [(0.9, taken.get(i, i), box) for i, box in enumerate(boxes)]
+    evaluation = evaluate([found(0, *found_ones)], Truth.of(data))
+    matrix = plots.confusion_matrix(evaluation).axes[0]
+    assert [label.get_text() for label in matrix.get_yticklabels()] == [
+        "class 3", "class 8", "class 9", "class 10", "(nothing)"
+    ]  # fmt: skip
+    assert matrix.get_title("left") == "Labelled and found (threshold 0.5), the 4 of 13 classes with most mistakes"
+    bars = plots.class_bars(evaluation).axes[0]
+    assert [label.get_text() for label in bars.get_yticklabels()][2:] == ["class 3 (1)", "class 9 (1)"]
+    assert bars.get_title("left") == "AP by class (number of boxes), the best and the worst 2 of 12"
+
+
+def test_grey_curves_are_the_precisions(monkeypatch, evaluation):
+    monkeypatch.setattr(plots, "MOST_COLOURED", 2)
+    curves = plots.precision_recall(evaluation).axes[0].lines[0].get_ydata().reshape(3, -1)
+    np.testing.assert_array_equal(curves[:, :-1], evaluation.precisions[0, :, [0, 1, 2]])
+    assert np.isnan(curves[:, -1]).all()
+
+
 @pytest.mark.parametrize("draw", [plots.precision_recall, plots.class_bars, plots.confusion_matrix])
 def test_nothing_to_be_found(draw, tmp_path):
     draw(evaluate([], Truth.of(dataset()))).savefig(tmp_path / "figure.png")
@@ -136,16 +161,6 @@ def test_odd_names_of_classes(tmp_path):
     assert json.loads((tmp_path / "predictions.json").read_text("utf-8"))[0]["image_id"] == "\\xff"
     shown = text(plots.class_bars(result))
     assert all(name in shown for name in ("[/x] (1)", r"a\$b\$c \\$ (0)", r"\x1b[31m\u202e\n (0)"))
-
-
-@pytest.mark.parametrize("inches", [(7.5, 1300.0), (900.0, 900.0)])
-def test_a_figure_of_very_many_classes_has_fewer_pixels_an_inch(inches):
-    figure = plots.new_figure(*inches)
-    assert tuple(figure.get_size_inches()) == inches
-    width, height = figure.get_size_inches() * figure.dpi
-    assert max(width, height) < 2**16
-    assert width * height < 1.01e8
-    assert plots.new_figure(8, 6).dpi == plots.DPI
 
 
 def test_a_file_that_can_not_be_finished_leaves_the_one_before(tmp_path, many, evaluation, monkeypatch):

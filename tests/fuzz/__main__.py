@@ -14,7 +14,7 @@ import time
 import warnings
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import fuzz_trial
@@ -24,8 +24,9 @@ from fuzz_kinds import KINDS, write_changed
 
 from dfine_jax.errors import InputError
 
-STUCK = 60
-"""Seconds after which a trial that nothing could end ends the process, showing where it is."""
+PATIENCE, STUCK = 120, 300
+"""Seconds by the clock that a trial may take here, where runs are long and machines do other things beside, and after
+which one that nothing could end ends the process, showing where it is."""
 STANDARD_ERROR = os.dup(2)
 
 
@@ -40,6 +41,7 @@ def main() -> int:
     names = [name for name in KINDS if not given.kind or name.startswith(given.kind)]
     found: dict[str, list[str]] = collections.defaultdict(list)
     warnings.simplefilter("ignore")
+    fuzz_trial.PATIENCE = PATIENCE
     began = time.monotonic()
     for name in names:
         with tempfile.TemporaryDirectory() as folder, _Silent():
@@ -52,13 +54,13 @@ def main() -> int:
                 path = KINDS[name].write(Path(folder))
                 change(Path(folder))
                 if wrong := _tried(name, path):
-                    found[f"{name}: {wrong}"].append(title)
+                    _note(found, f"{name}: {wrong}", title)
     for number in range(given.first, given.first + given.inputs):
         name = names[number % len(names)]
         with tempfile.TemporaryDirectory() as folder:
             path = write_changed(np.random.default_rng([given.seed, number]), KINDS[name], Path(folder))
             if wrong := _tried(name, path):
-                found[f"{name}: {wrong.replace(folder, '')}"].append(str(number))
+                _note(found, f"{name}: {wrong.replace(folder, '')}", str(number))
         if number % 1000 == 999:
             print(
                 f"{number + 1 - given.first:,} inputs, {time.monotonic() - began:.0f} s, {len(found)} kinds of faults"
@@ -67,6 +69,12 @@ def main() -> int:
         print(f"{len(where):5}  {wrong}   [{', '.join(where[:3])}]")
     print(f"{given.inputs:,} inputs of {len(names)} kinds in {time.monotonic() - began:.0f} s: {len(found)} faults")
     return 1 if found else 0
+
+
+def _note(found: dict[str, list[str]], wrong: str, where: str) -> None:
+    if wrong not in found:
+        print(f"{wrong}   [{where}]", flush=True)
+    found[wrong].append(where)
 
 
 def _tried(name: str, path: Path) -> str | None:

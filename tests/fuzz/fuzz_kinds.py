@@ -16,14 +16,15 @@ from fuzz_mutations import bytes_of, json_of, words_of
 from PIL import Image
 from tiny import TINY
 
-from convert.folder import model_shapes, save_folder
-from convert.hub_layout import save_hub_folder
 from dfine_jax.data.formats import recognise
 from dfine_jax.inference.pictures import load_picture
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.model_shapes import model_shapes
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import Configuration, read_configuration, write_configuration
 from dfine_jax.training.recipe import Recipe
+from dfine_jax.weights.folder import save_folder
+from dfine_jax.weights.hub_layout import save_hub_folder
 
 PICTURES = (
     "jpg", "png", "gif", "webp", "tif", "bmp", "tga", "ppm", "ico", "jp2", "avif", "qoi", "pcx", "sgi", "icns",

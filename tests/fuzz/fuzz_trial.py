@@ -113,7 +113,7 @@ def _place(error: Exception) -> str:
     trace, place = error.__traceback__, "?"
     while trace is not None:
         name = trace.tb_frame.f_code.co_filename
-        if "/dfine_jax/" in name or "/convert/" in name:
+        if "/dfine_jax/" in name:
             place = f"{Path(name).parent.name}/{Path(name).name}:{trace.tb_lineno}"
         trace = trace.tb_next
     return place

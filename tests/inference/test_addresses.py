@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from dfine_jax.inference import addresses
+from dfine_jax.inference import addresses, detector
 from dfine_jax.inference.pictures import PictureError, load_picture
 
 HEADER = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n"
@@ -167,3 +167,23 @@ def test_addresses_that_are_refused(address, says):
     message = error_of(address)
     assert says in message
     assert "ann:secret" not in message
+
+
+@pytest.mark.parametrize("answer", [b"", HEADER + b"Content-Length: 300\r\n\r\n"])
+def test_a_download_that_is_not_wanted_any_more(answer):
+    """It ends at once, and not after the limits, which are minutes here."""
+
+    def begin_only(server):
+        yield answer
+        asked.set()
+        server.hung_up.wait(60)
+
+    asked = threading.Event()
+    server = Server(begin_only)
+    with contextlib.closing(server.listening):
+        with contextlib.suppress(KeyboardInterrupt), detector._pool() as (pool, stopped):
+            future = pool.submit(addresses.fetch, server.address, "a.png", stopped)
+            assert asked.wait(30)
+            raise KeyboardInterrupt
+        assert str(future.exception()) == "a.png: stopped before it was here"
+        server.hung_up.set()

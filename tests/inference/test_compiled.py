@@ -23,6 +23,24 @@ def test_the_options_are_known_to_this_release_of_xla(dtype):
     assert lowered.compile(compiler_options=compiled.CPU_OPTIONS[dtype])(jnp.zeros(3, dtype)).tolist() == [1, 1, 1]
 
 
+def test_only_what_a_release_of_xla_does_not_know_is_left_out():
+    tried = []
+
+    class Newer:
+        in_avals = ()
+
+        def compile(self, compiler_options):
+            tried.append(compiler_options)
+            if "xla_cpu_use_fusion_emitters" in compiler_options:
+                raise jax.errors.JaxRuntimeError("No such compile option: 'xla_cpu_use_fusion_emitters'")
+            return "compiled"
+
+    assert compiled.compile_lowered(Newer(), quick=True) == "compiled"
+    left_out = tried[0].keys() - tried[1].keys()
+    assert left_out == {"xla_cpu_use_fusion_emitters"}
+    assert tried[1]["xla_backend_optimization_level"] == 0  # still quick
+
+
 def test_other_failures_are_not_hidden(monkeypatch):
     class Failing:
         in_avals = ()

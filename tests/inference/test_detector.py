@@ -7,7 +7,7 @@ from dfine_jax.inference import detector as module
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.pictures import PictureError
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 
 SETTINGS = Preprocessing(HEIGHT, WIDTH)
 

@@ -4,13 +4,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from dfine_jax.calibration import Calibration, read_calibration, write_calibration
 from dfine_jax.errors import InputError
-from dfine_jax.inference.calibration import Calibration, read_calibration, write_calibration
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.edges import Edges
 from dfine_jax.inference.postprocess import postprocess, postprocess_with_edges
 from dfine_jax.model.distribution import distance_to_box, integral, weighting_function
-from dfine_jax.model.outputs import DetectedWithEdges, EdgeDistributions
+from dfine_jax.model.outputs import DetectedWithEdges
 
 CALIBRATION = Calibration((0.5, 0.8, 0.95), (1.0, 2.0, 3.0), 2.0, -1.0, 100)
 
@@ -102,8 +102,7 @@ def test_on_the_device_mean_edges_are_the_boxes():
     boxes = distance_to_box(reference, integral(corners, weighting_function(up, scale, bins)), scale)
     logits = jnp.asarray(rng.normal(0, 1, (2, queries, 3)), jnp.float32)
     sizes = jnp.array([[480, 640], [200, 100]])
-    distributions = EdgeDistributions(corners, reference, up, scale)
-    output = DetectedWithEdges(logits, boxes, jnp.zeros((2, queries), int), distributions)
+    output = DetectedWithEdges(logits, boxes, jnp.zeros((2, queries), int), corners, reference, up, scale)
     plain, found = postprocess(logits, boxes, sizes), postprocess_with_edges(output, sizes)
     for name in plain._fields:
         np.testing.assert_array_equal(getattr(plain, name), getattr(found, name))

@@ -12,9 +12,12 @@ import pytest
 from PIL import Image
 
 from dfine_jax.inference import decoding
+from dfine_jax.inference.decoding import Wanted
 from dfine_jax.inference.pictures import PictureError, find_pictures, load_picture, loaded
-from dfine_jax.inference.preprocess import Preprocessing, resize
+from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.room import Room
+from dfine_jax.inference.strips import has_strips, strips
+from dfine_jax.preprocessing import Preprocessing
 
 INFLATES = zlib.compress(bytes(50 * 2**20), 9)
 """50 MiB in 50 KB."""
@@ -139,52 +142,85 @@ def test_names_are_spelled_out_in_messages(tmp_path):
         find_pictures([path])
 
 
-class TestHugePictures:
-    """They are smaller than that here, and so is what counts as huge."""
+class TestLargePictures:
+    """They are smaller than that here, and so is what counts as large."""
 
-    WANTED = (24, 20)
+    WANTED = Wanted(24, 20, Image.Resampling.BILINEAR)
 
     @pytest.fixture(autouse=True)
-    def _few_pixels_are_huge(self, monkeypatch):
-        monkeypatch.setattr(decoding, "HUGE", 300 * 200 - 1)
-        monkeypatch.setattr(decoding, "ROWS", 7)
+    def _few_pixels_are_large(self, monkeypatch):
+        monkeypatch.setattr(decoding, "LARGE", 300 * 200 - 1)
+        monkeypatch.setattr(decoding, "AT_A_TIME", 7 * 300)
 
     def smooth(self, width=300, height=200):
         y, x = np.mgrid[:height, :width] / 20
         pixels = np.stack([np.sin(x + y), np.cos(x - y), np.sin(x) * np.cos(y)], axis=-1)
         return Image.fromarray((127.5 + 127.5 * pixels).astype(np.uint8))
 
-    @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16"])
-    @pytest.mark.parametrize("orientation", [1, 3, 6])
-    @pytest.mark.parametrize("suffix", ["png", "jpg", "tif"])
-    def test_less_is_decoded_and_the_result_is_about_the_same(self, tmp_path, mode, orientation, suffix):
-        if suffix == "jpg" and mode not in ("RGB", "L"):
-            pytest.skip("no such JPEG")
+    def written(self, path, mode, orientation=1):
         exif = Image.Exif()
         exif[0x0112] = orientation
         deep = np.asarray(self.smooth().convert("L")).astype(np.uint16) * 257
         image = Image.fromarray(deep) if mode == "I;16" else self.smooth().convert(mode)
-        path = tmp_path / f"a.{suffix}"
         image.save(path, exif=exif)
-        settings = Preprocessing(height=self.WANTED[1], width=self.WANTED[0])
-        whole = load_picture(path)
+        return path
+
+    def difference(self, source, wanted, whole):
+        """How far the model's input is from that of the whole picture."""
+        settings = Preprocessing(height=wanted.height, width=wanted.width, resample=wanted.resample)
+        with loaded(source, wanted=wanted) as (picture, size, again):
+            assert size == whole.size
+            assert picture.width * picture.height < size[0] * size[1]
+            difference = resize(picture, settings).astype(float) - resize(whole, settings)
+        np.testing.assert_array_equal(np.asarray(again()), np.asarray(whole))
+        return np.abs(difference)
+
+    @pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "I;16", "1"])
+    @pytest.mark.parametrize("orientation", [1, 3, 6])
+    @pytest.mark.parametrize("suffix", ["png", "jpg", "tif", "webp"])
+    def test_the_model_sees_the_same(self, tmp_path, mode, orientation, suffix, monkeypatch):
+        if mode not in {"jpg": ("RGB", "L"), "webp": ("RGB", "RGBA")}.get(suffix, (mode,)):
+            pytest.skip("no such file")
+        path = self.written(tmp_path / f"a.{suffix}", mode, orientation)
+        with monkeypatch.context() as large:
+            large.setattr(decoding, "LARGE", 300 * 200)
+            whole = load_picture(path)
+        assert whole.size == ((200, 300) if orientation == 6 else (300, 200))
+        np.testing.assert_array_equal(np.asarray(load_picture(path)), np.asarray(whole))
         for source in (path, Image.open(io.BytesIO(path.read_bytes()))):
-            with loaded(source, wanted=self.WANTED) as (picture, size, again):
-                assert size == whole.size == ((200, 300) if orientation == 6 else (300, 200))
-                assert picture.width * picture.height < size[0] * size[1]
-                assert all(side >= 4 * least for side, least in zip(picture.size, self.WANTED, strict=True))
-                difference = resize(picture, settings).astype(float) - resize(whole, settings)
-            assert np.abs(difference).max() < 12
-            assert np.abs(difference).mean() < 2
-            np.testing.assert_array_equal(np.asarray(again()), np.asarray(whole))
+            assert self.difference(source, self.WANTED, whole).max() <= (1 if orientation == 6 else 0)
+
+    @pytest.mark.parametrize("resample", [Image.Resampling.NEAREST, Image.Resampling.LANCZOS, Image.Resampling.BOX])
+    def test_other_filters(self, tmp_path, resample):
+        path = self.written(tmp_path / "a.png", "RGB")
+        assert self.difference(path, Wanted(24, 40, resample), load_picture(path)).max() == 0
+
+    def test_of_huge_jpegs_less_is_decoded(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(decoding, "HUGE", 300 * 200 - 1)
+        path = self.written(tmp_path / "a.jpg", "RGB", 6)
+        assert self.difference(path, self.WANTED, load_picture(path)).max() < 12
+
+    def test_of_high_ones_rows_are_averaged(self, tmp_path, monkeypatch):
+        monkeypatch.setattr(decoding, "TALL", 200)
+        path = self.written(tmp_path / "a.png", "RGB")
+        assert 0 < self.difference(path, self.WANTED, load_picture(path)).max() < 12
 
     def test_as_stored(self, tmp_path):
-        exif = Image.Exif()
-        exif[0x0112] = 6
-        self.smooth().save(tmp_path / "a.png", exif=exif)
-        with loaded(tmp_path / "a.png", upright=False, wanted=self.WANTED) as (picture, size, _):
+        path = self.written(tmp_path / "a.png", "RGB", 6)
+        with loaded(path, upright=False, wanted=self.WANTED) as (picture, size, _):
             assert size == (300, 200)
-            assert picture.size == (150, 100)
+            assert picture.size == (24, 200)
+
+    def test_orientation_that_comes_after_the_pixels(self, tmp_path, monkeypatch):
+        exif = Image.Exif()
+        exif[0x0112] = 3
+        late = chunk(b"eXIf", exif.tobytes().removeprefix(b"Exif\0\0"))
+        first = self.written(tmp_path / "a.png", "RGB").read_bytes()
+        (tmp_path / "b.png").write_bytes(first[:-12] + late + first[-12:])
+        turned = load_picture(tmp_path / "a.png").transpose(Image.Transpose.ROTATE_180)
+        np.testing.assert_array_equal(np.asarray(load_picture(tmp_path / "b.png")), np.asarray(turned))
+        monkeypatch.setattr(decoding, "LARGE", 300 * 200)
+        np.testing.assert_array_equal(np.asarray(load_picture(tmp_path / "b.png")), np.asarray(turned))
 
     def test_one_pixel_less_is_decoded_whole(self, tmp_path):
         self.smooth(299).save(tmp_path / "a.png")
@@ -199,6 +235,62 @@ class TestHugePictures:
             pass
         assert given.size == (300, 200)
         assert given.getpixel((5, 5))
+
+    @pytest.mark.parametrize("damage", ["cut", "bits", "ended", "filter"])
+    def test_damaged(self, tmp_path, damage):
+        if damage in ("ended", "filter"):
+            row = (b"\7" if damage == "filter" else b"\0") + b"\x55" * 900
+            data = png(300, 200, rows=row * (200 if damage == "filter" else 150))
+        else:
+            data = bytearray(self.written(tmp_path / "a.png", "RGB").read_bytes())
+            data = data[: len(data) // 2] if damage == "cut" else data[:3000] + bytes(200) + data[3200:]
+        (tmp_path / "a.png").write_bytes(data)
+        for wanted in (self.WANTED, None):
+            with (
+                pytest.raises(PictureError, match=r"a\.png: cut off, damaged or unsupported"),
+                loaded(tmp_path / "a.png", wanted=wanted),
+            ):
+                pass
+
+    def test_more_than_is_free(self, tmp_path, monkeypatch):
+        path = self.written(tmp_path / "a.webp", "RGB")
+        monkeypatch.setattr(decoding, "host_memory", lambda: 1000)
+        with pytest.raises(
+            PictureError, match=r"300x200 pixels takes about 1\.\d MiB of memory, and 1000 bytes are free"
+        ):
+            load_picture(path)
+
+
+def test_a_side_that_no_memory_holds(tmp_path):
+    (tmp_path / "a.png").write_bytes(png(2**20 + 1, 1))
+    with pytest.raises(PictureError, match=r"1048577x1, and no side may be over 1,048,576; cut it to pieces"):
+        load_picture(tmp_path / "a.png")
+
+
+@pytest.mark.parametrize(("depth", "colours"), [
+    *((depth, 0) for depth in (1, 2, 4, 8, 16)), *((depth, 3) for depth in (1, 2, 4, 8)),
+    *((depth, colours) for depth in (8, 16) for colours in (2, 4, 6)),
+])  # fmt: skip
+@pytest.mark.parametrize("rows", [1, 6, 40])
+def test_strips_are_what_pillow_decodes(depth, colours, rows):
+    random = np.random.default_rng(depth + colours)
+    width, height, channels = 13, 40, {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}[colours]
+    filtered = b"".join(  # every filter, on noise
+        bytes([row % 5]) + random.bytes((width * depth * channels + 7) // 8) for row in range(height)
+    )
+    packed = zlib.compress(filtered)
+    data = b"".join([
+        b"\x89PNG\r\n\x1a\n",
+        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, depth, colours, 0, 0, 0)),
+        chunk(b"PLTE", random.bytes(3 * 2**depth)) + chunk(b"tRNS", b"\5\6") if colours == 3 else b"",
+        chunk(b"IDAT", packed[:50]), chunk(b"IDAT", b""), chunk(b"IDAT", packed[50:]), chunk(b"IEND", b""),
+    ])  # fmt: skip
+    whole, opened = Image.open(io.BytesIO(data)), Image.open(io.BytesIO(data))
+    found = list(strips(opened, io.BytesIO(data), rows)) if has_strips(opened) else []
+    assert [strip.height for strip in found] == [*[rows] * (height // rows), *[height % rows] * (height % rows > 0)]
+    for mode in (whole.mode, "RGBA"):
+        got = np.concatenate([np.asarray(strip.convert(mode)) for strip in found])
+        np.testing.assert_array_equal(got, np.asarray(whole.convert(mode)))
 
 
 class TestRoom:

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from dfine_jax.inference.pictures import load_picture
-from dfine_jax.inference.preprocess import Preprocessing, PreprocessingError, normalise, preprocess, resize
+from dfine_jax.inference.preprocess import normalise, preprocess, resize
+from dfine_jax.preprocessing import Preprocessing, PreprocessingError
 
 IMAGENET = Preprocessing(mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
 

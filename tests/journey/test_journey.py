@@ -28,7 +28,7 @@ INSTEAD = {
 """Words of README's commands that need the network, and what stands for them."""
 FEW_STEPS = shlex.split("--image-size 128 --batch-size 4 --epochs 2 --checkpoint-every 2 --workers 1")
 NOT_TYPED = {
-    "--verify": "compares with transformers, which the package doesn't bring (tests/convert does)",
+    "--verify": "compares with transformers, which the package doesn't bring (tests/weights does)",
 }
 """What commands are not part of the journey, by a word that is in them, and why."""
 SHAPES = ["circle", "cross", "heart", "ring", "square", "triangle"]
@@ -226,6 +226,16 @@ CHECKS = {
     "dfine detect cats.jpg --model nano": cats_again,
     "dfine convert nano nano-hub --to hub": converted_back,
 }
+
+
+def test_one_module_and_one_command_under_two_names_were_installed(user):
+    code = "from importlib.metadata import files; print(*sorted({file.parts[0] for file in files('dfine-jax')}))"
+    places = user.types("python", "-c", code).out.split()
+    assert places[:2] == ["..", "dfine_jax"]  # the first leads to the commands
+    assert re.fullmatch(r"dfine_jax-[\d.]+\.dist-info", " ".join(places[2:]))
+    versions = [user.types(name, "--version") for name in ("dfine", "dfine-jax")]
+    assert versions[0].out == versions[1].out != ""
+    assert versions[0].code == versions[1].code == 0
 
 
 def test_nothing_else_was_written(user):

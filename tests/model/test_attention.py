@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from tiny import normal
 
-from dfine_jax.model import attention as attention_module
 from dfine_jax.model.attention import SelfAttention
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops import attention as attention_module
+from dfine_jax.ops.compute import Compute
 
 COMMON = dict(compute=Compute(), rng=np.random.default_rng(0))
 
@@ -63,7 +63,9 @@ def test_self_attention_in_bfloat16_rounds_scores_but_on_cpus(platform, rounded)
 
 def test_attention_of_rounded_operands_is_near():
     heads = [normal(3, 5, 4) for _ in range(3)]
-    exact, rounded = (attention_module._attend(*heads, None, Compute.named(name)) for name in ("float32", "bfloat16"))
+    exact, rounded = (
+        attention_module.attend_head(*heads, None, Compute.named(name)) for name in ("float32", "bfloat16")
+    )
     assert exact.dtype == rounded.dtype == jnp.float32
     assert 0 < np.abs(rounded - exact).max() < 0.03
 

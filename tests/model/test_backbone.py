@@ -8,10 +8,10 @@ from flax import nnx
 from tiny import TINY, tiny_pictures
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.model.channelwise import plain_largest_of_four
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load, variables
 from dfine_jax.model.hgnetv2 import Block, HGNetV2
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.resampling import max_pool2x2
 
 COMMON = dict(compute=Compute(), rng=np.random.default_rng(0))
 
@@ -20,7 +20,7 @@ def test_maximum_of_four():
     x = np.random.default_rng(0).standard_normal((2, 3, 4, 2)).astype(np.float32)
     padded = np.pad(x, ((0, 0), (0, 1), (0, 1), (0, 0)))
     expected = [[padded[:, i : i + 2, j : j + 2].max((1, 2)) for j in range(4)] for i in range(3)]
-    np.testing.assert_array_equal(plain_largest_of_four(jnp.asarray(x)), np.asarray(expected).transpose(2, 0, 1, 3))
+    np.testing.assert_array_equal(max_pool2x2(jnp.asarray(x)), np.asarray(expected).transpose(2, 0, 1, 3))
 
 
 @pytest.mark.parametrize("residual", [False, True])
@@ -29,8 +29,7 @@ def test_block_joins_its_input_and_every_output(residual):
     block = Block(16, stage, TINY.backbone, residual=residual, **COMMON)
     x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 6, 16)), jnp.float32)
     first = block.layers[0](x)
-    joined = jnp.concatenate([x, first, block.layers[1](first)], axis=-1)
-    expected = block.excite(block.squeeze(joined)) + (x if residual else 0)
+    expected = block.excite(block.squeeze(x, first, block.layers[1](first))) + (x if residual else 0)
     np.testing.assert_allclose(block(x), expected, atol=1e-7)
 
 

@@ -10,11 +10,11 @@ import pytest
 from reference import DATA, reference_model, synthetic_picture, with_compute
 from tiny import TINY, tiny_model
 
-from convert.rules import HUB
+from dfine_jax.cpu.codegen.registers import registers
+from dfine_jax.cpu.select import ROUNDED
+from dfine_jax.inference.fuse import fuse, fused_form
 from dfine_jax.model.dfine import functional, variables
-from dfine_jax.model.fuse import fuse, fused_form
-from dfine_jax.model.prepared_kernels import ROUNDED
-from dfine_jax.native.registers import registers
+from dfine_jax.weights.rules import HUB
 
 
 @pytest.mark.slow
@@ -74,13 +74,12 @@ def test_fused_kernels_are_rounded_once(pictures, for_cpu):
 
 @pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 def test_kernels_in_panels_are_not_rounded(pictures):
-    form, folding = fused_form(with_compute(tiny_model(), "bfloat16"))
+    form, fusion = fused_form(with_compute(tiny_model(), "bfloat16"))
     types = {name: x.dtype for name, x in variables(form)[0].items()}
-    forms = {conv.form for conv in folding.convs}
-    native = {conv.branches[0] for conv in folding.convs if conv.form == "rows in panels"}
-    assert forms == {"whole", "parts", "rows in panels"}  # pointwise and depthwise ones are rounded
-    assert folding.native == ("inference",)
-    assert not folding.linears
+    forms = {name: packed.form for name, packed in fusion.plan.kernels.items()}
+    native = {name.removesuffix(".kernel") for name, form in forms.items() if form == "rows in panels"}
+    assert set(forms.values()) == {"parts", "rows in panels"}  # pointwise and depthwise ones are rounded
+    assert fusion.plan.purposes == ("inference",)
     for name, dtype in types.items():
         if re.search(r"\.kernel(\.\d+)?$", name):
             conv, _, _ = name.partition(".kernel")

@@ -8,11 +8,11 @@ from flax import nnx
 from tiny import TINY, tiny_config, tiny_model
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.decoder import Decoder, anchor_table
 from dfine_jax.model.dfine import load, variables
 from dfine_jax.model.distribution import distance_to_box, integral, inverse_sigmoid, weighting_function
 from dfine_jax.model.outputs import DenoisingQueries, Detected, QueryPredictions, TrainingOutput
+from dfine_jax.ops.compute import Compute
 
 QUERIES, CLASSES = TINY.decoder.queries, TINY.num_classes
 SHAPES = ((8, 12), (4, 6))

@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 from tiny import tiny_config
 
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.deformable import DeformableAttention, sample_bilinear, sample_nearest
+from dfine_jax.model.deformable import DeformableAttention
 from dfine_jax.model.dfine import load
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.sampling import sample_bilinear, sample_nearest
 
 SHAPES = ((4, 6), (2, 3))
 POINTS = (3, 2)

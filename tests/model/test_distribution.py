@@ -14,7 +14,7 @@ from dfine_jax.model.distribution import (
     weighting_function,
 )
 
-REFERENCE = Path(__file__).parents[1] / "data" / "criterion.npz"
+REFERENCE = Path(__file__).parents[1] / "reference_numbers" / "criterion.npz"
 
 
 @pytest.mark.parametrize("reg_scale", [4.0, 8.0])

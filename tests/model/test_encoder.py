@@ -8,7 +8,6 @@ from flax import nnx
 from tiny import TINY, normal
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.hybrid_encoder import (
     AIFI,
     CSPLayer,
@@ -18,6 +17,8 @@ from dfine_jax.model.hybrid_encoder import (
     SCDown,
     position_table,
 )
+from dfine_jax.ops.compute import Compute
+from dfine_jax.ops.resampling import upsample2x
 
 
 def common() -> dict:
@@ -56,13 +57,27 @@ def test_encoder_layer_normalises_after_adding():
     assert float(jnp.abs(layer(x, position).mean(-1)).max()) < 1e-5
 
 
-def test_csp_block_enlarges_the_coarser_of_its_maps():
-    """Cells of a map half as large are repeated, whether its norms use the batch's statistics or stored ones."""
-    enlarging, plain = (RepNCSPELAN4(TINY.encoder, enlarges=each, epsilon=1e-5, **common()) for each in (True, False))
-    coarse, fine = normal(2, 2, 3, 16), normal(2, 4, 6, 16)
-    for train in (False, True):
-        expected = plain(np.repeat(np.repeat(coarse, 2, axis=1), 2, axis=2), fine, train)
-        np.testing.assert_allclose(enlarging(coarse, fine, train), expected, atol=2e-6)
+def test_the_coarser_map_is_upsampled_before_it_is_fused():
+    encoder = HybridEncoder(TINY, **common())
+    maps = tuple(normal(1, side, 2 * side, c) for side, c in zip((8, 4, 2), TINY.backbone.out_channels, strict=False))
+    seen = []
+    for block in encoder.fpn:
+        block.conv1 = Seen(block.conv1, seen)
+    encoder(maps)
+    for coarse, fine in seen:
+        assert coarse.shape == fine.shape
+        np.testing.assert_array_equal(coarse[:, ::2, ::2], coarse[:, 1::2, 1::2])
+
+
+class Seen(nnx.Module):
+    """Notes what a layer is given."""
+
+    def __init__(self, layer, seen):
+        self.layer, self._seen = layer, nnx.static(seen)
+
+    def __call__(self, *maps, train=False):
+        self._seen.append(maps)
+        return self.layer(*maps, train=train)
 
 
 def test_rep_vgg_adds_both_branches_before_the_activation():
@@ -80,7 +95,7 @@ def test_csp_layer_adds_its_paths():
 
 
 def test_elan_merges_all_on_the_way():
-    block = RepNCSPELAN4(TINY.encoder, enlarges=False, epsilon=1e-5, **common())
+    block = RepNCSPELAN4(TINY.encoder, epsilon=1e-5, **common())
     x = normal(1, 3, 4, 32)
     halves = block.conv1(x)
     first = block.conv2(block.csp1(halves[..., 16:]))
@@ -125,7 +140,7 @@ def test_the_whole_encoder_is_its_parts_in_order():
     def by_hand(maps):
         fine, coarse = (project(x) for project, x in zip(encoder.input_proj, maps, strict=True))
         top = encoder.lateral[0](encoder.attention[0](coarse))
-        down = encoder.fpn[0](top, fine)
+        down = encoder.fpn[0](upsample2x(top), fine)
         return down, encoder.pan[0](encoder.downsample[0](down), top)
 
     for ours, expected in zip(outputs, by_hand(MAPS), strict=True):

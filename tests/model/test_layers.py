@@ -7,7 +7,6 @@ import pytest
 from jax import lax
 from tiny import normal
 
-from dfine_jax.model.compute import Compute
 from dfine_jax.model.dfine import load
 from dfine_jax.model.initial import constant
 from dfine_jax.model.layers import (
@@ -18,6 +17,7 @@ from dfine_jax.model.layers import (
     ConvNorm,
     LayerNorm,
 )
+from dfine_jax.ops.compute import Compute
 
 RNG = np.random.default_rng(0)
 COMMON = dict(compute=Compute(), rng=RNG)

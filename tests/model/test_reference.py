@@ -1,4 +1,4 @@
-"""Every size against the original PyTorch release's outputs on the sample COCO picture (``data/forward``)."""
+"""Every size against the original PyTorch release on the sample COCO picture (``reference_numbers/forward``)."""
 
 import jax
 import jax.numpy as jnp
@@ -8,9 +8,10 @@ from flax import nnx
 from reference import COCO_IDS, DATA, assert_same_detections, query_errors, reference_model, sampled
 
 from dfine_jax.inference.compiled import compile_lowered
+from dfine_jax.inference.fuse import fuse
 from dfine_jax.inference.postprocess import postprocess
-from dfine_jax.inference.preprocess import Preprocessing, preprocess
-from dfine_jax.model.fuse import fuse
+from dfine_jax.inference.preprocess import preprocess
+from dfine_jax.preprocessing import Preprocessing
 
 EVERY_SIZE = ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")]
 

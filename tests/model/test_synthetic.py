@@ -6,7 +6,7 @@ import pytest
 from flax import nnx
 from reference import DATA, query_errors, reference_model, sampled, synthetic_picture
 
-from convert.rules import HUB
+from dfine_jax.weights.rules import HUB
 
 
 @nnx.jit

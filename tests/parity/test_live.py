@@ -6,11 +6,11 @@ import pytest
 from flax import nnx
 from reference import SIZES, query_errors, reference_model
 
-from convert.hub_layout import save_hub_folder
-from convert.rules import HUB
-from dfine_jax.inference.preprocess import Preprocessing
 from dfine_jax.model.dfine import variables
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import load_pretrained
+from dfine_jax.weights.hub_layout import save_hub_folder
+from dfine_jax.weights.rules import HUB
 
 pytestmark = [pytest.mark.parity, pytest.mark.usefixtures("optimised")]
 torch = pytest.importorskip("torch")

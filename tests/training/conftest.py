@@ -15,7 +15,7 @@ from dfine_jax.model.outputs import (
 from dfine_jax.training.denoising import apply_noise, denoising_slots, draw_noise
 from dfine_jax.training.targets import Targets
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "reference_numbers"
 
 
 @pytest.fixture(scope="session")

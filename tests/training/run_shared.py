@@ -9,8 +9,8 @@ import numpy as np
 from jax.sharding import NamedSharding, PartitionSpec
 
 from dfine_jax.export.hlo import count
-from dfine_jax.model import deformable
-from dfine_jax.model.compute import Compute
+from dfine_jax.ops import sampling
+from dfine_jax.ops.compute import Compute
 from dfine_jax.training.devices import AXIS, Devices
 from dfine_jax.training.matching import match
 from dfine_jax.training.targets import Targets
@@ -45,10 +45,10 @@ def main() -> None:
     cells, points = sum(height * width for height, width in SHAPES), sum(POINTS)
     shapes = [(cells, HEADS, CHANNELS), (QUERIES, HEADS, points, 2), (QUERIES, HEADS, points)]
     given = [rng.random((PICTURES, *shape), np.float32) for shape in shapes]
-    static = dict(shares_of=deformable._bilinear, shapes=SHAPES, points=POINTS)
+    static = dict(shares_of=sampling._bilinear, shapes=SHAPES, points=POINTS)
     forms = {
-        "rows": partial(deformable._by_rows, of_points=deformable._at_once, add_up=deformable._sum_at_once, **static),
-        "products": partial(deformable._by_products, compute=Compute(), **static),
+        "rows": partial(sampling._by_rows, of_points=sampling._at_once, add_up=sampling._sum_at_once, **static),
+        "products": partial(sampling._by_products, compute=Compute(), **static),
     }
     for name, form in forms.items():
 

@@ -15,7 +15,7 @@ from dfine_jax.training.denoising import (
 )
 from dfine_jax.training.targets import Targets
 
-DATA = Path(__file__).parents[1] / "data"
+DATA = Path(__file__).parents[1] / "reference_numbers"
 CLASSES, QUERIES = 7, 3
 make = jax.jit(make_denoising, static_argnums=(2, 3))
 

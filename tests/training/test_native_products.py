@@ -1,6 +1,5 @@
 """A step's products by machine code: the same numbers, and only where XLA need not divide them among devices."""
 
-from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -11,14 +10,15 @@ import pytest
 from flax import nnx
 from tiny import TINY, normal, tiny_model, tiny_pictures
 
-from dfine_jax.model.compute import Compute
-from dfine_jax.model.convolution import enlarged
+from dfine_jax.cpu.codegen.registers import registers
+from dfine_jax.machine import machine_code
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.model.layers import ConvNorm, Linear
-from dfine_jax.native.registers import registers
+from dfine_jax.ops.compute import Compute
 from dfine_jax.training.devices import Devices
 
-NATIVE = replace(Compute(), is_native=True)
+CODE = machine_code()
+NATIVE = CODE.training_compute() if CODE.supported() else None
 
 
 needs_code = pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
@@ -58,23 +58,22 @@ def test_processors_with_tiles_of_bfloat16_are_given_them(dtype, expected, monke
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_without_machine_code_they_are_not(dtype, monkeypatch):
-    monkeypatch.setattr("dfine_jax.training.devices.registers", lambda: None)
+    monkeypatch.setattr("dfine_jax.cpu.registers", lambda: None)
     devices = Devices()
     devices.mesh = mesh(1, "cpu")
     assert devices.compute(dtype) == Compute.named(dtype)
 
 
 def test_a_model_is_not_native_unless_it_is_told_to_be():
-    assert not DFine(TINY).decoder.class_heads[0].compute.is_native
+    assert DFine(TINY).decoder.class_heads[0].compute == Compute()
 
 
-CODE = ("dfine_matrices", "dfine_kernel_gradients")
+CALLS = ("dfine_matrices", "dfine_kernel_gradients")
 LAYERS = {
     "a pointwise convolution": (ConvNorm, 8, lambda layer, x: layer(x, train=True)),
     "a dense convolution": (partial(ConvNorm, kernel_size=3), 8, lambda layer, x: layer(x, train=True)),
     "one with a stride": (partial(ConvNorm, kernel_size=3, stride=2), 8, lambda layer, x: layer(x, train=True)),
-    "one of several maps": (ConvNorm, (8, 8), lambda layer, x: layer.of_several([x, 2 * x], train=True)),
-    "one of two sizes": (ConvNorm, (8, 8), lambda layer, x: layer.joined(x, enlarged(x), train=True)),
+    "one of several maps": (ConvNorm, (8, 8), lambda layer, x: layer(x, 2 * x, train=True)),
     "a linear layer": (Linear, 8, lambda layer, x: layer(x)),
 }
 
@@ -93,7 +92,7 @@ def test_layers_and_their_gradients_are_the_same(name):
             return jnp.sum(jnp.sin(call(nnx.merge(graph, variables), x)))
 
         compiled = jax.jit(jax.value_and_grad(loss, (0, 1))).lower(variables, x).compile()
-        assert any(name in compiled.as_text() for name in CODE) == (compute == NATIVE)
+        assert any(name in compiled.as_text() for name in CALLS) == (compute == NATIVE)
         return compiled(variables, x)
 
     close = partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-4)

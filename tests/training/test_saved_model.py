@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tiny import TINY
 
-from dfine_jax.inference.preprocess import Preprocessing
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.checkpoint import Checkpoints, Standing
 from dfine_jax.training.errors import TrainingError, WriteError

@@ -19,11 +19,11 @@ import numpy as np
 import pytest
 from reference import DATA, reference_model
 
-from convert.rules import ORIGINAL, to_jax
 from dfine_jax.model.dfine import functional
 from dfine_jax.model.outputs import DenoisingQueries
 from dfine_jax.training.criterion import Losses, criterion
 from dfine_jax.training.targets import Targets
+from dfine_jax.weights.rules import ORIGINAL, to_jax
 
 pytestmark = pytest.mark.slow
 

@@ -23,9 +23,9 @@ from rich.console import Console
 from run_tiny import CONFIG, OPTIONS, RECIPE, STEPS, begin, digest, losses, pictures
 from tensorboardX.proto.event_pb2 import Event
 
+from dfine_jax.cpu.codegen.registers import registers
 from dfine_jax.data.samples import DataError
-from dfine_jax.inference.preprocess import Preprocessing
-from dfine_jax.native.registers import registers
+from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.training import trainer
 from dfine_jax.training.errors import TrainingError
 from dfine_jax.training.journal import Journal
@@ -35,17 +35,6 @@ from dfine_jax.training.saved_model import ModelFolder
 from dfine_jax.training.trainer import train
 
 PROGRAM = [sys.executable, run_tiny.__file__]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Every training here runs the same program."""
-    before = jax.config.jax_persistent_cache_min_compile_time_secs
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
-    yield
-    jax.config.update("jax_compilation_cache_dir", None)
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
 
 
 class Saved:
@@ -358,7 +347,9 @@ def test_frozen_norms_reach_the_model():
 def run(output: Path, *options: str, devices: int = 1) -> subprocess.Popen:
     flags = f"--xla_force_host_platform_device_count={devices}"
     environment = {**os.environ, "XLA_FLAGS": flags, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    folders = [str(Path(__file__).parents[levels]) for levels in (1, 2)]
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.jax_compilation_cache_dir  # one program for all of them
+    tests = Path(__file__).parents[1]
+    folders = [str(tests / "support"), str(tests.parent)]
     environment["PYTHONPATH"] = os.pathsep.join([*folders, environment.get("PYTHONPATH", "")])
     return subprocess.Popen(
         [*PROGRAM, str(output), *options], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True

@@ -7,13 +7,12 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+from dfine_jax.host_memory import as_text, host_memory
 from dfine_jax.training import memory
 from dfine_jax.training.memory import (
     OutOfMemoryError,
-    as_text,
     asked_for,
     available_memory,
-    host_memory,
     memory_errors,
     needed,
     require_memory,

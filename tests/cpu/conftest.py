@@ -1,0 +1,1 @@
+from model_fixtures import detected, forward, model, pictures, tiny, without_machine_code  # noqa: F401
