@@ -14,6 +14,7 @@ from dfine_jax.cli.large_pages import start_again_with_large_pages
 VERBS = {
     "detect": "find things in pictures",
     "convert": "turn PyTorch weights into a folder for JAX, or back",
+    "push": "send a model to the Hugging Face Hub",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",

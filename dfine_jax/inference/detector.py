@@ -115,6 +115,7 @@ class Detector:
         edges: bool = False,
         revision: str | None = None,
         token: str | None = None,
+        family: str | None = None,
     ) -> "Detector":
         """Loads a model by name, see ``load_pretrained``.
 
@@ -124,7 +125,7 @@ class Detector:
         """
         from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
 
-        stored = open_pretrained(name, revision=revision, token=token)
+        stored = open_pretrained(name, revision=revision, token=token, family=family)
         warn_of(stored)
         calibration = read_calibration(stored.place) if edges and stored.place is not None else None
         detector = cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size, edges=edges)

@@ -77,16 +77,17 @@ class Decoder(nnx.Module):
         self.encoder_proj = Linear(width, width, kernel=xavier(width, width), **common)
         self.encoder_norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, rng=rng)
         self.encoder_score = Linear(width, classes, **rare)
-        self.encoder_box = MLP(width, width, 4, 3, zero_last=True, **common)
-        self.query_position = MLP(4, 2 * width, width, 2, kernel=xavier, **common)
-        self.pre_box = MLP(width, width, 4, 3, zero_last=True, **common)
+        box = dict(activation=decoder.box_activation, zero_last=True, **common)
+        position = dict(activation=decoder.position_activation, kernel=xavier, **common)
+        self.encoder_box = MLP(width, width, 4, 3, **box)
+        self.query_position = MLP(4, 2 * width, width, 2, **position)
+        self.pre_box = MLP(width, width, 4, 3, **box)
         self.layers = nnx.List([DecoderLayer(decoder, w, config.layer_norm_epsilon, **common) for w in widths])
         self.class_heads = nnx.List([Linear(w, classes, **rare) for w in widths])
-        self.box_heads = nnx.List([MLP(w, w, edges, 3, zero_last=True, **common) for w in widths])
+        self.box_heads = nnx.List([MLP(w, w, edges, 3, **box) for w in widths])
         inputs, inside = 4 * (decoder.quality_top + 1), decoder.quality_width
-        self.quality = nnx.List(
-            [MLP(inputs, inside, 1, decoder.quality_layers, zero_last=True, **common) for _ in widths]
-        )
+        quality = dict(activation=decoder.quality_activation, zero_last=True, **common)
+        self.quality = nnx.List([MLP(inputs, inside, 1, decoder.quality_layers, **quality) for _ in widths])
         self.up = statistic(decoder.up, (1,), rng)
         self.reg_scale = statistic(decoder.reg_scale, (1,), rng)
         self.config = decoder

@@ -30,6 +30,7 @@ from dfine_jax.weights.replaceable import FORMAT, WEIGHTS
 from dfine_jax.weights.stored_config import stored_config
 
 if TYPE_CHECKING:
+    from dfine_jax.weights.explanation import Became
     from dfine_jax.weights.orbax_stream import Shapes
 
 VERSION = 1
@@ -57,6 +58,8 @@ class StoredModel(NamedTuple):
     """What was made of it where that isn't plain: which part of a checkpoint, and what was taken off its names."""
     remarks: tuple[str, ...] = ()
     """What the user should know before relying on it: what was assumed or left out."""
+    explain: Callable[[], "list[Became]"] | None = None
+    """A call tells what became of each tensor of a checkpoint of PyTorch's."""
 
 
 def save_folder(
