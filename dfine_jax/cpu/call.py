@@ -14,6 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.codegen.attention import scratch_of_head
+from dfine_jax.cpu.codegen.attributes import check_attributes
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import HALVES, WIDEST, half, registers
 from dfine_jax.cpu.codegen.sampling import QUERIES, scratch_of_query
@@ -165,6 +166,7 @@ def threads() -> int:
 
 def call(
     name: str,
+    kind: str,
     arrays: list[Array],
     shape: tuple[int, ...],
     chunks: int,
@@ -172,7 +174,11 @@ def call(
     dtype: str = "float32",
     **numbers: int,
 ) -> Float[Array, "..."]:
-    """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own."""
+    """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own.
+
+    ``kind`` says which numbers its code reads, see ``codegen/attributes.py``; ``ValueError`` for others.
+    """
+    check_attributes(kind, numbers)
     result = jax.ShapeDtypeStruct(shape, dtype)
     memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
     function = jax.ffi.ffi_call(name, [result, memory], vmap_method="sequential")
@@ -183,7 +189,7 @@ def native(
     name: str,
     plain: Callable[..., Array],
     plan: Callable[..., Plan],
-    pack16: bool = False,
+    in_16_bits: bool = False,
     takes_narrow: bool = False,
 ) -> Callable[..., Array]:
     """``plain``, but on CPUs the native function of this name, where there is one for this processor.
@@ -198,7 +204,7 @@ def native(
 
     def on_cpu(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
         are_narrow = any(x.dtype == jnp.float16 for x in maps)
-        register("halves" if pack16 or are_narrow else "inference")
+        register("halves" if in_16_bits or are_narrow else "inference")
         batch, *sides, _ = maps[0].shape
         results = [*map(window.over, sides[:1]), *map(window.wide, sides[1:])]
         size, chunks, scratch = plan(maps, kernels, len(epilogue.bias), window)
@@ -209,15 +215,17 @@ def native(
         numbers = dict(
             low=window.padding[0], size=size, stride=window.stride, tops=window.tops, twice=int(window.twice)
         )
-        function = f"narrow_{name}" if are_narrow and not pack16 else name
-        return call(target(function, epilogue.activation), arrays, shape, chunks, scratch, epilogue.dtype, **numbers)
+        function = f"narrow_{name}" if are_narrow and not in_16_bits else name
+        return call(
+            target(function, epilogue.activation), "work", arrays, shape, chunks, scratch, epilogue.dtype, **numbers
+        )
 
     def widened_and_plain(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
         return plain(_widened(maps), kernels, epilogue, window)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
     def computed(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
-        is_other_type = pack16 and kernels[0].dtype.name != HALVES.get(half())
+        is_other_type = in_16_bits and kernels[0].dtype.name != HALVES.get(half())
         if registers() is None or is_other_type or (epilogue.dtype != "float32" and half() != "i16"):
             return widened_and_plain(maps, kernels, epilogue, window)
         _check(maps, window)
@@ -236,7 +244,7 @@ def native(
         maps = list(map(as_taken, maps) if takes_narrow else _widened(maps))
         shortcut = None if epilogue.shortcut is None else as_taken(epilogue.shortcut)
         epilogue = replace(_widened(replace(epilogue, shortcut=None)), shortcut=shortcut)
-        return computed(maps, list(kernels) if pack16 else _widened(list(kernels)), epilogue, window)
+        return computed(maps, list(kernels) if in_16_bits else _widened(list(kernels)), epilogue, window)
 
     return function
 

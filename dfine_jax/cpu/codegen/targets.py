@@ -8,6 +8,7 @@ from typing import Any, Literal
 import jax
 
 from dfine_jax.cpu.codegen.attention import attention
+from dfine_jax.cpu.codegen.attributes import placed
 from dfine_jax.cpu.codegen.depthwise import depthwise, depthwise_of_narrow
 from dfine_jax.cpu.codegen.epilogue import EPILOGUES, finishes
 from dfine_jax.cpu.codegen.halves import halves
@@ -124,7 +125,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     written = written.replace("PAIRS.OF.TILES", str(PAIRS_OF_TILES)).replace("PAIRS", str(PAIRS))
     entries = [_entry(name, *parts) for name, parts in _targets(purpose, kind).items()]
-    return "\n".join([work(), written, *computed, *entries])
+    return placed("\n".join([work(), written, *computed, *entries]))
 
 
 def _entry(name: str, function: str, finish: str) -> str:

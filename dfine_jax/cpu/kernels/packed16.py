@@ -266,7 +266,7 @@ def _plain_tiles(
     return epilogue(winograd_f4(*maps, whole, window.padding))
 
 
-_product = native("halves", _plain_product, plan_gemm16, pack16=True, takes_narrow=True)
-_rows = native("rows_of_halves", _plain_rows, plan_implicit_gemm16, pack16=True, takes_narrow=True)
-_tiles = native("tiles_of_halves", _plain_tiles, plan_winograd16, pack16=True)
-_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, plan_winograd_int16, pack16=True, takes_narrow=True)
+_product = native("halves", _plain_product, plan_gemm16, in_16_bits=True, takes_narrow=True)
+_rows = native("rows_of_halves", _plain_rows, plan_implicit_gemm16, in_16_bits=True, takes_narrow=True)
+_tiles = native("tiles_of_halves", _plain_tiles, plan_winograd16, in_16_bits=True)
+_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, plan_winograd_int16, in_16_bits=True, takes_narrow=True)
