@@ -38,24 +38,24 @@ class Window(NamedTuple):
     size: int
     stride: int
     padding: tuple[int, int]
-    tops: int = 0
+    pooled: int = 0
     """Maps, the first ones, of which the largest of each four cells count, see ``max_pool``; in halves."""
-    twice: bool = False
+    two_columns: bool = False
     """Whether its kernel, of stride 1, has a column more and gives two cells of a row; in halves."""
 
     @property
     def columns(self) -> int:
         """Of the kernel."""
-        return self.size + self.twice
+        return self.size + self.two_columns
 
     @property
     def step(self) -> int:
         """From column to column."""
-        return self.stride + self.twice
+        return self.stride + self.two_columns
 
     def wide(self, cells: int) -> int:
-        """How many results there are in a row of so many cells, each of two cells if it is ``twice``."""
-        return -(-self.over(cells) // (1 + self.twice))
+        """How many results there are in a row of so many cells, each of two cells if it is ``two_columns``."""
+        return -(-self.over(cells) // (1 + self.two_columns))
 
     def beside(self, cells: int) -> tuple[int, int]:
         """Padding left and right of so many cells."""
@@ -114,7 +114,7 @@ def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, 
     high, wide = window.over(sides[0]), window.wide(sides[1])
     size = even(high, ROWS)
     rows, columns = (size - 1) * window.stride + window.size, sides[1] + sum(window.beside(sides[1]))
-    top = min(window.tops, 1)
+    top = min(window.pooled, 1)
     rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
 
@@ -209,11 +209,11 @@ def native(
         results = [*map(window.over, sides[:1]), *map(window.wide, sides[1:])]
         size, chunks, scratch = plan(maps, kernels, len(epilogue.bias), window)
         affine = jnp.array([1, 0], jnp.float32) if epilogue.affine is None else epilogue.affine
-        added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (epilogue.coarse, epilogue.shortcut)]
+        added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (epilogue.coarse, epilogue.residual)]
         arrays = [*maps, *kernels, epilogue.bias, affine, *added]
         shape = (batch, *results, len(epilogue.bias))
         numbers = dict(
-            low=window.padding[0], size=size, stride=window.stride, tops=window.tops, twice=int(window.twice)
+            low=window.padding[0], size=size, stride=window.stride, tops=window.pooled, twice=int(window.two_columns)
         )
         function = f"narrow_{name}" if are_narrow and not in_16_bits else name
         return call(
@@ -242,8 +242,8 @@ def native(
             return x if stays else x.astype(jnp.float32)
 
         maps = list(map(as_taken, maps) if takes_narrow else _widened(maps))
-        shortcut = None if epilogue.shortcut is None else as_taken(epilogue.shortcut)
-        epilogue = replace(_widened(replace(epilogue, shortcut=None)), shortcut=shortcut)
+        residual = None if epilogue.residual is None else as_taken(epilogue.residual)
+        epilogue = replace(_widened(replace(epilogue, residual=None)), residual=residual)
         return computed(maps, list(kernels) if in_16_bits else _widened(list(kernels)), epilogue, window)
 
     return function

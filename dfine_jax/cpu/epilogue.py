@@ -14,7 +14,7 @@ from dfine_jax.ops.resampling import upsample2x
 
 @partial(
     jax.tree_util.register_dataclass,
-    data_fields=("bias", "affine", "coarse", "shortcut"),
+    data_fields=("bias", "affine", "coarse", "residual"),
     meta_fields=("activation", "dtype"),
 )
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Epilogue:
     """Scale and shift of all."""
     coarse: Float[Array, "B h w O"] | None = None
     """A map half as high and wide, of which every cell is added to four before the activation."""
-    shortcut: Float[Array, "*B O"] | None = None
+    residual: Float[Array, "*B O"] | None = None
     """A map that is added last."""
     dtype: str = "float32"
     """Of the result, to which it is rounded: float32 or float16. What is beyond the latter's range becomes its largest
@@ -40,7 +40,7 @@ class Epilogue:
         x = ACTIVATIONS[self.activation](x)
         if self.affine is not None:
             x = x * self.affine[0] + self.affine[1]
-        return self.rounded(x if self.shortcut is None else x + self.shortcut.astype(x.dtype))
+        return self.rounded(x if self.residual is None else x + self.residual.astype(x.dtype))
 
     def rounded(self, x: Float[Array, "*B O"]) -> Float[Array, "*B O"]:
         """In the type of the result."""

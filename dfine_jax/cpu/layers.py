@@ -66,7 +66,7 @@ class PackedConv(nnx.Module):
             return self._of_upsampled(operands[0].map, *operands[1:], kernels=kernels)
         pooled = sum(isinstance(operand, MaxPooled) for operand in operands)
         maps = [self._as_read(operand) for operand in operands]
-        window, epilogue = dict(stride=self.stride, padding=self.padding), self._epilogue(shortcut=residual)
+        window, epilogue = dict(stride=self.stride, padding=self.padding), self._epilogue(residual=residual)
         match self.form:
             case "GEMM":
                 return gemm(maps, kernels, epilogue)
@@ -75,7 +75,7 @@ class PackedConv(nnx.Module):
             case "implicit GEMM":
                 return convolve_implicit_gemm(maps, kernels, **window, epilogue=epilogue)
             case "implicit GEMM, 16 bits":
-                return convolve_implicit_gemm16(maps, kernels, **window, epilogue=epilogue, tops=pooled)
+                return convolve_implicit_gemm16(maps, kernels, **window, epilogue=epilogue, pooled=pooled)
             case "two columns, 16 bits":
                 return convolve_two_columns16(maps, kernels, self.padding, epilogue)
             case "depthwise":

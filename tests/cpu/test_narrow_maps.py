@@ -54,13 +54,13 @@ def last_channels(maps, epilogue):
     return gemm16(maps, stored(pack16([kernel(1, 40, OUTPUTS)], INT16)), epilogue)
 
 
-def windows(maps, epilogue, tops=0):
+def windows(maps, epilogue, pooled=0):
     kernels = stored(pack16_windows([kernel(3, 3, x.shape[-1], OUTPUTS) for x in maps], INT16))
-    return convolve_implicit_gemm16(maps, kernels, 2, (1, 1), epilogue, tops)
+    return convolve_implicit_gemm16(maps, kernels, 2, (1, 1), epilogue, pooled)
 
 
 def largest_in_windows(maps, epilogue):
-    return windows(maps, epilogue, tops=1)
+    return windows(maps, epilogue, pooled=1)
 
 
 def two_cells(maps, epilogue):
@@ -115,21 +115,21 @@ CASES = {
 convolved = pytest.mark.parametrize("convolve", CASES, ids=lambda case: case.__name__)
 
 
-def a_case(convolve, shortcut):
+def a_case(convolve, residual):
     """Maps in float16, what follows, and what both give in float32."""
     maps = [normal(*SHAPE, width).astype(jnp.float16) for width in CASES[convolve]]
     epilogue, wide = an_epilogue(OUTPUTS), [x.astype(jnp.float32) for x in maps]
-    if shortcut:
-        epilogue = replace(epilogue, shortcut=normal(*convolve(wide, epilogue).shape).astype(shortcut))
+    if residual:
+        epilogue = replace(epilogue, residual=normal(*convolve(wide, epilogue).shape).astype(residual))
     return maps, epilogue, convolve(wide, epilogue)
 
 
 @in_wholes
 @convolved
-@pytest.mark.parametrize("shortcut", [None, "float32", "float16"])
-def test_narrow_maps_are_computed_with_as_wide_ones(convolve, shortcut):
+@pytest.mark.parametrize("residual", [None, "float32", "float16"])
+def test_narrow_maps_are_computed_with_as_wide_ones(convolve, residual):
     """To the bit; what is rounded to float16 is nothing else."""
-    maps, epilogue, expected = a_case(convolve, shortcut)
+    maps, epilogue, expected = a_case(convolve, residual)
     np.testing.assert_array_equal(convolve(maps, epilogue), expected)
     narrow = convolve(maps, replace(epilogue, dtype="float16"))
     assert narrow.dtype == jnp.float16

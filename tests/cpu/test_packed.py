@@ -175,7 +175,7 @@ def test_what_follows_the_sums(activation, affine, kind):
 def test_a_shortcut_is_added_last(kind):
     epilogue = an_epilogue(OUTPUTS[kind])
     _, plain, maps = KINDS[kind](epilogue)
-    epilogue = replace(epilogue, shortcut=normal(*plain(maps).shape))
+    epilogue = replace(epilogue, residual=normal(*plain(maps).shape))
     check(*KINDS[kind](epilogue)[:2], maps, 1e-5)
 
 

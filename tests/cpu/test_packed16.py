@@ -261,7 +261,7 @@ def test_two_cells_at_once(shape, size, padding, widths, outputs):
     maps = [normal(*shape, width) for width in widths]
     kernel = normal(size, size, sum(widths), outputs)
     shape = convolved(jnp.concatenate(maps, -1), kernel, 1, padding).shape
-    epilogue = replace(an_epilogue(outputs, "silu"), shortcut=normal(*shape))
+    epilogue = replace(an_epilogue(outputs, "silu"), residual=normal(*shape))
     kernels = rows_of_halves(kernel, widths, form="two columns, 16 bits")
     result = jax.jit(convolve_two_columns16, static_argnums=2)(maps, kernels, padding, epilogue)
 
@@ -280,7 +280,7 @@ def test_rows_of_the_largest_of_four_cells(shape, width):
     )
     convolve = partial(convolve_implicit_gemm16, kernels=kernels, stride=2, padding=(1, 1), epilogue=bare_epilogue(16))
     largest = convolve([max_pool2x2(x), other])
-    assert error(convolve([x, other], tops=1), largest) < 2e-3  # scaled by numbers that may be larger
+    assert error(convolve([x, other], pooled=1), largest) < 2e-3  # scaled by numbers that may be larger
     assert error(convolve([x, other]), largest) > 0.1
 
 

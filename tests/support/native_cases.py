@@ -33,7 +33,7 @@ def an_epilogue(outputs: int, activation: str | None = "relu", affine: bool = Tr
 def plainly(sums: jax.Array, epilogue: Epilogue) -> jax.Array:
     x = ACTIVATIONS[epilogue.activation](sums + epilogue.bias)
     x = x if epilogue.affine is None else epilogue.affine[0] * x + epilogue.affine[1]
-    return x if epilogue.shortcut is None else x + epilogue.shortcut
+    return x if epilogue.residual is None else x + epilogue.residual
 
 
 def cells(rows: int, widths: tuple[int, ...], outputs: int, epilogue: Epilogue):
@@ -51,7 +51,7 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
     """Of maps with more channels than count, and with a map half as large that is added before the activation."""
     pictures, height, width = shape
     coarse = normal(pictures, height // 2, width // 2, outputs)
-    epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, shortcut=normal(*shape, outputs))
+    epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, residual=normal(*shape, outputs))
     kernels = [normal(1, each, outputs) / np.sqrt(sum(inputs)) for each in inputs]
     panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
     rows, columns = (np.arange(size) // 2 for size in (height, width))

@@ -169,16 +169,16 @@ def convolve_implicit_gemm16(
     stride: int,
     padding: tuple[int, int],
     epilogue: Epilogue,
-    tops: int = 0,
+    pooled: int = 0,
 ) -> Float[Array, "B h w O"]:
     """``dfine_jax.cpu.kernels.packed.convolve_implicit_gemm`` by what ``pack16_windows`` made of kernels (k, k, I, O).
 
-    Of the first maps, ``tops`` of them, it convolves ``dfine_jax.cpu.kernels.channelwise.max_pool``.
+    Of the first maps, ``pooled`` of them, it convolves ``dfine_jax.cpu.kernels.channelwise.max_pool``.
 
     ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, for
     rows of less than 16, for padding as wide as a kernel, and for kernels of other maps.
     """
-    window = Window(len(kernels[0]), stride, padding, tops)
+    window = Window(len(kernels[0]), stride, padding, pooled)
     _check_windows(maps, kernels, window, len(epilogue.bias))
     return _rows(maps, kernels, epilogue, window)
 
@@ -195,13 +195,13 @@ def convolve_two_columns16(
     """
     if epilogue.coarse is not None:
         raise ValueError("a coarser map can't be added to two cells at once")
-    window = Window(len(kernels[0]), 1, padding, twice=True)
+    window = Window(len(kernels[0]), 1, padding, two_columns=True)
     _check_windows(maps, kernels, window, 2 * len(epilogue.bias))
-    dtype = epilogue.dtype if epilogue.shortcut is None else "float32"
+    dtype = epilogue.dtype if epilogue.residual is None else "float32"
     both = Epilogue(jnp.tile(epilogue.bias, 2), epilogue.activation, epilogue.affine, dtype=dtype)
     pairs = _rows(maps, kernels, both, window)
     cells = pairs.reshape(*pairs.shape[:2], -1, len(epilogue.bias))[:, :, : window.over(maps[0].shape[2])]
-    return cells if epilogue.shortcut is None else epilogue.rounded(cells + epilogue.shortcut.astype(dtype))
+    return cells if epilogue.residual is None else epilogue.rounded(cells + epilogue.residual.astype(dtype))
 
 
 def _check_windows(
@@ -254,7 +254,7 @@ def _plain_rows(maps: list[Array], kernels: list[Array], epilogue: Epilogue, win
     outputs, size, columns = len(epilogue.bias), window.size, window.columns
     wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
     rows = [whole.reshape(size, -1, outputs)[:, : columns * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
-    maps = [*map(max_pool2x2, maps[: window.tops]), *maps[window.tops :]]
+    maps = [*map(max_pool2x2, maps[: window.pooled]), *maps[window.pooled :]]
     return plain_convolve(maps, [each.reshape(size, columns, -1, outputs) for each in rows], epilogue, window)
 
 
