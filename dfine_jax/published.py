@@ -1,7 +1,7 @@
 """The published models by their short names: where they are, what their projects say of them, under which licence.
 
 AP is that on COCO's val2017 at 640x640 as the projects publish it: github.com/Peterande/D-FINE,
-github.com/Intellindust-AI-Lab/DEIM and github.com/RT-DETRs/RT-DETRv4 (whose first README has 49.7 for S and 53.5 for M).
+github.com/Intellindust-AI-Lab/DEIM, github.com/RT-DETRs/RT-DETRv4 (whose first README has 49.7 for S and 53.5 for M).
 The last two give their files out through Google Drive; on the Hub the same weights are LibreYOLO's, by whose rule of
 names the repositories are found: not each of them was seen.
 """

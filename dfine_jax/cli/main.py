@@ -54,7 +54,9 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
 
         gc.freeze()
         gc.enable()
-        keep_compiled(by_jax=verb != "detect")  # its one program is kept whole, and once is enough
+        # Their one program is kept whole. JAX would keep it, too, and what comes from there can't be kept again: it
+        # lacks functions when it is read back.
+        keep_compiled(by_jax=verb not in ("detect", "eval"))
     if verb == "train":  # its defaults depend on what is to be trained
         return module.command(arguments)
     return tyro.cli(module.run, prog=f"dfine {verb}", args=arguments) or 0

@@ -23,6 +23,7 @@ from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
 from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,
+    DetectedWithEdges,
     LayerPrediction,
     PlainPrediction,
     QueryPredictions,
@@ -92,9 +93,9 @@ class Decoder(nnx.Module):
         self.config = decoder
 
     def __call__(
-        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False
-    ) -> Detected | TrainingOutput:
-        """``Detected`` at inference, ``TrainingOutput`` in training (then ``denoising`` may be given)."""
+        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False, edges: bool = False
+    ) -> Detected | DetectedWithEdges | TrainingOutput:
+        """``Detected`` (or with ``edges`` more) at inference, ``TrainingOutput`` (of ``denoising`` too) in training."""
         memory, shapes = self.flatten(maps, train)
         selection = self.select(memory, shapes)
         content = stop_gradient(selection.content)
@@ -102,8 +103,10 @@ class Decoder(nnx.Module):
             content = jnp.broadcast_to(self.learned_content[...], content.shape)
         reference = stop_gradient(selection.boxes_unact)
         if not train:
-            prediction = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
-            return Detected(prediction.logits, prediction.boxes, selection.indices)
+            prediction, initial = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
+            plain = Detected(prediction.logits, prediction.boxes, selection.indices)
+            more = (prediction.corners, initial, self.up[...], self.reg_scale[...])
+            return DetectedWithEdges(*plain, *more) if edges else plain
 
         blocked, noisy = None, 0
         if denoising is not None:
@@ -162,11 +165,12 @@ class Decoder(nnx.Module):
         boxes: Float[Array, "B Q 4"],
         memory: Float[Array, "B S D"],
         shapes: Shapes,
-    ) -> LayerPrediction:
-        """The prediction of the layer that counts."""
-        *_, (_, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, self.config.last_layer + 1)
+    ) -> tuple[LayerPrediction, Float[Array, "B Q 4"]]:
+        """The prediction of the layer that counts, and the boxes that its distances are measured from."""
         last = self.config.last_layer
-        return LayerPrediction(self._quality_logits(last, self.class_heads[last](hidden), corners), boxes, corners)
+        *_, (initial, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, last + 1)
+        logits = self._quality_logits(last, self.class_heads[last](hidden), corners)
+        return LayerPrediction(logits, boxes, corners), initial
 
     def refine_all(
         self,

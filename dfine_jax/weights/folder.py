@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dfine_jax import calibration
 from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_sums
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
@@ -90,19 +91,20 @@ def save_folder(
 
 
 def carry_description(source: Path | None, folder: Path) -> None:
-    """Copies a model's card and thresholds from another folder, where it has them.
+    """Copies a model's card, thresholds and calibration from another folder, where it has them.
 
-    ``InputError`` for thresholds that are damaged.
+    ``InputError`` for thresholds or a calibration that are damaged.
     """
     if source is not None and source.is_dir():
         read_thresholds(source)
+        calibration.read_calibration(source)
         for name in description_in(source):
             shutil.copyfile(source / name, folder / name)
 
 
 def description_in(folder: Path) -> list[str]:
     """The files of a folder that tell people and programs how to use the model in it."""
-    return [name for name in (CARD, FILE_NAME) if (folder / name).is_file()]
+    return [name for name in (CARD, FILE_NAME, calibration.FILE_NAME) if (folder / name).is_file()]
 
 
 def is_converted(folder: Path) -> bool:

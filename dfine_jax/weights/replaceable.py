@@ -14,7 +14,7 @@ FORMAT = "dfine-jax"
 """What the ``config.json`` of a converted folder names."""
 CONFIG, WEIGHTS = "config.json", "weights"
 _FILES = (
-    r"(preprocessor_)?config\.json|thresholds\.json|README\.md|LICENSE|SHA256SUMS|\.gitattributes"
+    r"(preprocessor_)?config\.json|(thresholds|calibration)\.json|README\.md|LICENSE|SHA256SUMS|\.gitattributes"
     r"|(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index[^/]*\.json)?"
     r"|weights/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+)"
     r"|weights/(ocdbt\.process_\d+/)?(manifest\.ocdbt|d/[0-9a-f]{32})"
