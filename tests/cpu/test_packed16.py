@@ -430,7 +430,7 @@ import jax, jax.numpy as jnp, numpy as np
 from dfine_jax.cpu import call as native_call
 from dfine_jax.cpu.codegen import targets
 native_call.half = targets.half = lambda: "bfloat"
-import test_halves as cases
+import test_packed16 as cases
 for rows, widths, outputs in ((100, (64, 48), 21), (300, (320,), 80), (1, (32,), 16)):
     maps, kernels = cases.a_product(rows, widths, outputs)
     kernel = cases.rounded([jnp.concatenate(kernels, axis=1)], jnp.bfloat16)
