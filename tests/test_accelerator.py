@@ -179,7 +179,7 @@ def test_nothing_is_imported_that_a_borrowed_machine_may_lack(without_absent):
 
 @pytest.mark.slow
 def test_every_part_runs_on_a_cpu(without_absent, tmp_path):
-    line = [sys.executable, "-m", "benchmarks.accelerator", "--minutes", "40", "--output", str(tmp_path)]
+    line = [sys.executable, "-m", "benchmarks.accelerator", "--minutes", "20", "--output", str(tmp_path)]
     done = subprocess.run(line, cwd=ROOT, env=without_absent, capture_output=True, text=True, timeout=3000)
     assert done.returncode == 0, done.stderr[-2000:]
     report = json.loads((tmp_path / "accelerator.json").read_text())
