@@ -31,10 +31,8 @@ def postprocess(
     `post_process_object_detection` does. Fewer come out if there are fewer pairs. Of equal scores the lower
     query comes first.
     """
-    queries, classes = logits.shape[1:]
-    top = min(queries if top is None else top, queries * classes)
-    scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1, queries * classes)
-    scores, pairs = jax.lax.top_k(scores, top)
+    classes = logits.shape[-1]
+    scores, pairs = best_pairs(logits, top)
 
     height, width = jnp.split(sizes.astype(jnp.float32), 2, axis=1)
     corners = cxcywh_to_xyxy(boxes.astype(jnp.float32))
@@ -44,3 +42,11 @@ def postprocess(
         labels=(pairs % classes).astype(jnp.int32),
         boxes=jnp.take_along_axis(pixels, (pairs // classes)[..., None], axis=1),
     )
+
+
+def best_pairs(logits: Float[Array, "B Q K"], top: int | None) -> tuple[Float[Array, "B T"], Int[Array, "B T"]]:
+    """Scores of the `top` best pairs of query and class, and which they are: the query times `K`, plus the class."""
+    queries, classes = logits.shape[1:]
+    top = min(queries if top is None else top, queries * classes)
+    scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1, queries * classes)
+    return jax.lax.top_k(scores, top)
