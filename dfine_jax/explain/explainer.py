@@ -60,11 +60,11 @@ class Explainer:
         lowered = jax.jit(explain).lower(self._state, jax.ShapeDtypeStruct(shape, jnp.uint8))
         return compile_lowered(lowered, quick=True)
 
-    def __call__(self, picture: Any, detections: int | Iterable[int] = 3) -> Explanation:
+    def __call__(self, picture: Any, detections: int | Iterable[int] = 3, *, name: str | None = None) -> Explanation:
         """Explains the so many best detections, whatever they score, or those of the given places, 0 for the best.
 
-        A picture is a path, an address, a PIL image or an array (see ``load_picture``). ``PictureError`` where it can't
-        be read, ``InputError`` for places that there are not.
+        A picture is a path, an address, a PIL image or an array (see ``load_picture``), called ``name`` if one is
+        given. ``PictureError`` where it can't be read, ``InputError`` for places that there are not.
         """
         queries = self.config.decoder.queries
         places = list(range(detections)) if isinstance(detections, int) else list(detections)
@@ -77,7 +77,7 @@ class Explainer:
             places,
             self.config.class_names,
             image.size,
-            picture_name(picture),
+            picture_name(picture) if name is None else name,
             heads=self.config.encoder.heads,
             attention_level=max(self.config.encoder.attention_levels, default=0),
             point_counts=self.config.decoder.points,

@@ -166,7 +166,7 @@ def _cell_attention(model: DFine) -> list[SelfAttention]:
     return [layer.self_attention for aifi in model.encoder.attention for layer in aifi.layers]
 
 
-def attention_rows(query: Float[Array, "D"], keys: Float[Array, "T D"], heads: int) -> Float[Array, "M T"]:
+def attention_rows(query: Float[Array, " D"], keys: Float[Array, "T D"], heads: int) -> Float[Array, "M T"]:
     """How much of every cell each head takes into the cell that ``query`` is of; each row's sum is one."""
     query, keys = query.reshape(heads, -1), keys.reshape(len(keys), heads, -1)
     scores = jnp.einsum("md,tmd->mt", query, keys, precision=jax.lax.Precision.HIGHEST)
