@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dfine_jax.bundled import SHAPES_PICTURE
-from dfine_jax.cli.drawn import drawn_files, is_foreign, save_drawn
+from dfine_jax.cli.drawn import file_stem, is_foreign, save_drawn
 from dfine_jax.cli.inputs import Inputs
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size
 from dfine_jax.display import printable, say, verbatim
@@ -68,7 +68,7 @@ def run(
         raise InputError(f"{printable(picture)} are {len(found)} pictures: give one, such as {printable(found[0])}")
     require_writable_folder(save, "--save")
     inputs = Inputs(path for path in map(local_path, found) if path is not None)
-    stem = next(iter(drawn_files(found, save, Inputs()).values())).stem
+    stem = file_stem(found[0])
     pages = [save / f"{stem}-{number}.png" for number in range(1, detections + 1)]
     numbers = save / f"{stem}.npz"
     for path in (*pages, numbers):

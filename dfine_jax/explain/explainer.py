@@ -17,6 +17,7 @@ from dfine_jax.explain.explanation import Explanation, attention_at
 from dfine_jax.explain.watched import Inside, inside
 from dfine_jax.inference.compiled import compile_lowered
 from dfine_jax.inference.detections import Detections
+from dfine_jax.inference.detector import require_size
 from dfine_jax.inference.pictures import load_picture, picture_name
 from dfine_jax.inference.postprocess import best_pairs
 from dfine_jax.inference.preprocess import normalise, resize
@@ -36,8 +37,10 @@ class Explainer:
     """
 
     def __init__(self, model: DFine, preprocessing: Preprocessing | None = None):
+        """``InputError`` for a size that is not divisible by 32, or too large."""
         self.config = model.config
         self.preprocessing = preprocessing or Preprocessing()
+        require_size(self.preprocessing)
         self._apply, self._state = inside(model)
 
     @classmethod
@@ -110,10 +113,10 @@ def _explanation(
     boxes = _in_pixels(boxes, size)
     edges = np.stack([of_queries(layer.corners) for layer in layers], axis=1)
     edges = edges.reshape(*edges.shape[:2], 4, len(seen.offsets))
-    # What each bin stands for: where all four edges would be if each were sure of it.
-    every = (len(queries), len(seen.offsets), 4)
-    if_sure = distance_to_box(
-        np.broadcast_to(initial[:, None], every), np.broadcast_to(seen.offsets[:, None], every), seen.reg_scale
+    # An edge moves evenly with its distance, so where it would be for two of them says it for every bin.
+    start, moved = (
+        _in_pixels(np.asarray(distance_to_box(initial, np.full_like(initial, distance), seen.reg_scale)), size)
+        for distance in (0, 1)
     )
     shapes = [tuple(map(int, shape)) for shape in seen.shapes]
     levels, cells = _places_of(seen.selection.indices[0, queries], shapes)
@@ -141,7 +144,7 @@ def _explanation(
         boxes=boxes,
         offsets=seen.offsets,
         distributions=np.asarray(jax.nn.softmax(edges, axis=-1)),
-        positions=np.moveaxis(_in_pixels(np.asarray(if_sure), size), 1, 2),
+        positions=start[..., None] + (moved - start)[..., None] * seen.offsets,
         points=np.stack([of_queries(points.locations) for points in seen.points], axis=1) * np.float32(size),
         weights=np.stack([of_queries(points.weights) for points in seen.points], axis=1),
         point_levels=np.repeat(np.arange(len(point_counts)), point_counts),
