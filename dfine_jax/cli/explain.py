@@ -109,14 +109,14 @@ def _table(explanation: Explanation) -> Table:
         title=verbatim(f"{detections.image}  {width}x{height}", "bold"), title_justify="left", box=SIMPLE_HEAD
     )
     for name in ("label", "score", "quality", *EDGES):
-        table.add_column(name, justify="left" if name == "label" else "right")
+        table.add_column(name, justify="left" if name == "label" else "right", no_wrap=name != "label")
     edges, spreads = explanation.edges[:, -1], explanation.spreads[:, -1]
     for i, detection in enumerate(detections):
         table.add_row(
             verbatim(detection.label),
             f"{detection.score:.3f}",
             f"{explanation.quality[i, -1]:+.2f}",
-            *(f"{edge:.1f} ± {spread:.1f}" for edge, spread in zip(edges[i], spreads[i], strict=True)),
+            *(f"{edge:.1f} ±{spread:.1f}" for edge, spread in zip(edges[i], spreads[i], strict=True)),
         )
     table.caption = (
         "edges in pixels, each with the standard deviation of its distribution; quality is part of the score"

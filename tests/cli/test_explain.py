@@ -33,7 +33,7 @@ def test_a_page_for_each_and_the_numbers(model, picture, tmp_path, capsys):
     printed = capsys.readouterr().out
     for label, box in zip(numbers["labels"], numbers["boxes"][:, -1], strict=True):
         assert label in printed
-        assert all(f"{edge:.1f} ± " in printed for edge in box)
+        assert all(f"{edge:.1f} ±" in printed for edge in box)
     assert "cat [1].jpg  50x40" in printed
 
 
