@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dfine_jax.config import DFineConfig
+    from dfine_jax.explain.explainer import Explainer
+    from dfine_jax.explain.explanation import Explanation
+    from dfine_jax.explain.figure import explain_figure
     from dfine_jax.inference.detections import Detection, Detections
     from dfine_jax.inference.detector import Detector
     from dfine_jax.inference.draw import draw
@@ -24,9 +27,12 @@ _HOMES = {
     "Detection": "dfine_jax.inference.detections",
     "Detections": "dfine_jax.inference.detections",
     "Detector": "dfine_jax.inference.detector",
+    "Explainer": "dfine_jax.explain.explainer",
+    "Explanation": "dfine_jax.explain.explanation",
     "Functional": "dfine_jax.model.dfine",
     "Pretrained": "dfine_jax.pretrained",
     "draw": "dfine_jax.inference.draw",
+    "explain_figure": "dfine_jax.explain.figure",
     "functional": "dfine_jax.model.dfine",
     "fuse": "dfine_jax.inference.fuse",
     "keep_freed_memory": "dfine_jax.inference.memory",
@@ -40,9 +46,12 @@ __all__ = [
     "Detection",
     "Detections",
     "Detector",
+    "Explainer",
+    "Explanation",
     "Functional",
     "Pretrained",
     "draw",
+    "explain_figure",
     "functional",
     "fuse",
     "keep_freed_memory",

@@ -49,7 +49,7 @@ def drawn_files(pictures: list[str], folder: Path, inputs: Inputs) -> dict[str, 
     """
     files, taken = {}, set()
     for picture in pictures:
-        stem = _stem(picture)
+        stem = file_stem(picture)
         suffix = ".png" if picture.lower().endswith(".png") else ".jpg"
         name, number = f"{stem}{suffix}", 1
         inputs.refuse(folder / name, "--save")
@@ -84,7 +84,7 @@ def _lies_in(picture: str, folder: Path) -> bool:
     return folder.resolve() in (here, *here.parents)
 
 
-def _stem(picture: str) -> str:
+def file_stem(picture: str) -> str:
     """A name for the drawn picture, without ending; of what comes from elsewhere without anything odd in it."""
     path = local_path(picture)
     if path is not None:

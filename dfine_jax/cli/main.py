@@ -13,6 +13,7 @@ from dfine_jax.cli.large_pages import start_again_with_large_pages
 # Looked up by name so that a verb loads only what it needs.
 VERBS = {
     "detect": "find things in pictures",
+    "explain": "show how a model came to what it found",
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "push": "send a model to the Hugging Face Hub",
     "info": "show what a model is made of",

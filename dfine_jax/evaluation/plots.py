@@ -119,7 +119,7 @@ def confusion_matrix(evaluation: Evaluation) -> "Figure":
         wrong = (boxes + counts.sum(axis=0) - 2 * np.diag(counts))[:-1]
         title += f", the {MOST_DRAWN} of {len(kept):,} classes with most mistakes"
         kept = np.sort(np.argsort(-wrong, kind="stable")[:MOST_DRAWN])
-    names = [_short(evaluation.truth.class_names[k]) for k in kept]
+    names = [short_name(evaluation.truth.class_names[k]) for k in kept]
     rows = np.append(kept, len(counts) - 1)
     counts, boxes = counts[np.ix_(rows, rows)], boxes[rows]
     side = 3.4 + (0.45 if len(counts) <= MOST_COUNTED else 0.2) * len(counts)
@@ -147,7 +147,7 @@ def confusion_matrix(evaluation: Evaluation) -> "Figure":
 def _curve(axes: "Axes", evaluation: Evaluation, iou: int, k: int) -> None:
     precisions, figures = evaluation.precisions[iou, :, k], evaluation.classes[k]
     colour = f"C{k % MOST_COLOURED}"
-    name = f"{figures.ap50:.3f}  {figures.ap75:.3f}  {_short(figures.name)}"
+    name = f"{figures.ap50:.3f}  {figures.ap75:.3f}  {short_name(figures.name)}"
     axes.plot(RECALLS, precisions, color=colour, linewidth=1.8, label=name)
     above = np.flatnonzero(evaluation.scores[iou, :, k] > evaluation.confusion.threshold)
     if len(above):
@@ -195,14 +195,14 @@ def note(axes: "Axes", text: str) -> None:
 
 
 def _with_count(figures: ClassFigures) -> str:
-    return f"{_short(figures.name)} ({figures.boxes})"
+    return f"{short_name(figures.name)} ({figures.boxes})"
 
 
 def _number(value: float) -> str:
     return "undefined" if np.isnan(value) else f"{value:.3f}"
 
 
-def _short(name: str) -> str:
+def short_name(name: str) -> str:
     """The name as matplotlib shows it: not too long, and without what it would take for a formula."""
     name = printable(name)
     name = name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 3] + "..."

@@ -41,6 +41,15 @@ MOST_PIXELS = 4096 * 4096
 """Of what the model is given: attention takes memory by the square of it, gigabytes here."""
 
 
+def require_size(preprocessing: Preprocessing) -> None:
+    """``InputError`` for a size that no model takes."""
+    height, width = preprocessing.height, preprocessing.width
+    if height % 32 or width % 32:
+        raise InputError(f"size {height}x{width} (height x width): both must be divisible by 32")
+    if height * width > MOST_PIXELS:
+        raise InputError(f"size {height}x{width} (height x width): more than {MOST_PIXELS:,} pixels; give less")
+
+
 class Found(NamedTuple):
     """What came of one source: its detections, or the error that says why there are none."""
 
@@ -90,13 +99,9 @@ class Detector:
         self._variables = jax.device_put((pack(params), batch_stats))
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int, edges: bool) -> None:
-        height, width = preprocessing.height, preprocessing.width
         if not 1 <= batch_size <= MOST_AT_A_TIME:
             raise InputError(f"batch size {batch_size}: give 1 to {MOST_AT_A_TIME:,}")
-        if height % 32 or width % 32:
-            raise InputError(f"size {height}x{width} (height x width): both must be divisible by 32")
-        if height * width > MOST_PIXELS:
-            raise InputError(f"size {height}x{width} (height x width): more than {MOST_PIXELS:,} pixels; give less")
+        require_size(preprocessing)
         self.config = config
         self.preprocessing = preprocessing
         self.batch_size = batch_size

@@ -76,10 +76,8 @@ def postprocess_with_edges(
 
 def _best(logits: Array, boxes: Array, sizes: Array, top: int | None) -> tuple[TopDetections, Array, Array]:
     """The detections, the query of each, (B, T, 1), and the pictures' sides by edge, (B, 1, 4)."""
-    queries, classes = logits.shape[1:]
-    top = min(queries if top is None else top, queries * classes)
-    scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1, queries * classes)
-    scores, pairs = jax.lax.top_k(scores, top)
+    classes = logits.shape[-1]
+    scores, pairs = best_pairs(logits, top)
 
     height, width = jnp.split(sizes.astype(jnp.float32), 2, axis=1)
     corners = cxcywh_to_xyxy(boxes.astype(jnp.float32))
@@ -88,3 +86,11 @@ def _best(logits: Array, boxes: Array, sizes: Array, top: int | None) -> tuple[T
     labels = (pairs % classes).astype(jnp.int32)
     chosen = (pairs // classes)[..., None]
     return TopDetections(scores, labels, jnp.take_along_axis(pixels, chosen, axis=1)), chosen, sides
+
+
+def best_pairs(logits: Float[Array, "B Q K"], top: int | None) -> tuple[Float[Array, "B T"], Int[Array, "B T"]]:
+    """Scores of the `top` best pairs of query and class, and which they are: the query times `K`, plus the class."""
+    queries, classes = logits.shape[1:]
+    top = min(queries if top is None else top, queries * classes)
+    scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1, queries * classes)
+    return jax.lax.top_k(scores, top)

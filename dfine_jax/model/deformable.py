@@ -53,14 +53,24 @@ def attend_to_points(
 ) -> Float[Array, "B Q D"]:
     """Attends to P points in each of M heads."""
     batch, count, _ = boxes.shape
-    per_head = (batch, count, config.heads, sum(config.points))
-    weights = jax.nn.softmax(scores.reshape(per_head), axis=-1)
-    centre, size = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]
-    share = jnp.asarray(offset_factors(config))[:, None]
-    locations = centre + offsets.reshape(*per_head, 2) * share * size
+    locations, weights = sampling_points(offsets, scores, boxes, config)
     values = memory.reshape(batch, -1, config.heads, memory.shape[-1] // config.heads)
     sample = sample_bilinear if config.method == "default" else sample_nearest
     return sample(values, shapes, locations, weights, config.points, compute).reshape(batch, count, -1)
+
+
+def sampling_points(
+    offsets: Float[Array, "B Q offsets"],
+    scores: Float[Array, "B Q scores"],
+    boxes: Float[Array, "B Q 4"],
+    config: DecoderConfig,
+) -> tuple[Float[Array, "B Q M P 2"], Float[Array, "B Q M P"]]:
+    """Where each head looks, x and y in fractions of the picture, and what share of its sum each of its points has."""
+    per_head = (*boxes.shape[:2], config.heads, sum(config.points))
+    weights = jax.nn.softmax(scores.reshape(per_head), axis=-1)
+    centre, size = boxes[:, :, None, None, :2], boxes[:, :, None, None, 2:]
+    share = jnp.asarray(offset_factors(config))[:, None]
+    return centre + offsets.reshape(*per_head, 2) * share * size, weights
 
 
 def offset_factors(config: DecoderConfig) -> Float[np.ndarray, " P"]:

@@ -74,17 +74,3 @@ def box_to_distance(
     low, high = jnp.split(cxcywh_to_xyxy(box.astype(jnp.float32)), 2, axis=-1)
     unit = jnp.maximum(size / scale, SMALLEST_UNIT)
     return jnp.concatenate([centre - low, high - centre], axis=-1) / jnp.tile(unit, 2) - 0.5 * scale
-
-
-def two_hot(distance: Float[Array, "*shape"], project: Float[Array, " W"]) -> Float[Array, "*shape W"]:
-    """Each distance as a distribution over the bins whose mean it is: all on the two values of W(n) around it.
-
-    A distance outside W's range has all its weight on the end bin.
-    """
-    bins = project.shape[-1] - 1
-    inside = jnp.clip(distance, project[0], project[-1])[..., None]
-    left = jnp.clip(jnp.sum(project <= inside, axis=-1, keepdims=True) - 1, 0, bins - 1)
-    low, high = project[left], project[left + 1]
-    right_weight = (inside - low) / (high - low)
-    bin_index = jnp.arange(bins + 1)
-    return jnp.where(bin_index == left, 1.0 - right_weight, 0.0) + jnp.where(bin_index == left + 1, right_weight, 0.0)

@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float
 
 from dfine_jax.boxes import cxcywh_to_xyxy, giou, iou
-from dfine_jax.model.distribution import box_to_distance, two_hot
+from dfine_jax.model.distribution import box_to_distance
 from dfine_jax.training.targets import PairedTargets
 
 FOCAL_WEIGHT = 0.75
@@ -121,3 +121,17 @@ def _softened(edges: Float[Array, "*P B Q 4 W"]) -> Float[Array, "*P B Q 4 W"]:
     # logits of 1e12, whose exponential would then overflow.
     largest = jax.lax.stop_gradient(jnp.max(edges, axis=-1, keepdims=True))
     return jax.nn.log_softmax((edges - largest) / TEMPERATURE, axis=-1)
+
+
+def two_hot(distance: Float[Array, "*shape"], project: Float[Array, " W"]) -> Float[Array, "*shape W"]:
+    """Each distance as a distribution over the bins whose mean it is: all on the two values of W(n) around it.
+
+    A distance outside W's range has all its weight on the end bin.
+    """
+    bins = project.shape[-1] - 1
+    inside = jnp.clip(distance, project[0], project[-1])[..., None]
+    left = jnp.clip(jnp.sum(project <= inside, axis=-1, keepdims=True) - 1, 0, bins - 1)
+    low, high = project[left], project[left + 1]
+    right_weight = (inside - low) / (high - low)
+    bin_index = jnp.arange(bins + 1)
+    return jnp.where(bin_index == left, 1.0 - right_weight, 0.0) + jnp.where(bin_index == left + 1, right_weight, 0.0)

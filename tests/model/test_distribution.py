@@ -10,9 +10,9 @@ from dfine_jax.model.distribution import (
     distance_to_box,
     integral,
     inverse_sigmoid,
-    two_hot,
     weighting_function,
 )
+from dfine_jax.training.losses import two_hot
 
 REFERENCE = Path(__file__).parents[1] / "reference_numbers" / "criterion.npz"
 
