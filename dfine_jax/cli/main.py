@@ -14,6 +14,8 @@ from dfine_jax.cli.large_pages import start_again_with_large_pages
 VERBS = {
     "detect": "find things in pictures",
     "convert": "turn PyTorch weights into a folder for JAX, or back",
+    "export": "turn a model into a program for JAX elsewhere, ONNX or transformers",
+    "verify": "run an exported model beside the detector",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",

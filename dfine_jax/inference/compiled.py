@@ -49,7 +49,7 @@ def picture_by_picture(in_batch: Callable[..., Any]) -> Callable[..., Any]:
         return jax.lax.map(alone, arrays)
 
     def function(*arrays: Array) -> Any:
-        if len(arrays[0]) == 1:
+        if arrays[0].shape[0] == 1:
             return in_batch(*arrays)
         return jax.lax.platform_dependent(*arrays, cpu=in_turn, default=in_batch)
 
