@@ -1,5 +1,6 @@
 """A detector as ONNX, by jax2onnx: without PyTorch, from the forms of operations that every platform has."""
 
+import logging
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,6 +34,7 @@ def save_onnx(exportable: Exportable, folder: Path, *, batch_size: int | None) -
     import onnx
     from jax2onnx import to_onnx
 
+    logging.getLogger("onnx_ir.serde").setLevel(logging.ERROR)  # it warns of every shape that it leaves out, harmlessly
     function = exportable.bound()
     names = [port.name for port in exportable.outputs]
 

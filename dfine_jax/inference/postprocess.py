@@ -35,12 +35,13 @@ def postprocess(
     top = min(queries if top is None else top, queries * classes)
     scores = jax.nn.sigmoid(logits.astype(jnp.float32)).reshape(-1, queries * classes)
     scores, pairs = jax.lax.top_k(scores, top)
+    query = jax.lax.div(pairs, jnp.full_like(pairs, classes))  # none is negative, so that nothing has to be floored
 
     height, width = jnp.split(sizes.astype(jnp.float32), 2, axis=1)
     corners = cxcywh_to_xyxy(boxes.astype(jnp.float32))
     pixels = corners * jnp.concatenate([width, height, width, height], axis=1)[:, None]
     return TopDetections(
         scores=scores,
-        labels=(pairs % classes).astype(jnp.int32),
-        boxes=jnp.take_along_axis(pixels, (pairs // classes)[..., None], axis=1),
+        labels=(pairs - query * classes).astype(jnp.int32),
+        boxes=jnp.take_along_axis(pixels, query[..., None], axis=1),
     )
