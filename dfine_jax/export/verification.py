@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from PIL import Image
 
+from dfine_jax.errors import InputError
 from dfine_jax.export import onnx_file, stablehlo
 from dfine_jax.export.manifest import Manifest
 from dfine_jax.inference.detector import Detector
@@ -28,7 +29,7 @@ class Differences(NamedTuple):
     runtime: str
     compared: int
     found: int
-    """How many the artefact found too, with the same label and a box no more than a pixel away."""
+    """How many the artefact found too, with the same label and a box no more than a pixel (in 16 bits two) away."""
     boxes: float
     """The largest difference of an edge, in pixels of the original picture, of those found."""
     scores: float
@@ -57,7 +58,7 @@ def verify(folder: Path, manifest: Manifest, detector: Detector, picture: Image.
     given = pixels if manifest.end_to_end else preprocess(picture, settings)
     inputs = {"images": np.repeat(given[None], count, 0)} | ({"sizes": sizes} if manifest.end_to_end else {})
     differences = []
-    for runtime, outputs in _outputs(folder, manifest, inputs).items():
+    for runtime, outputs in outputs_of(folder, manifest, inputs).items():
         if not manifest.end_to_end:
             best = jax.device_get(jax.jit(postprocess)(outputs["logits"], outputs["boxes"], sizes))
         else:
@@ -89,14 +90,20 @@ def compare(reference: _Best, other: _Best, runtime: str, box_bound: float, scor
     return Differences(runtime, count, len(boxes), box, score, small)
 
 
-def _outputs(folder: Path, manifest: Manifest, inputs: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
-    """By runtime."""
-    if manifest.kind == "stablehlo":
-        return {"StableHLO": stablehlo.run_stablehlo(folder, list(inputs.values()))}
-    outputs = {"ONNX Runtime": onnx_file.run_onnx_runtime(folder, inputs)}
-    if onnx_file.has_openvino():
-        outputs["OpenVINO"] = onnx_file.run_openvino(folder, inputs)
-    return outputs
+def outputs_of(folder: Path, manifest: Manifest, inputs: dict[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """By runtime; ``InputError`` for a program that none can run."""
+    runtimes = {"StableHLO": lambda: stablehlo.run_stablehlo(folder, list(inputs.values()))}
+    if manifest.kind == "onnx":
+        runtimes = {"ONNX Runtime": lambda: onnx_file.run_onnx_runtime(folder, inputs)}
+        if onnx_file.has_openvino():
+            runtimes["OpenVINO"] = lambda: onnx_file.run_openvino(folder, inputs)
+    try:
+        return {name: run() for name, run in runtimes.items()}
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:  # whatever a runtime raises about a damaged file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{folder / manifest.file} can't be run ({reason:.200}): export the model again") from error
 
 
 def _rows(best: TopDetections) -> list[_Best]:

@@ -10,7 +10,7 @@ from dfine_jax.errors import InputError
 from dfine_jax.export import artefact, onnx_file, stablehlo
 from dfine_jax.export.exportable import Port
 from dfine_jax.export.manifest import Manifest
-from dfine_jax.export.verification import BOX, SCORE, compare
+from dfine_jax.export.verification import BOX, SCORE, compare, outputs_of
 from dfine_jax.inference.postprocess import TopDetections
 from dfine_jax.preprocessing import Preprocessing
 
@@ -121,6 +121,17 @@ def test_a_model_for_transformers_comes_from_the_converter(tmp_path, capsys):
 def test_only_an_exported_model_is_verified(tmp_path, capsys):
     assert main(["verify", str(tmp_path)]) == 2
     assert "give a folder made by dfine export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no program at all"])
+def test_a_damaged_program_is_one_line(tmp_path, content, monkeypatch):
+    monkeypatch.setattr(stablehlo, "require_flatbuffers", lambda: None)
+    manifest = Manifest(**{**vars(MANIFEST), "kind": "stablehlo", "file": "model.stablehlo"})
+    if content is not None:
+        (tmp_path / "model.stablehlo").write_bytes(content)
+    with pytest.raises(InputError, match="can't be run") as caught:
+        outputs_of(tmp_path, manifest, {"images": np.zeros((1, 64, 96, 3), np.float32)})
+    assert "\n" not in str(caught.value)
 
 
 def best(boxes, labels, scores) -> TopDetections:
