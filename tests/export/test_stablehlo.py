@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.util import find_spec
 
 import jax
 import numpy as np
@@ -12,11 +13,12 @@ from tiny import HEIGHT, WIDTH, tiny_model
 
 from dfine_jax.cli.main import main
 from dfine_jax.export.artefact import export_model
+from dfine_jax.export.exportable import exportable
 from dfine_jax.inference.detector import Detector
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained, save_pretrained
 
-pytest.importorskip("flatbuffers", reason="JAX writes exported programs by it")
+needs_flatbuffers = pytest.mark.skipif(find_spec("flatbuffers") is None, reason="JAX writes exported programs by it")
 
 FIVE_LINES = """
 import sys
@@ -59,6 +61,18 @@ def expect_same(found, detector: Detector, images, sizes) -> None:
         np.testing.assert_allclose(found["boxes"][i], best.boxes[0], atol=0.01)
 
 
+def test_a_number_of_pictures_that_is_not_known_goes_through_all_operations(model):
+    what = exportable(open_pretrained(model), Preprocessing(HEIGHT, WIDTH), end_to_end=True)
+    count = jax.export.symbolic_shape("batch")[0]
+    inputs = [jax.ShapeDtypeStruct((count, *port.shape), port.dtype) for port in what.inputs]
+    gives = jax.eval_shape(what.bound(), *inputs)
+    for port in what.outputs:
+        assert gives[port.name].shape == (count, *port.shape)
+        assert gives[port.name].dtype == port.dtype
+
+
+@pytest.mark.slow
+@needs_flatbuffers
 def test_any_number_of_pictures_where_this_package_is_not(model, tmp_path):
     out = tmp_path / "any"
     assert main(["export", str(model), str(out), "--end-to-end", "--batch-size", "any"]) == 0
@@ -77,6 +91,7 @@ def test_any_number_of_pictures_where_this_package_is_not(model, tmp_path):
 
 
 @pytest.mark.slow
+@needs_flatbuffers
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_weights_beside_the_program(model, tmp_path, dtype):
     out = tmp_path / "beside"
@@ -92,6 +107,7 @@ def test_weights_beside_the_program(model, tmp_path, dtype):
 
 
 @pytest.mark.slow
+@needs_flatbuffers
 @pytest.mark.parametrize("options", [["--end-to-end"], ["--batch-size", "2"], ["--end-to-end", "--size", "96x64"]])
 def test_it_agrees_with_the_detector(model, tmp_path, capsys, options):
     out = tmp_path / "out"
@@ -103,6 +119,7 @@ def test_it_agrees_with_the_detector(model, tmp_path, capsys, options):
 
 
 @pytest.mark.slow
+@needs_flatbuffers
 def test_another_model_is_told_apart(model, tmp_path, capsys):
     other = tmp_path / "other"
     save_pretrained(other, tiny_model(seed=1), Preprocessing(HEIGHT, WIDTH))
