@@ -16,6 +16,8 @@ VERBS = {
     "explain": "show how a model came to what it found",
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "push": "send a model to the Hugging Face Hub",
+    "export": "turn a model into a program for JAX elsewhere, ONNX or transformers",
+    "verify": "run an exported model beside the detector",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",

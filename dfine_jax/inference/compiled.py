@@ -9,6 +9,7 @@ from jaxtyping import Array
 
 from dfine_jax.inference.postprocess import postprocess, postprocess_with_edges
 from dfine_jax.inference.preprocess import normalise
+from dfine_jax.ops.platform import on_platform
 from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
@@ -58,9 +59,9 @@ def picture_by_picture(in_batch: Callable[..., Any]) -> Callable[..., Any]:
         return jax.lax.map(alone, arrays)
 
     def function(*arrays: Array) -> Any:
-        if len(arrays[0]) == 1:
+        if arrays[0].shape[0] == 1:
             return in_batch(*arrays)
-        return jax.lax.platform_dependent(*arrays, cpu=in_turn, default=in_batch)
+        return on_platform(*arrays, cpu=in_turn, default=in_batch)
 
     return function
 

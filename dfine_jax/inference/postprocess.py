@@ -83,8 +83,9 @@ def _best(logits: Array, boxes: Array, sizes: Array, top: int | None) -> tuple[T
     corners = cxcywh_to_xyxy(boxes.astype(jnp.float32))
     sides = jnp.concatenate([width, height, width, height], axis=1)[:, None]
     pixels = corners * sides
-    labels = (pairs % classes).astype(jnp.int32)
-    chosen = (pairs // classes)[..., None]
+    query = jax.lax.div(pairs, jnp.full_like(pairs, classes))  # none is negative, so that nothing has to be floored
+    labels = (pairs - query * classes).astype(jnp.int32)
+    chosen = query[..., None]
     return TopDetections(scores, labels, jnp.take_along_axis(pixels, chosen, axis=1)), chosen, sides
 
 

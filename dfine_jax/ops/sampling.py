@@ -123,7 +123,7 @@ def _by_products(
     first_cells, bounds = _starts([height * width for height, width in shapes]), _starts(points)
     levels = zip(
         (
-            cells.reshape(len(cells), *shape, *cells.shape[2:])
+            cells.reshape(cells.shape[0], *shape, *cells.shape[2:])
             for cells, shape in zip(jnp.split(values, first_cells[1:-1], axis=1), shapes, strict=True)
         ),
         jnp.split(locations, bounds[1:-1], axis=3),
