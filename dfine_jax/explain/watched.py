@@ -82,10 +82,10 @@ class WatchedDecoder(Decoder):
         boxes: Float[Array, "B Q 4"],
         memory: Float[Array, "B S D"],
         shapes: Shapes,
-    ) -> LayerPrediction:
+    ) -> tuple[LayerPrediction, Float[Array, "B Q 4"]]:
         predictions = self.refine_all(content, boxes, memory, shapes, None)
         self.predictions = nnx.Intermediate(predictions)
-        return predictions.layers[-1]
+        return predictions.layers[-1], predictions.initial_boxes
 
 
 class WatchedPoints(DeformableAttention):
