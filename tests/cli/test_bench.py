@@ -34,8 +34,8 @@ def test_table_and_file_hold_the_same_numbers(model, tmp_path, capsys):
 
 @pytest.mark.slow
 def test_it_says_which_type_it_measured(model, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("dfine_jax.ops.compute.is_faster_in_bfloat16", lambda: False)
-    monkeypatch.setattr("dfine_jax.ops.compute.half", lambda: None)
+    monkeypatch.setattr("dfine_jax.machine.is_faster_in_bfloat16", lambda: False)
+    monkeypatch.setattr("dfine_jax.cpu.half", lambda: None)
     arguments = ["--model", model, "--dtype", "bfloat16", "--runs", "1", "--json", str(tmp_path / "speed.json")]
     assert main(["bench", *arguments]) == 0
     printed = capsys.readouterr().out
