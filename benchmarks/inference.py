@@ -287,13 +287,13 @@ def halves_product(side: int, dtype: str) -> Callable[[], float]:
     import jax
     import jax.numpy as jnp
 
-    from dfine_jax.cpu.finish import Finish
-    from dfine_jax.cpu.kernels.halves import in_halves, multiply_halves
+    from dfine_jax.cpu.epilogue import Epilogue
+    from dfine_jax.cpu.kernels.packed16 import gemm16, pack16
 
     a, b = _matrices(side)
-    kernel, factors = in_halves([b[None]], jnp.dtype(dtype))
+    kernel, factors = pack16([b[None]], jnp.dtype(dtype))
     kernels = [jnp.asarray(kernel, dtype), jnp.asarray(factors, jnp.float32)]
-    multiply = jax.jit(lambda x: multiply_halves([x], kernels, Finish(jnp.zeros(side), None)))
+    multiply = jax.jit(lambda x: gemm16([x], kernels, Epilogue(jnp.zeros(side), None)))
     x = jnp.asarray(a)[None]
     return lambda: float(np.asarray(multiply(x))[0, 0, 0])
 

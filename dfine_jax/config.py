@@ -77,7 +77,10 @@ class DecoderConfig:
     feedforward: int = 1024
     layers: int = 6
     points: tuple[int, ...] = (3, 6, 3)  # sampling points a head takes on each level
-    activation: str = "relu"
+    activation: str = "relu"  # of the feed-forward parts of its layers
+    quality_activation: str = "relu"
+    position_activation: str = "relu"  # of what tells queries where they are
+    box_activation: str = "relu"  # of all heads that predict boxes
     queries: int = 300
     bins: int = 32  # an edge's distribution has ``bins + 1`` values
     eval_layer: int = -1  # the layer whose outputs count; a negative number counts from the end
@@ -106,6 +109,10 @@ class DecoderConfig:
     def wide(self) -> int:
         """Width of the layers past ``eval_layer``."""
         return round(self.layer_scale * self.width)
+
+
+DECODER_ACTIVATIONS = ("activation", "quality_activation", "position_activation", "box_activation")
+"""Fields of ``DecoderConfig`` in which the families that share D-FINE's weights differ."""
 
 
 @dataclass(frozen=True)
@@ -225,6 +232,11 @@ class DFineConfig:
     def with_classes(self, class_names: tuple[str, ...]) -> "DFineConfig":
         """The same model for other classes."""
         return replace(self, class_names=tuple(class_names))
+
+    def with_decoder_activation(self, name: str) -> "DFineConfig":
+        """The same model with one activation in every place of the decoder: "relu" in D-FINE, "silu" in DEIM."""
+        places = dict.fromkeys(DECODER_ACTIVATIONS, name)
+        return replace(self, decoder=replace(self.decoder, **places))
 
     def with_queries(self, queries: int) -> "DFineConfig":
         """The same model for at most so many things a picture. Only learned queries have weights that depend on it."""

@@ -62,6 +62,8 @@ _DEFAULTS = {
     "label2id": None,
     "num_labels": None,
 }
+FIXED_ACTIVATIONS, FIXED = ("quality_activation", "position_activation", "box_activation"), "relu"
+"""Places in the decoder where transformers has one activation, and which."""
 _ACTIVATIONS = [name for name in ACTIVATIONS if name is not None]
 _ALIASES = {"hidden_size": "d_model", "num_attention_heads": "encoder_attention_heads"}
 
@@ -123,8 +125,10 @@ def from_hub(config: Mapping[str, Any], classes: int | None = None) -> DFineConf
 def to_hub(config: DFineConfig) -> dict[str, Any]:
     """What ``config.json`` has to say for transformers to build the same model; ready for JSON.
 
-    Decoder layers past the one that counts are left out, see ``evaluated``.
+    Decoder layers past the one that counts are left out, see ``evaluated``. ``InputError`` where transformers has no
+    such model, see ``require_expressible``.
     """
+    require_expressible(config)
     config = evaluated(config)
     encoder, decoder = config.encoder, config.decoder
     temperature = encoder.position_temperature
@@ -175,6 +179,25 @@ def to_hub(config: DFineConfig) -> dict[str, Any]:
         "decoder_offset_scale": decoder.offset_scale,
         "decoder_method": decoder.method,
     }
+
+
+def require_expressible(config: DFineConfig) -> None:
+    """``InputError`` unless transformers can compute what a model of this configuration does.
+
+    Of the activations in the decoder it lets only those of the feed-forward parts be chosen.
+    """
+    others = {name: getattr(config.decoder, name) for name in FIXED_ACTIVATIONS}
+    if any(value != FIXED for value in others.values()):
+        said = ", ".join(f"{name} = {value!r}" for name, value in others.items() if value != FIXED)
+        raise InputError(
+            f"transformers can't compute this model: its decoder has {said}, where transformers' D-FINE always has "
+            f"{FIXED!r}, so it would find something else in silence (DEIM's and RT-DETRv4's models are such)"
+        )
+
+
+def with_fixed_activations(config: DFineConfig) -> DFineConfig:
+    """The same model with the activations that transformers has where none can be chosen."""
+    return replace(config, decoder=replace(config.decoder, **dict.fromkeys(FIXED_ACTIVATIONS, FIXED)))
 
 
 def evaluated(config: DFineConfig) -> DFineConfig:

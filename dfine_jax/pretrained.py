@@ -12,6 +12,7 @@ from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
 from dfine_jax.ops.compute import Compute
 from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.published import PUBLISHED
 from dfine_jax.weights.atomic import recover
 from dfine_jax.weights.file_type import WEIGHTS_ENDINGS
 from dfine_jax.weights.fill import CheckpointError
@@ -22,22 +23,7 @@ from dfine_jax.weights.sources import open_model
 if TYPE_CHECKING:
     from dfine_jax.model.dfine import DFine
 
-SHORT_NAMES: dict[str, str] = {
-    "shapes": str(SHAPES_MODEL),
-    "nano-coco": "ustc-community/dfine-nano-coco",
-    "small-coco": "ustc-community/dfine-small-coco",
-    "medium-coco": "ustc-community/dfine-medium-coco",
-    "large-coco": "ustc-community/dfine-large-coco",
-    "xlarge-coco": "ustc-community/dfine-xlarge-coco",
-    "small-obj2coco": "ustc-community/dfine-small-obj2coco",
-    "medium-obj2coco": "ustc-community/dfine-medium-obj2coco",
-    "large-obj2coco": "ustc-community/dfine-large-obj2coco-e25",
-    "xlarge-obj2coco": "ustc-community/dfine-xlarge-obj2coco",
-    "small-obj365": "ustc-community/dfine-small-obj365",
-    "medium-obj365": "ustc-community/dfine-medium-obj365",
-    "large-obj365": "ustc-community/dfine-large-obj365",
-    "xlarge-obj365": "ustc-community/dfine-xlarge-obj365",
-}
+SHORT_NAMES: dict[str, str] = {"shapes": str(SHAPES_MODEL), **{name: model.repo for name, model in PUBLISHED.items()}}
 """The published models, repositories on the Hub, and the one that comes with the package, a folder."""
 
 _SIZES = {"n": "nano", "s": "small", "m": "medium", "l": "large", "x": "xlarge"}
@@ -62,6 +48,7 @@ def load_pretrained(
     *,
     revision: str | None = None,
     token: str | None = None,
+    family: str | None = None,
     class_names: Sequence[str] | None = None,
     compute: Compute = Compute(),
 ) -> Pretrained:
@@ -69,11 +56,12 @@ def load_pretrained(
 
     ``name`` is a short name (``shapes``, which needs no network, ``nano-coco`` and others, see ``SHORT_NAMES``; also
     spelt ``dfine_n_coco``), a repository on the Hub (``owner/name``, ``revision`` and ``token`` are for it), a folder
-    in the Hub's layout, a converted folder, or a checkpoint of PyTorch (needs PyTorch). ``class_names`` replace those
-    that come with the model. ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the
-    weights; what had to be assumed is a warning, and in ``remarks``.
+    in the Hub's layout, a converted folder, or a checkpoint of PyTorch (needs PyTorch; ``family``, "dfine", "deim" or
+    "rtdetrv4", is for one that doesn't tell whose it is). ``class_names`` replace those that come with the model.
+    ``CheckpointError`` (a ``ValueError``) says what is wrong with the name or with the weights; what had to be assumed
+    is a warning, and in ``remarks``.
     """
-    stored = open_pretrained(name, revision=revision, token=token, class_names=class_names)
+    stored = open_pretrained(name, revision=revision, token=token, family=family, class_names=class_names)
     warn_of(stored)
     return read_stored(stored, compute)
 
@@ -112,23 +100,25 @@ def open_pretrained(
     revision: str | None = None,
     token: str | None = None,
     size: str | None = None,
+    family: str | None = None,
     class_names: Sequence[str] | None = None,
 ) -> StoredModel:
     """Finds a model by name and checks it, without reading its weights; see ``load_pretrained``."""
     name = os.fsdecode(name)
     path = Path(os.path.expanduser(name))
     is_path = bool(name) and "\0" not in name
+    given = dict(size=size, family=family, class_names=class_names)
     if is_path:
         recover(path)  # where a process was killed while it replaced the folder
     if is_path and _exists(path):
-        return open_model(path, size=size, class_names=class_names)
+        return open_model(path, **given)
     place = SHORT_NAMES.get(_canonical(name), name)
     if place != name and Path(place).exists():
-        return open_model(Path(place), source=name, size=size, class_names=class_names)
+        return open_model(Path(place), source=name, **given)
     if not _HUB_ID.fullmatch(place) or place.endswith(WEIGHTS_ENDINGS):
         raise CheckpointError(_unknown(name))
     folder = download(place, revision=revision, token=token)
-    return open_model(folder, source=place, size=size, class_names=class_names)
+    return open_model(folder, source=place, **given)
 
 
 def _exists(path: Path) -> bool:

@@ -1,5 +1,7 @@
 """Names of models, and models loaded by them."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from tiny import TINY, tiny_model
@@ -9,6 +11,7 @@ from dfine_jax.model.dfine import variables
 from dfine_jax.ops.compute import Compute
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import SHORT_NAMES, load_pretrained, open_pretrained, save_pretrained
+from dfine_jax.published import PUBLISHED
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.hub_layout import save_hub_folder
 
@@ -88,11 +91,16 @@ def test_names_on_the_hub(downloads, name, repo):
 
 
 def test_every_published_model_has_a_short_name():
-    sizes = {"coco": 5, "obj2coco": 4, "obj365": 4}
-    published = {name: place for name, place in SHORT_NAMES.items() if name != "shapes"}
-    assert len(published) == sum(sizes.values())
-    for name, repo in published.items():
-        assert repo.startswith(f"ustc-community/dfine-{name}")
+    counts = {"D-FINE": 5 + 4 + 4, "DEIM": 5, "RT-DETRv4": 4}
+    assert Counter(model.family for model in PUBLISHED.values()) == counts
+    for name, model in PUBLISHED.items():
+        assert SHORT_NAMES[name] == model.repo
+        assert model.licence == "Apache-2.0"
+        if model.family == "D-FINE":
+            assert model.repo.startswith(f"ustc-community/dfine-{name}")
+        assert (model.ap is None) == name.endswith("obj365")
+    assert PUBLISHED["deim-large-coco"][:5] == ("LibreYOLO/LibreDEIMl", "DEIM", "l", "COCO", 54.7)
+    assert PUBLISHED["rtdetrv4-small-coco"][:5] == ("LibreYOLO/LibreRTDETRv4s", "RT-DETRv4", "s", "COCO", 49.8)
 
 
 def test_a_short_name_may_stand_for_a_folder(monkeypatch, hub_folder):

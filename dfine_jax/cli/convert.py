@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.table import Table
 
 from dfine_jax.cli.options import say_remarks
-from dfine_jax.display import printable, verbatim
+from dfine_jax.display import printable, say, verbatim
 from dfine_jax.errors import InputError
+from dfine_jax.hub_config import require_expressible
 from dfine_jax.json_file import LARGEST
 from dfine_jax.model_shapes import model_shapes
 from dfine_jax.plain_file import plain_size
@@ -33,10 +34,12 @@ def run(
     class_names: Annotated[str | None, tyro.conf.arg(metavar="NAME,NAME")] = None,
     classes_file: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None,
     size: Literal["n", "s", "m", "l", "x"] | None = None,
+    family: Literal["dfine", "deim", "rtdetrv4"] | None = None,
     half: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     revision: str | None = None,
     token: str | None = None,
     verify: Annotated[tuple[Path, ...] | None, tyro.conf.arg(metavar="[PICTURE]")] = None,
+    explain: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
     force: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False,
 ) -> int:
     """Turn PyTorch weights into a folder for JAX, or back.
@@ -52,9 +55,14 @@ def run(
 
     From the original release's files, and back for transformers:
 
-    dfine convert my_run/best.pth blood --class-names "red cell,white cell,platelet"
+    dfine convert dfine_hgnetv2_n_cells/best.pth blood --class-names "red cell,white cell,platelet"
 
     dfine convert blood blood_for_transformers --to hub
+
+    DEIM's and RT-DETRv4's checkpoints have the same names and shapes and another activation in the decoder. Where
+    nothing in the checkpoint or in its name tells whose it is, say so; and look at what became of each tensor:
+
+    dfine convert best.pth blood --family deim --explain
 
     Args:
         source: A Hub repository (owner/name), a short name (nano-coco), a folder with config.json and weights, a
@@ -64,11 +72,14 @@ def run(
         class_names: Names of the classes, in the order of their labels, instead of those that come with the model.
         classes_file: The same from a file, one name a line.
         size: Size of weights without config.json, where their shapes don't tell.
+        family: Whose network a checkpoint of PyTorch is: "dfine" (ReLU in its decoder), "deim" or "rtdetrv4" (SiLU).
+            Needed where neither the checkpoint nor its name tells.
         half: With --to hub, store matrices and kernels in half precision: half the size, rounded to 11 bits.
         revision: Branch, tag or commit of the Hub repository.
         token: Access token for the Hub, where you aren't logged in.
         verify: Afterwards, run a picture (a made-up one if none is given) through the result and through
             transformers, and print the largest differences; the exit code is 1 if they are not small.
+        explain: Also print what each tensor became: its name and shape, of what, by which rule, or why it is ignored.
         force: Replace OUT if it is there already.
     """
     began = time.perf_counter()
@@ -83,9 +94,13 @@ def run(
         if len(verify) > 1:
             raise InputError(f"--verify takes one picture, not {len(verify)}: {', '.join(map(str, verify))}")
     names = _class_names(class_names, classes_file)
-    model = open_pretrained(source, revision=revision, token=token, size=size, class_names=names)
+    model = open_pretrained(source, revision=revision, token=token, size=size, family=family, class_names=names)
     say_remarks(model)
     check_target(out, replace=force, source=model.place)
+    if explain and model.explain is None:
+        raise InputError(f"--explain is for PyTorch's weights: {model.source} is a folder that this command made")
+    if to == "hub" or verify is not None:
+        require_expressible(model.config)
     tally = _Tally(model_shapes(model.config)[0])
     arrays = tally.watch(model.arrays())
     options = dict(described_by=model.place if names is None else None, replace=force)
@@ -99,6 +114,9 @@ def run(
     notes = list(model.notes)
     if names is not None and model.place is not None and (left := description_in(model.place)):
         notes.append(f"{' and '.join(left)} left out: what is there is about classes of the former names")
+    if explain:
+        for entry in model.explain():
+            say(console, str(entry))
     for note in notes:
         console.print(printable(note), markup=False, highlight=False, soft_wrap=True)
     return 0 if verify is None else _verify(console, model, out, to, verify)

@@ -1,6 +1,5 @@
 """``dfine eval``: how good a model is on labelled pictures."""
 
-import math
 import os
 from pathlib import Path
 from typing import Annotated, Literal
@@ -8,16 +7,30 @@ from typing import Annotated, Literal
 import tyro
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
+from dfine_jax.calibration import FILE_NAME, Calibration, read_calibration, write_calibration
+from dfine_jax.cli.eval_tables import (
+    classes_table,
+    coverage_table,
+    errors_table,
+    figures_table,
+    scores_table,
+    suspects_table,
+)
 from dfine_jax.cli.inputs import Inputs
 from dfine_jax.cli.options import DEFAULT_MODEL, parse_size, say_remarks
 from dfine_jax.data.formats import recognise
 from dfine_jax.data.samples import Dataset, Split, summarise
 from dfine_jax.data.shapes import DrawnRecords
-from dfine_jax.display import say, verbatim
+from dfine_jax.display import printable, say, verbatim
 from dfine_jax.errors import InputError
+from dfine_jax.evaluation.calibration import Samples, fit, gathered, measure, samples_of
+from dfine_jax.evaluation.calibration_report import calibration_files, write_calibration_report
 from dfine_jax.evaluation.coco_metrics import Evaluation, evaluate
+from dfine_jax.evaluation.confusion import rows_by_picture
+from dfine_jax.evaluation.error_kinds import find_errors
+from dfine_jax.evaluation.error_report import error_files, write_errors
+from dfine_jax.evaluation.label_errors import rank_labels
 from dfine_jax.evaluation.predictions import Predicted, predict, same_classes
 from dfine_jax.evaluation.report import report_files, write_report
 from dfine_jax.evaluation.truth import Truth
@@ -27,8 +40,6 @@ from dfine_jax.inference.pictures import PictureError
 from dfine_jax.pretrained import open_pretrained
 from dfine_jax.whole_files import require_writable, require_writable_folder
 
-MOST_SHOWN = 30
-"""Classes in the table; of more the best and the worst are shown."""
 MOST_REMARKS = 3
 """Of those on a data set; dfine data shows all."""
 
@@ -40,6 +51,9 @@ def run(
     split: Split | None = None,
     output: Annotated[Path | None, tyro.conf.arg(metavar="FOLDER")] = None,
     threshold: float = 0.5,
+    errors: bool = False,
+    calibration: bool = False,
+    keep_calibration: bool = False,
     batch_size: int = 8,
     size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
     dtype: Literal["float32", "bfloat16"] = "float32",
@@ -53,7 +67,9 @@ def run(
     For example, "dfine eval --model runs/cells --data cells --split test --output runs/cells/test" measures a trained
     model on pictures it has not seen and keeps numbers and figures, "dfine eval --model small-coco --data
     annotations/instances_val2017.json" takes a COCO file, and "dfine eval --model runs/shapes --data
-    shapes:count=1000" draws what it needs.
+    shapes:count=1000" draws what it needs. With "--errors --output wrong" there are also pictures of what went wrong
+    and of labels that are likely wrong. "--keep-calibration --split val" lets a model learn how far its word can be
+    trusted, and "--calibration --split test" tells whether that holds on other pictures.
 
     Args:
         data: A folder with pictures and labels (COCO, YOLO or VOC), a COCO .json, a YOLO .yaml, or "shapes".
@@ -61,6 +77,12 @@ def run(
         split: Which part of the data; val if not given, or all of it if it is in one piece.
         output: Write metrics.json, predictions.json (as COCO has it) and pictures of curves and finds to this folder.
         threshold: What scores more counts as found, for precision, recall and confusion. AP looks at all scores.
+        errors: Also show what went wrong, in TIDE's kinds with the AP50 that each costs, and which labels are likely
+            wrong, ranked. With --output the worst of each as pictures, and all as JSON.
+        calibration: Also show whether scores are the share that is right (reliability, expected calibration error), and
+            whether intervals of edges hold as many true edges as they should, by size of object.
+        keep_calibration: Fit corrections for both on these pictures (take the val part) and keep them with the model,
+            which is a folder, as calibration.json; Detector.from_pretrained(..., edges=True) goes by it.
         batch_size: Pictures given to the device at a time; a CPU computes them one by one.
         size: Height and width the pictures are stretched to, each divisible by 32; the model's own if not given.
         dtype: Type of the large products. bfloat16 is faster on some machines and a little less exact; CPUs take
@@ -76,23 +98,43 @@ def run(
     dataset = source.open(split)
     for remark in dataset.remarks[:MOST_REMARKS]:
         say(notes, remark, "yellow")
+    calibration = calibration or keep_calibration
     if output is not None:
-        _keep_inputs(output, data, model, dataset)
+        written = report_files(output)
+        written += error_files(output) if errors else []
+        written += calibration_files(output) if calibration else []
+        _keep_inputs(written, data, model, dataset)
     if dataset.problems:
         found = summarise(dataset.problems)
         say(notes, f"left out or changed in {data}: {found}; dfine data {data} lists them", "yellow")
     keep_freed_memory()
     stored = open_pretrained(model)
     say_remarks(stored)
-    detector = Detector.from_stored(stored, size=parse_size(size), dtype=dtype, batch_size=batch_size)
+    kept = None
+    if keep_calibration:
+        _require_own_folder(model)
+    elif calibration and stored.place is not None:
+        kept = read_calibration(stored.place)
+    options = dict(size=parse_size(size), dtype=dtype, batch_size=batch_size, edges=calibration)
+    detector = Detector.from_stored(stored, **options)
     unknown = _unknown_classes(detector, dataset)
     if unknown:
         say(notes, f"the model doesn't know {', '.join(unknown)}: these are never found", "yellow")
 
-    predicted, unreadable = _predict(detector, dataset, notes)
-    evaluation = evaluate(predicted, Truth.of(dataset), threshold=threshold)
-    tables.print(_figures(evaluation, f"{model} on {data}" + (f", {split}" if split else "")))
-    tables.print(_classes(evaluation))
+    truth = Truth.of(dataset)
+    predicted, samples, unreadable = _predict(detector, dataset, truth, threshold, notes)
+    evaluation = evaluate(predicted, truth, threshold=threshold)
+    tables.print(figures_table(evaluation, f"{model} on {data}" + (f", {split}" if split else "")))
+    tables.print(classes_table(evaluation))
+    if errors:
+        _show_errors(evaluation, dataset, output, tables)
+    if calibration:
+        fitted = fit(samples) if keep_calibration else kept
+        _show_calibration(samples, fitted, output, tables)
+        if keep_calibration:
+            _keep(fitted, model, notes)
+        elif fitted is None:
+            say(notes, "the model has no calibration: --keep-calibration --split val fits one")
     if unreadable:
         say(notes, f"{unreadable} of {len(dataset)} pictures could not be read and are left out", "yellow")
     if output is not None:
@@ -101,9 +143,42 @@ def run(
     return 1 if unreadable else 0
 
 
-def _keep_inputs(output: Path, data: str, model: str, dataset: Dataset) -> None:
+def _show_errors(evaluation: Evaluation, dataset: Dataset, output: Path | None, tables: Console) -> None:
+    truth = evaluation.truth
+    errors = find_errors(evaluation.predicted, truth, threshold=evaluation.confusion.threshold)
+    suspects = rank_labels(evaluation.predicted, truth)
+    tables.print("", errors_table(errors), "", suspects_table(suspects, dataset, truth), sep="\n")
+    if output is not None:
+        write_errors(errors, suspects, dataset, truth, output)
+
+
+def _show_calibration(samples: Samples, fitted: Calibration | None, output: Path | None, tables: Console) -> None:
+    raw, corrected = measure(samples), None if fitted is None else measure(samples, fitted)
+    tables.print("", scores_table(raw, corrected), "", coverage_table(raw, corrected), sep="\n")
+    if output is not None:
+        write_calibration_report(raw, corrected, output)
+
+
+def _require_own_folder(model: str) -> None:
+    """Refuses a model that is no folder of the user's before any work."""
+    folder = Path(model).expanduser()
+    if not folder.is_dir():
+        raise InputError(
+            f"--keep-calibration: {printable(model)} is no folder of a model, in which a calibration could be kept; "
+            "dfine convert makes one of it"
+        )
+    require_writable(folder / FILE_NAME, "--keep-calibration")
+
+
+def _keep(fitted: Calibration, model: str, notes: Console) -> None:
+    folder = Path(model).expanduser()
+    write_calibration(fitted, folder)
+    say(notes, f"corrected on the pictures that it was fitted on, and kept in {folder / FILE_NAME}")
+
+
+def _keep_inputs(written: list[Path], data: str, model: str, dataset: Dataset) -> None:
     """Refuses a folder in which a file that is read would be replaced."""
-    targets = [path for path in report_files(output) if os.path.lexists(path)]
+    targets = [path for path in written if os.path.lexists(path)]
     for path in targets:
         require_writable(path, "--output")
     if not targets:
@@ -123,9 +198,14 @@ def _unknown_classes(detector: Detector, dataset: Dataset) -> list[str]:
     return [name for label, name in enumerate(dataset.class_names) if label not in known]
 
 
-def _predict(detector: Detector, dataset: Dataset, notes: Console) -> tuple[list[Predicted], int]:
-    """What is found in the pictures that can be read, and how many can't."""
-    predicted, unreadable = [], 0
+def _predict(
+    detector: Detector, dataset: Dataset, truth: Truth, threshold: float, notes: Console
+) -> tuple[list[Predicted], Samples, int]:
+    """What is found in the pictures that can be read, how it compares with the labels, and how many can't be read.
+
+    Edges are compared at once: those of all detections of many pictures would take much memory.
+    """
+    predicted, samples, unreadable, rows_of = [], [], 0, rows_by_picture(truth)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=notes, disable=not notes.is_terminal, transient=True) as progress:
         task = progress.add_task("detecting", total=len(dataset))
@@ -134,44 +214,8 @@ def _predict(detector: Detector, dataset: Dataset, notes: Console) -> tuple[list
                 unreadable += 1
                 say(notes, f"left out {outcome}", "yellow")
             else:
-                predicted.append(outcome)
+                if outcome.edges is not None:
+                    samples.append(samples_of(outcome, truth, rows_of[outcome.picture], threshold))
+                predicted.append(outcome._replace(edges=None))
             progress.advance(task)
-    return predicted, unreadable
-
-
-def _figures(evaluation: Evaluation, title: str) -> Table:
-    """COCO's twelve: precision on the left, recall on the right."""
-    f = evaluation.figures
-    table = Table(title=verbatim(title, "bold"), title_justify="left", title_style="bold", box=None, pad_edge=False)
-    for heading in ("average precision", "average recall"):
-        table.add_column(heading, style="dim", header_style="dim")
-        table.add_column("", justify="right")
-    table.add_row("[bold]AP[/bold], IoU 0.50 to 0.95", f"[bold]{_number(f.ap)}[/bold]", "1 a picture", _number(f.ar1))
-    table.add_row("IoU 0.50", _number(f.ap50), "10 a picture", _number(f.ar10))
-    table.add_row("IoU 0.75", _number(f.ap75), "100 a picture", _number(f.ar100))
-    table.add_row("small, under 32x32", _number(f.ap_small), "small", _number(f.ar_small))
-    table.add_row("medium", _number(f.ap_medium), "medium", _number(f.ar_medium))
-    table.add_row("large, over 96x96", _number(f.ap_large), "large", _number(f.ar_large))
-    return table
-
-
-def _classes(evaluation: Evaluation) -> Table:
-    """The figures of each class, the best first; those without boxes come last and have none."""
-    threshold = f"{evaluation.confusion.threshold:g}"
-    table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("class")
-    for heading in ("boxes", "AP", "AP50", "AP75", f"precision at {threshold}", f"recall at {threshold}"):
-        table.add_column(heading, justify="right")
-    rows = sorted(evaluation.classes, key=lambda c: (c.boxes == 0, -c.ap))
-    for i, c in enumerate(rows):
-        if MOST_SHOWN // 2 <= i < len(rows) - MOST_SHOWN // 2:
-            if i == MOST_SHOWN // 2:
-                table.add_row(f"... {len(rows) - MOST_SHOWN} more", style="dim")
-            continue
-        numbers = map(_number, (c.ap, c.ap50, c.ap75, c.precision, c.recall))
-        table.add_row(verbatim(c.name), f"{c.boxes:,}", *numbers, style="dim" if c.boxes == 0 else None)
-    return table
-
-
-def _number(value: float) -> str:
-    return "-" if math.isnan(value) else f"{value:.3f}"
+    return predicted, gathered(samples), unreadable

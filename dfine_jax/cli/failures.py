@@ -14,7 +14,7 @@ LONGEST, LONGEST_OWN = 500, 4000
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _OF_THE_MACHINE = (*_FULL, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)
 """Errors that are no fault of the program although they name no file."""
-_LOWER = {"train": "--batch-size, --image-size or --workers", "convert": None, "data": None}
+_LOWER = {"train": "--batch-size, --image-size or --workers", "convert": None, "push": None, "data": None}
 """Options that save memory; other verbs have --batch-size and --size."""
 
 

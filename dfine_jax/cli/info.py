@@ -13,6 +13,7 @@ from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.display import verbatim
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.model.dfine import DFine, variables
+from dfine_jax.published import PUBLISHED
 
 
 def run(
@@ -22,8 +23,9 @@ def run(
 ) -> int:
     """Show what a model is made of.
 
-    Without --model: the five published sizes. With it: parameters, operations (counted from the program, for one
-    picture), the decoder's levels, the classes, and the tree of modules with the shapes of their variables.
+    Without --model: the five sizes, and the published models. With it: parameters, operations (counted from the
+    program, for one picture), the decoder's levels, the classes, and the tree of modules with the shapes of their
+    variables.
 
     For example, "dfine info" compares the sizes, and "dfine info --model nano-coco --depth 4" shows one in detail.
 
@@ -35,6 +37,7 @@ def run(
     console = Console()
     if model is None:
         console.print(_sizes())
+        console.print(_published())
         console.print("dfine info --model NAME counts operations and shows classes and modules", style="dim")
         return 0
     network, settings = model_of(model, parse_size(size))
@@ -54,6 +57,19 @@ def _sizes() -> Table:
         decoder = config.decoder
         numbers = (decoder.layers, decoder.width, decoder.levels, decoder.queries)
         table.add_row(size, f"{_count(DFine(config)):,}", *map(str, numbers))
+    return table
+
+
+def _published() -> Table:
+    """The published models, in the order of their families."""
+    table = Table(title="Published models", title_justify="left")
+    for name in ("--model", "family", "size", "trained on", "COCO AP", "licence"):
+        table.add_column(name, justify="right" if name == "COCO AP" else "left")
+    for name, model in PUBLISHED.items():
+        ap = f"{model.ap:.1f}" if model.ap else ""
+        table.add_row(name, model.family, model.size, model.trained_on, ap, model.licence)
+    table.caption = "AP on val2017, as the projects state it"
+    table.caption_justify = "left"
     return table
 
 

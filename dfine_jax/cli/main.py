@@ -16,6 +16,7 @@ VERBS = {
     "convert": "turn PyTorch weights into a folder for JAX, or back",
     "export": "turn a model into a program for JAX elsewhere, ONNX or transformers",
     "verify": "run an exported model beside the detector",
+    "push": "send a model to the Hugging Face Hub",
     "info": "show what a model is made of",
     "data": "inspect labelled pictures",
     "train": "make a detector from labelled pictures",
@@ -55,7 +56,9 @@ def _run(verb: str, arguments: list[str], is_process: bool) -> int:
 
         gc.freeze()
         gc.enable()
-        keep_compiled(by_jax=verb != "detect")  # its one program is kept whole, and once is enough
+        # Their one program is kept whole. JAX would keep it, too, and what comes from there can't be kept again: it
+        # lacks functions when it is read back.
+        keep_compiled(by_jax=verb not in ("detect", "eval"))
     if verb == "train":  # its defaults depend on what is to be trained
         return module.command(arguments)
     return tyro.cli(module.run, prog=f"dfine {verb}", args=arguments) or 0

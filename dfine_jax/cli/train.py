@@ -1,6 +1,7 @@
 """``dfine train``: from a folder of labelled pictures to a detector."""
 
 import argparse
+import functools
 import os
 import sys
 import time
@@ -44,6 +45,7 @@ from dfine_jax.training.processes import Processes, first_of_all, joined
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.start import Start, fine_tune, fresh
 from dfine_jax.training.trainer import train
+from dfine_jax.weights.folder import StoredModel
 from dfine_jax.weights.sources import read_backbone
 
 MOST_REMARKS = 3
@@ -90,33 +92,38 @@ class Command:
 
 Parse = Callable[[Configuration], Command]
 """Reads the command line, with these settings where it gives none."""
+Open = Callable[[str], StoredModel]
+"""Finds a model by name and checks it, without reading its weights; a command asks for the same one several times."""
 
 
 def command(arguments: list[str]) -> int:
     """Parses and runs; errors are exceptions of one line."""
     began = time.monotonic()
     early = early_options(arguments)
+    opened = functools.cache(open_pretrained)
 
     def parse(defaults: Configuration) -> Command:
         return tyro.cli(Command, prog="dfine train", args=arguments, default=Command(defaults))
 
-    defaults, is_published = _defaults(early)
+    defaults, is_published = _defaults(early, opened)
     parsed = parse(defaults)
     lengths = [name for name in ("epochs", "steps", "minutes") if getattr(early, name)]
     if len(lengths) > 1:
         raise InputError(f"--{' and --'.join(lengths)} each say how long to train: give one of them")
     with joined(parsed.processes):
         if early.preset == "coco" or not is_published:
-            return run(parsed.configuration, resume=parsed.resume, clock=Clock(began))
-        return _run_chosen(defaults, parsed, parse, early, began)
+            return run(parsed.configuration, resume=parsed.resume, clock=Clock(began), opened=opened)
+        return _run_chosen(defaults, parsed, parse, early, began, opened)
 
 
-def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: argparse.Namespace, began: float) -> int:
+def _run_chosen(
+    defaults: Configuration, parsed: Command, parse: Parse, early: argparse.Namespace, began: float, opened: Open
+) -> int:
     """Trains with the recipe that data and machine ask for, where the command line gives none."""
     console = Console(quiet=jax.process_index() != 0)
     configuration = parsed.configuration
     data = open_datasets(configuration, console)
-    config, own_size = _model_of(configuration)
+    config, own_size = _model_of(configuration, opened)
     trained = configuration.model is not None
     facts = facts_of(config, own_size, data.train, data.held_out, labelled=data.labelled, trained=trained)
     wishes = wishes_of(early)
@@ -136,7 +143,7 @@ def _run_chosen(defaults: Configuration, parsed: Command, parse: Parse, early: a
         if wishes.minutes is not None:
             configuration = replace(configuration, recipe=replace(configuration.recipe, steps=None, strong_steps=None))
         try:
-            return run(configuration, resume=parsed.resume, clock=clock, data=data)
+            return run(configuration, resume=parsed.resume, clock=clock, data=data, opened=opened)
         except OutOfMemoryError as error:
             parts = 2 * configuration.recipe.optimization.accumulate
             has_begun = (configuration.output / LOG).exists()
@@ -159,21 +166,28 @@ class Data(NamedTuple):
 
 
 def run(
-    configuration: Configuration, *, resume: bool = False, clock: Clock | None = None, data: Data | None = None
+    configuration: Configuration,
+    *,
+    resume: bool = False,
+    clock: Clock | None = None,
+    data: Data | None = None,
+    opened: Open = open_pretrained,
 ) -> int:
     """Trains as configured; see ``Command``. ``data`` is what ``open_datasets`` gives, where it was called already."""
     first = jax.process_index() == 0
     with claimed(configuration.output, resume=resume) if first else nullcontext():
         console = Console(quiet=not first)
-        return _run(configuration, console, resume, clock or Clock(time.monotonic()), data)
+        return _run(configuration, console, resume, clock or Clock(time.monotonic()), data, opened)
 
 
-def _run(configuration: Configuration, console: Console, resume: bool, clock: Clock, data: Data | None) -> int:
+def _run(
+    configuration: Configuration, console: Console, resume: bool, clock: Clock, data: Data | None, opened: Open
+) -> int:
     written, first = configuration.output / FILE_NAME, jax.process_index() == 0
     if resume and written.exists() and (changed := differences(read_configuration(written), configuration)):
         raise TrainingError(f"{configuration.output} was trained with other settings: {'; '.join(changed)}")
     dataset, held_out, part, _ = data or open_datasets(configuration, console)
-    start = make_start(configuration, dataset)
+    start = make_start(configuration, dataset, opened)
     if first:
         _write_whole(configuration, written)
     results = Results(configuration, dataset, held_out, part)
@@ -209,7 +223,7 @@ def _write_whole(configuration: Configuration, path: Path) -> None:
         os.replace(new, path)
 
 
-def _defaults(early: argparse.Namespace) -> tuple[Configuration, bool]:
+def _defaults(early: argparse.Namespace, opened: Open = open_pretrained) -> tuple[Configuration, bool]:
     """Settings to start from, and whether they are the published ones for what is to be trained.
 
     Else they are those of a file, or of a training to go on with.
@@ -226,7 +240,7 @@ def _defaults(early: argparse.Namespace) -> tuple[Configuration, bool]:
             recipe = replace(recipe, steps=None, strong_steps=None, minutes=None)
         return replace(configuration, recipe=recipe), False
     if early.model:
-        recipe = Recipe.for_config(open_pretrained(early.model).config, fine_tune=True)
+        recipe = Recipe.for_config(opened(early.model).config, fine_tune=True)
     else:
         recipe = Recipe.for_size(early.size or "n")
     if early.epochs:
@@ -264,25 +278,25 @@ def open_datasets(configuration: Configuration, console: Console) -> Data:
     return Data(dataset, None, "none: there is nothing to evaluate on", len(dataset))
 
 
-def _model_of(configuration: Configuration) -> tuple[DFineConfig, int]:
+def _model_of(configuration: Configuration, opened: Open) -> tuple[DFineConfig, int]:
     """What is to be trained, but for its classes, and the side of the pictures that it was made for."""
     if configuration.model:
-        stored = open_pretrained(configuration.model)
+        stored = opened(configuration.model)
         return stored.config, max(stored.preprocessing.height, stored.preprocessing.width)
     if configuration.architecture:
         return from_hub(read_object(configuration.architecture)), Recipe().image_size
     return DFineConfig.from_size(configuration.size), Recipe().image_size
 
 
-def make_start(configuration: Configuration, dataset: Dataset) -> Start:
+def make_start(configuration: Configuration, dataset: Dataset, opened: Open = open_pretrained) -> Start:
     """The values that a training with this configuration begins with."""
     seed, queries, class_names = configuration.run.seed, configuration.queries, dataset.class_names
     if configuration.model and configuration.backbone:
         raise InputError("give --model, which has a backbone, or --backbone, not both")
-    config, _ = _model_of(configuration)
+    config, _ = _model_of(configuration, opened)
     config = config if queries is None else config.with_queries(queries)
     if configuration.model:
-        stored = open_pretrained(configuration.model)
+        stored = opened(configuration.model)
         say_remarks(stored)
         return fine_tune(config, dict(stored.arrays()), class_names, seed)
     config = config.with_classes(class_names)

@@ -14,6 +14,7 @@ from dfine_jax.host_memory import as_text
 from dfine_jax.training.configuration import Configuration
 from dfine_jax.training.cost import training_speed
 from dfine_jax.training.defaults import Chosen, Facts, Wishes, choose, small_side
+from dfine_jax.training.journal import duration
 from dfine_jax.training.memory import available_memory
 from dfine_jax.training.recipe import Recipe
 from dfine_jax.training.trainer import RunOptions
@@ -84,10 +85,8 @@ def recipe_in_words(configuration: Configuration, chosen: Chosen, facts: Facts, 
         _line("batch", _batch, recipe, own, chosen.reasons["batch_size"]),
         _line("learning rates", _rates, recipe, own, chosen.reasons["learning_rate"]),
         _line("length", _length, recipe, own, chosen.reasons["length"]),
-        (
-            "schedule",
-            f"{opt.warmup_steps:,} steps of warm-up, then flat, along a cosine in the last {opt.cooldown:.0%}",
-        ),
+        *([("", _guess(chosen.seconds))] if recipe.minutes is None else []),
+        ("schedule", f"{opt.warmup_steps:,} steps of warm-up, {recipe.falling}"),
         ("average", f"of weights over about {1 / (1 - average.decay):,.0f} steps"),
         ("augmentation", _augmentation(recipe)),
         ("queries", f"{configuration.queries}, and {recipe.denoising_copies} noisy copies of boxes"),
@@ -119,6 +118,10 @@ def _rates(recipe: Recipe) -> str:
 def _length(recipe: Recipe) -> str:
     steps = f"{recipe.epochs:,} epochs" if recipe.steps is None else f"{recipe.steps:,} steps"
     return steps if recipe.minutes is None else f"{recipe.minutes:g} minutes, about {steps}"
+
+
+def _guess(seconds: float) -> str:
+    return f"about {duration(seconds)}, by how fast this machine multiplies; said anew once steps have been measured"
 
 
 def _evaluations(run: RunOptions) -> str:

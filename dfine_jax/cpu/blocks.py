@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float
 
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.kernels.attention import attend_heads
-from dfine_jax.cpu.kernels.channelwise import largest_of_four, normalise_cells
+from dfine_jax.cpu.kernels.channelwise import layer_norm, max_pool
 from dfine_jax.cpu.kernels.sampling import attend_to_points
 from dfine_jax.cpu.operands import LastChannels, MaxPooled, Upsampled
 from dfine_jax.model.attention import SelfAttention
@@ -22,7 +22,7 @@ from dfine_jax.ops.sampling import Shapes
 class PooledStem(Stem):
     """Max-pools by machine code."""
 
-    max_pool = staticmethod(largest_of_four)
+    max_pool = staticmethod(max_pool)
 
 
 class PoolingStem(Stem):
@@ -80,7 +80,7 @@ class NativeLayerNorm(LayerNorm):
     """By machine code."""
 
     def __call__(self, x: Float[Array, "*B D"]) -> Float[Array, "*B D"]:
-        return normalise_cells(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon)
+        return layer_norm(x.astype(jnp.float32), self.scale[...], self.bias[...], self.epsilon)
 
     @staticmethod
     def takes(norm: LayerNorm) -> bool:

@@ -14,12 +14,13 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.codegen.attention import scratch_of_head
+from dfine_jax.cpu.codegen.attributes import check_attributes
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import HALVES, WIDEST, half, registers
 from dfine_jax.cpu.codegen.sampling import QUERIES, scratch_of_query
 from dfine_jax.cpu.codegen.targets import register, target
 from dfine_jax.cpu.codegen.work import MOST, TAPS
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 
 CELLS = 48
 """Of maps or tiles, that a thread multiplies at a time: what it then works on fits in its caches."""
@@ -38,7 +39,7 @@ class Window(NamedTuple):
     stride: int
     padding: tuple[int, int]
     tops: int = 0
-    """Maps, the first ones, of which the largest of each four cells count, see ``largest_of_four``; in halves."""
+    """Maps, the first ones, of which the largest of each four cells count, see ``max_pool``; in halves."""
     twice: bool = False
     """Whether its kernel, of stride 1, has a column more and gives two cells of a row; in halves."""
 
@@ -82,21 +83,21 @@ class Plan(NamedTuple):
     """Numbers in a thread's own memory."""
 
 
-def cells_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products, and whatever else takes each cell by itself."""
     rows = math.prod(maps[0].shape[:-1])
     size = CELLS // 2 if rows < FEW else CELLS
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 
 
-def halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products of halves."""
-    size, chunks, sums = cells_at_a_time(maps, kernels, outputs, window)
+    size, chunks, sums = plan_gemm(maps, kernels, outputs, window)
     inputs = kernels[0].shape[1] // whole_columns(outputs)
     return Plan(size, chunks, sums + size * (1 + inputs // 2))
 
 
-def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions row by row."""
     pictures, *sides, _ = maps[0].shape
     high, wide = (window.over(side) for side in sides)
@@ -107,7 +108,7 @@ def rows_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
 
 
-def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """The same in halves."""
     pictures, *sides, _ = maps[0].shape
     high, wide = window.over(sides[0]), window.wide(sides[1])
@@ -118,7 +119,7 @@ def rows_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: i
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
 
 
-def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_winograd(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions by large tiles."""
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
@@ -127,26 +128,26 @@ def tiles_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, windo
     return Plan(size, pictures * -(-high * wide // size), scratch)
 
 
-def tiles_of_halves_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_winograd16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """The same in halves."""
-    size, chunks, scratch = tiles_at_a_time(maps, kernels, outputs, window)
+    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
     return Plan(size, chunks, scratch - 18 * size * maps[0].shape[-1])
 
 
-def tiles_of_wholes_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_winograd_int16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """The same in whole numbers, to which tiles are rounded after they were transformed."""
-    size, chunks, scratch = tiles_at_a_time(maps, kernels, outputs, window)
+    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
     return Plan(size, chunks, scratch + size * maps[0].shape[-1] // 2)
 
 
-def heads_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_attention(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For self-attention."""
     pictures, tokens, width = maps[0].shape
     heads = len(kernels[0])
     return Plan(1, pictures * heads, scratch_of_head(tokens, width // heads))
 
 
-def queries_at_a_time(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+def plan_sampling(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For deformable attention."""
     pictures, queries, _ = maps[0].shape
     return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))
@@ -165,6 +166,7 @@ def threads() -> int:
 
 def call(
     name: str,
+    kind: str,
     arrays: list[Array],
     shape: tuple[int, ...],
     chunks: int,
@@ -172,7 +174,11 @@ def call(
     dtype: str = "float32",
     **numbers: int,
 ) -> Float[Array, "..."]:
-    """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own."""
+    """What the target of this name makes of arrays and numbers, where each thread has so much memory of its own.
+
+    ``kind`` says which numbers its code reads, see ``codegen/attributes.py``; ``ValueError`` for others.
+    """
+    check_attributes(kind, numbers)
     result = jax.ShapeDtypeStruct(shape, dtype)
     memory = jax.ShapeDtypeStruct((min(chunks, threads()), scratch), jnp.int32)  # in which nobody looks for NaNs
     function = jax.ffi.ffi_call(name, [result, memory], vmap_method="sequential")
@@ -183,12 +189,12 @@ def native(
     name: str,
     plain: Callable[..., Array],
     plan: Callable[..., Plan],
-    in_halves: bool = False,
+    in_16_bits: bool = False,
     takes_narrow: bool = False,
 ) -> Callable[..., Array]:
     """``plain``, but on CPUs the native function of this name, where there is one for this processor.
 
-    All is in float32, but for kernels of products of halves, which are as ``dfine_jax.cpu.kernels.halves`` makes them.
+    All is in float32, but for kernels of products of halves, which are as ``kernels/packed16.py`` makes them.
     Those have machine code in one type for a processor, and it is ``plain`` in others. Where that is int16, functions
     that take narrow maps, in float16, don't have XLA widen them.
 
@@ -196,47 +202,49 @@ def native(
     smaller than one.
     """
 
-    def on_cpu(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
+    def on_cpu(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
         are_narrow = any(x.dtype == jnp.float16 for x in maps)
-        register("halves" if in_halves or are_narrow else "inference")
+        register("halves" if in_16_bits or are_narrow else "inference")
         batch, *sides, _ = maps[0].shape
         results = [*map(window.over, sides[:1]), *map(window.wide, sides[1:])]
-        size, chunks, scratch = plan(maps, kernels, len(finish.bias), window)
-        affine = jnp.array([1, 0], jnp.float32) if finish.affine is None else finish.affine
-        added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (finish.coarse, finish.shortcut)]
-        arrays = [*maps, *kernels, finish.bias, affine, *added]
-        shape = (batch, *results, len(finish.bias))
+        size, chunks, scratch = plan(maps, kernels, len(epilogue.bias), window)
+        affine = jnp.array([1, 0], jnp.float32) if epilogue.affine is None else epilogue.affine
+        added = [jnp.zeros(0, jnp.float32) if x is None else x for x in (epilogue.coarse, epilogue.shortcut)]
+        arrays = [*maps, *kernels, epilogue.bias, affine, *added]
+        shape = (batch, *results, len(epilogue.bias))
         numbers = dict(
             low=window.padding[0], size=size, stride=window.stride, tops=window.tops, twice=int(window.twice)
         )
-        function = f"narrow_{name}" if are_narrow and not in_halves else name
-        return call(target(function, finish.activation), arrays, shape, chunks, scratch, finish.dtype, **numbers)
+        function = f"narrow_{name}" if are_narrow and not in_16_bits else name
+        return call(
+            target(function, epilogue.activation), "work", arrays, shape, chunks, scratch, epilogue.dtype, **numbers
+        )
 
-    def widened_and_plain(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        return plain(_widened(maps), kernels, finish, window)
+    def widened_and_plain(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
+        return plain(_widened(maps), kernels, epilogue, window)
 
     @partial(jax.custom_jvp, nondiff_argnums=(3,))
-    def computed(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Array:
-        is_other_type = in_halves and kernels[0].dtype.name != HALVES.get(half())
-        if registers() is None or is_other_type or (finish.dtype != "float32" and half() != "i16"):
-            return widened_and_plain(maps, kernels, finish, window)
+    def computed(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Array:
+        is_other_type = in_16_bits and kernels[0].dtype.name != HALVES.get(half())
+        if registers() is None or is_other_type or (epilogue.dtype != "float32" and half() != "i16"):
+            return widened_and_plain(maps, kernels, epilogue, window)
         _check(maps, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, widened_and_plain))
-        return lax.platform_dependent(maps, kernels, finish, cpu=cpu, default=default)
+        return lax.platform_dependent(maps, kernels, epilogue, cpu=cpu, default=default)
 
     @computed.defjvp
     def slopes(window: Window, primals: tuple, tangents: tuple) -> tuple[Array, Array]:
         return computed(*primals, window), jax.jvp(partial(widened_and_plain, window=window), primals, tangents)[1]
 
-    def function(maps: Sequence[Array], kernels: Sequence[Array], finish: Finish, window: Window) -> Array:
+    def function(maps: Sequence[Array], kernels: Sequence[Array], epilogue: Epilogue, window: Window) -> Array:
         def as_taken(x: Array) -> Array:
             stays = half() == "i16" and x.dtype == jnp.float16
             return x if stays else x.astype(jnp.float32)
 
         maps = list(map(as_taken, maps) if takes_narrow else _widened(maps))
-        shortcut = None if finish.shortcut is None else as_taken(finish.shortcut)
-        finish = replace(_widened(replace(finish, shortcut=None)), shortcut=shortcut)
-        return computed(maps, list(kernels) if in_halves else _widened(list(kernels)), finish, window)
+        shortcut = None if epilogue.shortcut is None else as_taken(epilogue.shortcut)
+        epilogue = replace(_widened(replace(epilogue, shortcut=None)), shortcut=shortcut)
+        return computed(maps, list(kernels) if in_16_bits else _widened(list(kernels)), epilogue, window)
 
     return function
 

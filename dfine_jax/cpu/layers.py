@@ -9,19 +9,19 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.codegen.finish import FINISHES
-from dfine_jax.cpu.finish import Finish
-from dfine_jax.cpu.kernels.channelwise import convolve_channels
-from dfine_jax.cpu.kernels.halves import (
+from dfine_jax.cpu.codegen.epilogue import EPILOGUES
+from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.channelwise import convolve_depthwise
+from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, convolve_winograd, gemm
+from dfine_jax.cpu.kernels.packed16 import (
     apart,
-    convolve_rows_of_halves,
-    convolve_tiles_of_halves,
-    convolve_two_cells_of_halves,
-    multiply_halves,
+    convolve_implicit_gemm16,
+    convolve_two_columns16,
+    convolve_winograd16,
+    gemm16,
 )
-from dfine_jax.cpu.kernels.pairs import convolve_pairs
-from dfine_jax.cpu.kernels.panels import convolve_rows, convolve_tiles, multiply_cells
-from dfine_jax.cpu.kernels.tiles import convolve_large_tiles, convolve_small_tiles
+from dfine_jax.cpu.kernels.two_columns import convolve_two_columns
+from dfine_jax.cpu.kernels.winograd import winograd_f2, winograd_f4
 from dfine_jax.cpu.operands import LastChannels, MaxPooled, Operand, Upsampled
 from dfine_jax.cpu.select import Form
 from dfine_jax.inference.folded import Conv
@@ -66,36 +66,36 @@ class PackedConv(nnx.Module):
             return self._of_upsampled(operands[0].map, *operands[1:], kernels=kernels)
         pooled = sum(isinstance(operand, MaxPooled) for operand in operands)
         maps = [self._as_read(operand) for operand in operands]
-        window, finish = dict(stride=self.stride, padding=self.padding), self._finish(shortcut=residual)
+        window, epilogue = dict(stride=self.stride, padding=self.padding), self._epilogue(shortcut=residual)
         match self.form:
-            case "panels":
-                return multiply_cells(maps, kernels, finish)
-            case "halves in panels":
-                return multiply_halves(maps, kernels, finish)
-            case "rows in panels":
-                return convolve_rows(maps, kernels, **window, finish=finish)
-            case "rows of halves":
-                return convolve_rows_of_halves(maps, kernels, **window, finish=finish, tops=pooled)
-            case "two cells of halves":
-                return convolve_two_cells_of_halves(maps, kernels, self.padding, finish)
-            case "rows of channels":
-                return convolve_channels(*maps, *kernels, **window, finish=finish)
-            case "large tiles in panels":
-                return convolve_tiles(*maps, *kernels, self.padding, finish)
-            case "large tiles of halves" | "large tiles of wholes":
-                return convolve_tiles_of_halves(*maps, kernels, self.padding, finish)
+            case "GEMM":
+                return gemm(maps, kernels, epilogue)
+            case "GEMM, 16 bits":
+                return gemm16(maps, kernels, epilogue)
+            case "implicit GEMM":
+                return convolve_implicit_gemm(maps, kernels, **window, epilogue=epilogue)
+            case "implicit GEMM, 16 bits":
+                return convolve_implicit_gemm16(maps, kernels, **window, epilogue=epilogue, tops=pooled)
+            case "two columns, 16 bits":
+                return convolve_two_columns16(maps, kernels, self.padding, epilogue)
+            case "depthwise":
+                return convolve_depthwise(*maps, *kernels, **window, epilogue=epilogue)
+            case "Winograd F(4,3), packed":
+                return convolve_winograd(*maps, *kernels, self.padding, epilogue)
+            case "Winograd F(4,3), 16 bits" | "Winograd F(4,3), int16":
+                return convolve_winograd16(*maps, kernels, self.padding, epilogue)
             case _:
-                return finish(self._by_xla(maps, kernels)).astype(self.compute.dtype)
+                return epilogue(self._by_xla(maps, kernels)).astype(self.compute.dtype)
 
     def _by_xla(self, maps: Sequence[Array], kernels: list[Array]) -> Float[Array, "B h w O"]:
         match self.form:
-            case "small tiles":
-                return convolve_small_tiles(*maps, kernels, self.padding, self.compute)
-            case "large tiles":
-                return convolve_large_tiles(*maps, *kernels, self.padding)
-            case "pairs":
-                return convolve_pairs(*maps, *kernels, self.padding)
-            case "parts":
+            case "Winograd F(2,3)":
+                return winograd_f2(*maps, kernels, self.padding, self.compute)
+            case "Winograd F(4,3)":
+                return winograd_f4(*maps, *kernels, self.padding)
+            case "two columns":
+                return convolve_two_columns(*maps, *kernels, self.padding)
+            case "split":
                 return convolve_parts(maps, kernels, self.stride, self.padding, self.compute)
             case _:
                 return self.compute.convolve(maps, *kernels, self.stride, self.padding)
@@ -104,7 +104,7 @@ class PackedConv(nnx.Module):
         """The map that the form's code reads."""
         match operand:
             case LastChannels():
-                return operand.map if self.form in ("panels", "halves in panels") else operand.copied()
+                return operand.map if self.form in ("GEMM", "GEMM, 16 bits") else operand.copied()
             case MaxPooled():
                 return operand.map
             case _:
@@ -113,20 +113,20 @@ class PackedConv(nnx.Module):
     def _of_upsampled(self, coarse: Array, fine: Array, *, kernels: list[Array]) -> Float[Array, "B h w O"]:
         """Multiplies the coarse map before it is upsampled, which is the same at a quarter of the work."""
         match self.form:
-            case "panels":
-                multiply, (ours, theirs) = multiply_cells, ([kernel] for kernel in kernels)
-            case "halves apart":
-                multiply, (ours, theirs) = multiply_halves, apart(kernels)
+            case "GEMM":
+                multiply, (ours, theirs) = gemm, ([kernel] for kernel in kernels)
+            case "GEMM, 16 bits, split":
+                multiply, (ours, theirs) = gemm16, apart(kernels)
             case _:
                 ours, theirs = jnp.split(kernels[0][0, 0], [coarse.shape[-1]])
                 product = upsample2x(self.compute.multiply(coarse, ours)) + self.compute.multiply(fine, theirs)
-                return self._finish()(product).astype(self.compute.dtype)
-        unfinished = Finish(jnp.zeros_like(self.bias[...]), None)
-        return multiply([fine], theirs, self._finish(coarse=multiply([coarse], ours, unfinished)))
+                return self._epilogue()(product).astype(self.compute.dtype)
+        bare_epilogue = Epilogue(jnp.zeros_like(self.bias[...]), None)
+        return multiply([fine], theirs, self._epilogue(coarse=multiply([coarse], ours, bare_epilogue)))
 
-    def _finish(self, **added: Float[Array, "..."] | None) -> Finish:
+    def _epilogue(self, **added: Float[Array, "..."] | None) -> Epilogue:
         affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])
-        return Finish(self.bias[...], self.activation, affine, dtype=self.result, **added)
+        return Epilogue(self.bias[...], self.activation, affine, dtype=self.result, **added)
 
 
 class PackedLinear(nnx.Module):
@@ -135,13 +135,13 @@ class PackedLinear(nnx.Module):
     def __init__(self, linear: Linear, weights: Weights):
         self.kernel = nnx.data(weights.variable())
         self.bias, self.compute = linear.bias, linear.compute
-        self._multiply = multiply_halves if weights.form == "halves in panels" else multiply_cells
+        self._multiply = gemm16 if weights.form == "GEMM, 16 bits" else gemm
 
     def __call__(self, x: Float[Array, "*B inputs"], activation: str | None = None) -> Float[Array, "*B outputs"]:
         """With the activation that follows, by its name."""
-        in_finish = activation if activation in FINISHES else None
-        y = self._multiply([x], [kernel[...] for kernel in self.kernel], Finish(self.bias[...], in_finish))
-        return y if in_finish == activation else ACTIVATIONS[activation](y)
+        in_epilogue = activation if activation in EPILOGUES else None
+        y = self._multiply([x], [kernel[...] for kernel in self.kernel], Epilogue(self.bias[...], in_epilogue))
+        return y if in_epilogue == activation else ACTIVATIONS[activation](y)
 
 
 def arrays_of(shapes: Sequence[tuple[int, ...]], dtypes: Sequence[np.dtype]) -> list[jax.ShapeDtypeStruct]:

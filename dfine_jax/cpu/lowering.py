@@ -16,7 +16,7 @@ from dfine_jax.cpu.blocks import (
     SplittingELAN,
     UpsamplingEncoder,
 )
-from dfine_jax.cpu.codegen.finish import FINISHES
+from dfine_jax.cpu.codegen.epilogue import EPILOGUES
 from dfine_jax.cpu.codegen.registers import WIDEST, registers
 from dfine_jax.cpu.kernels.sampling import has_native_points
 from dfine_jax.cpu.layers import PackedConv, PackedLinear, Weights, arrays_of
@@ -79,7 +79,7 @@ class _Lowering:
                     kind = NativeLayerNorm
                 case MLP() if isinstance(module.layers[0], PackedLinear):
                     kind = ActivatingMLP
-                case Stem() if module.stem3.form == "rows of halves":
+                case Stem() if module.stem3.form == "implicit GEMM, 16 bits":
                     kind = PoolingStem
                 case Stem() if module.stem1.bias.shape[0] >= WIDEST:
                     kind = PooledStem
@@ -91,13 +91,13 @@ class _Lowering:
         shape, is_upsampling = conv.kernel.shape, id(conv) in self.upsampling
         if in_float32_on_cpu(shape, conv.stride):
             conv.compute = Compute()  # what is between such convolutions need not be rounded and widened again
-        is_native = self.is_native and conv.activation in FINISHES
+        is_native = self.is_native and conv.activation in EPILOGUES
         rounded = conv.compute.dtype != jnp.float32
         form = form_on_cpu(shape, conv.stride, conv.widths, rounded, is_native, self.operands, is_upsampling)
         result = "float32"
         if form in NATIVE and not name.startswith("decoder.") and self.operands == jnp.int16:
             result = "float16"  # these processors wait for memory
-        if self.quick and form != "parts":  # products of tiles are many more programs
+        if self.quick and form != "split":  # products of tiles are many more programs
             form = "whole"
         return PackedConv(conv, self._packed(f"{name}.kernel", form, shape, conv.widths, conv.compute), result)
 

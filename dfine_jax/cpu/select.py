@@ -10,54 +10,55 @@ from jaxtyping import Float
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.codegen.work import MOST, TAPS
-from dfine_jax.cpu.kernels.halves import (
+from dfine_jax.cpu.kernels.packed import pack, packed_size
+from dfine_jax.cpu.kernels.packed16 import (
     FEW,
     FEW_WHOLES_OF_TILES,
-    are_faster_halved,
-    for_two_cells,
-    in_halves,
-    tiles_in_wholes,
+    for_two_columns,
+    is_faster16,
+    pack16,
+    pack16_windows,
+    pack16_winograd,
     whole_pairs,
-    windows_are_halvable,
-    windows_in_halves,
+    windows_take16,
 )
-from dfine_jax.cpu.kernels.panels import in_panels, size_in_panels
-from dfine_jax.cpu.kernels.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.cpu.kernels.winograd import f2_kernels, f4_kernel
 from dfine_jax.ops.convolution import SMALL, alike
 
 Form = Literal[
     "whole",
-    "parts",
-    "pairs",
-    "small tiles",
-    "large tiles",
-    "panels",
-    "rows in panels",
-    "rows of channels",
-    "large tiles in panels",
-    "halves in panels",
-    "halves apart",
-    "rows of halves",
-    "two cells of halves",
-    "large tiles of halves",
-    "large tiles of wholes",
+    "split",
+    "two columns",
+    "Winograd F(2,3)",
+    "Winograd F(4,3)",
+    "GEMM",
+    "implicit GEMM",
+    "depthwise",
+    "Winograd F(4,3), packed",
+    "GEMM, 16 bits",
+    "GEMM, 16 bits, split",
+    "implicit GEMM, 16 bits",
+    "two columns, 16 bits",
+    "Winograd F(4,3), 16 bits",
+    "Winograd F(4,3), int16",
 ]
-"""Of a kernel: as it is; split along its inputs, one part a summand of ``convolve_parts``; one for two cells at once,
-see ``kernels/pairs.py``; transformed for products of tiles, see ``kernels/tiles.py``; in panels, one part a map, see
-``kernels/panels.py`` and ``kernels/halves.py``; or a depthwise one row after row, see ``kernels/channelwise.py``.
+"""What becomes of a kernel: nothing; split along its inputs, one part a summand of ``convolve_parts``; one that gives
+two output columns a step, see ``kernels/two_columns.py``; transformed by Winograd, see ``kernels/winograd.py``; packed,
+for each operand apart, see ``kernels/packed.py`` and ``kernels/packed16.py``; or a depthwise one row after row, see
+``kernels/channelwise.py``.
 """
 
 HALVED: tuple[Form, ...] = (
-    "halves in panels",
-    "halves apart",
-    "rows of halves",
-    "two cells of halves",
-    "large tiles of halves",
-    "large tiles of wholes",
+    "GEMM, 16 bits",
+    "GEMM, 16 bits, split",
+    "implicit GEMM, 16 bits",
+    "two columns, 16 bits",
+    "Winograd F(4,3), 16 bits",
+    "Winograd F(4,3), int16",
 )
-"""Forms whose kernels are in 16 bits, see ``dfine_jax.cpu.kernels.halves``."""
+"""Forms whose kernels are in 16 bits, see ``dfine_jax.cpu.kernels.packed16``."""
 
-NATIVE: tuple[Form, ...] = ("panels", "rows in panels", "rows of channels", "large tiles in panels", *HALVED)
+NATIVE: tuple[Form, ...] = ("GEMM", "implicit GEMM", "depthwise", "Winograd F(4,3), packed", *HALVED)
 """Forms that machine code takes."""
 
 WIDE = 24
@@ -91,44 +92,44 @@ def form_on_cpu(
     if panels and not rounded and inputs == sum(widths) and len(widths) <= MOST and len(widths) * max(size) <= TAPS:
         if size == [1, 1] and stride == 1:
             groups = [(width,) for width in widths] if apart else [widths]
-            if not halves or not all(are_faster_halved(group, outputs, halves) for group in groups):
-                return "panels"
-            return "halves apart" if apart else "halves in panels"
+            if not halves or not all(is_faster16(group, outputs, halves) for group in groups):
+                return "GEMM"
+            return "GEMM, 16 bits, split" if apart else "GEMM, 16 bits"
         if tiled and inputs % WIDEST == outputs % WIDEST == 0:
             return _tiles_form(inputs, outputs, halves)
-        return _rows_form(size, stride, widths, outputs) if halves and len(set(size)) == 1 else "rows in panels"
+        return _rows_form(size, stride, widths, outputs) if halves and len(set(size)) == 1 else "implicit GEMM"
     if panels and not rounded and inputs == 1 and widths == (outputs,) and outputs >= WIDEST and max(size) <= TAPS:
-        return "rows of channels"
+        return "depthwise"
     if size == [1, 1] and stride == 1 and len(_summands(widths)) > 1:
-        return "parts"
+        return "split"
     if size != [3, 3] or stride != 1 or inputs == 1 or len(widths) > 1:
         return "whole"
     if tiled:
-        return "small tiles" if rounded and wide >= ROUNDED else "large tiles"
-    return "pairs" if outputs <= NARROW and math.prod(kernel) > SMALL else "whole"
+        return "Winograd F(2,3)" if rounded and wide >= ROUNDED else "Winograd F(4,3)"
+    return "two columns" if outputs <= NARROW and math.prod(kernel) > SMALL else "whole"
 
 
 def _tiles_form(inputs: int, outputs: int, halves: np.dtype | None) -> Form:
     """Of a 3x3 convolution that is faster by large tiles in float32."""
     wide = min(inputs, outputs)
     if halves == np.float16 and wide >= FEW:
-        return "large tiles of halves"
+        return "Winograd F(4,3), 16 bits"
     if halves == np.int16 and wide >= FEW_WHOLES_OF_TILES:
-        return "large tiles of wholes"
-    if halves == np.int16 and windows_are_halvable(3, 3, 1, inputs):
-        return "rows of halves"
-    return "large tiles in panels"
+        return "Winograd F(4,3), int16"
+    if halves == np.int16 and windows_take16(3, 3, 1, inputs):
+        return "implicit GEMM, 16 bits"
+    return "Winograd F(4,3), packed"
 
 
 def _rows_form(size: list[int], stride: int, widths: tuple[int, ...], outputs: int) -> Form:
     """Of a convolution row by row, where halves are faster."""
     rows, columns = size
-    of_one = all(windows_are_halvable(rows, columns, stride, width) for width in widths)
-    of_two = stride == 1 and all(windows_are_halvable(rows, columns + 1, 2, width) for width in widths)
+    of_one = all(windows_take16(rows, columns, stride, width) for width in widths)
+    of_two = stride == 1 and all(windows_take16(rows, columns + 1, 2, width) for width in widths)
     products_of_one, products_of_two = 2 * columns * whole_columns(outputs), (columns + 1) * whole_columns(2 * outputs)
     if of_two and (products_of_two < products_of_one or not of_one):
-        return "two cells of halves"
-    return "rows of halves" if of_one else "rows in panels"
+        return "two columns, 16 bits"
+    return "implicit GEMM, 16 bits" if of_one else "implicit GEMM"
 
 
 def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
@@ -137,42 +138,42 @@ def shapes_in_form(kernel: tuple[int, int, int, int], form: Form, widths: tuple[
     match form:
         case "whole":
             return [kernel]
-        case "parts":
+        case "split":
             return [(*size, width, outputs) for width in _summands(widths)]
-        case "panels":
-            return [(1, size_in_panels(width, outputs)) for width in widths]
-        case "halves in panels":
-            return [(1, size_in_panels(inputs, outputs)), (1,)]
-        case "halves apart":
-            return [*((1, size_in_panels(width, outputs)) for width in widths), (len(widths),)]
-        case "rows in panels":
+        case "GEMM":
+            return [(1, packed_size(width, outputs)) for width in widths]
+        case "GEMM, 16 bits":
+            return [(1, packed_size(inputs, outputs)), (1,)]
+        case "GEMM, 16 bits, split":
+            return [*((1, packed_size(width, outputs)) for width in widths), (len(widths),)]
+        case "implicit GEMM":
             rows, columns = size
-            return [(rows, size_in_panels(columns * width, outputs)) for width in widths]
-        case "rows of halves":
+            return [(rows, packed_size(columns * width, outputs)) for width in widths]
+        case "implicit GEMM, 16 bits":
             rows, columns = size
             return [
-                *((rows, size_in_panels(whole_pairs(columns * width), outputs)) for width in widths),
+                *((rows, packed_size(whole_pairs(columns * width), outputs)) for width in widths),
                 (len(widths),),
             ]
-        case "two cells of halves":
+        case "two columns, 16 bits":
             rows, columns = size
             numbers = [whole_pairs((columns + 1) * width) for width in widths]
-            return [*((rows, size_in_panels(each, 2 * outputs)) for each in numbers), (len(widths),)]
-        case "rows of channels":
+            return [*((rows, packed_size(each, 2 * outputs)) for each in numbers), (len(widths),)]
+        case "depthwise":
             rows, columns = size
             return [(rows, columns * outputs)]
-        case "pairs":
+        case "two columns":
             return [(3, 4, inputs, 2 * outputs)]
-        case "small tiles":
+        case "Winograd F(2,3)":
             return [(inputs, outputs)] * 16
-        case "large tiles":
+        case "Winograd F(4,3)":
             return [(36, inputs, outputs)]
-        case "large tiles in panels":
-            return [(36, size_in_panels(inputs, outputs))]
-        case "large tiles of halves":
-            return [(36, size_in_panels(inputs, outputs)), (1,)]
-        case "large tiles of wholes":
-            return [(36, size_in_panels(inputs, outputs)), (36,)]
+        case "Winograd F(4,3), packed":
+            return [(36, packed_size(inputs, outputs))]
+        case "Winograd F(4,3), 16 bits":
+            return [(36, packed_size(inputs, outputs)), (1,)]
+        case "Winograd F(4,3), int16":
+            return [(36, packed_size(inputs, outputs)), (36,)]
 
 
 def in_form(
@@ -187,35 +188,35 @@ def in_form(
     match form:
         case "whole":
             return [kernel]
-        case "parts":
+        case "split":
             return _split(kernel, _summands(widths))
-        case "panels":
-            return [in_panels(part[0]) for part in _split(kernel, widths)]
-        case "halves in panels":
-            return in_halves([kernel[0]], halves)
-        case "halves apart":
-            return in_halves([part[0] for part in _split(kernel, widths)], halves)
-        case "rows in panels":
+        case "GEMM":
+            return [pack(part[0]) for part in _split(kernel, widths)]
+        case "GEMM, 16 bits":
+            return pack16([kernel[0]], halves)
+        case "GEMM, 16 bits, split":
+            return pack16([part[0] for part in _split(kernel, widths)], halves)
+        case "implicit GEMM":
             rows, *_, outputs = kernel.shape
-            return [in_panels(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
-        case "rows of halves":
-            return windows_in_halves(_split(kernel, widths), halves)
-        case "two cells of halves":
-            return windows_in_halves(_split(for_two_cells(kernel), widths), halves)
-        case "rows of channels":
+            return [pack(part.reshape(rows, -1, outputs)) for part in _split(kernel, widths)]
+        case "implicit GEMM, 16 bits":
+            return pack16_windows(_split(kernel, widths), halves)
+        case "two columns, 16 bits":
+            return pack16_windows(_split(for_two_columns(kernel), widths), halves)
+        case "depthwise":
             return [kernel.reshape(len(kernel), -1)]
-        case "pairs":
-            return [for_two_cells(kernel)]
-        case "small tiles":
-            return small_tile_kernels(kernel)
-        case "large tiles":
-            return [large_tile_kernel(kernel)]
-        case "large tiles in panels":
-            return [in_panels(large_tile_kernel(kernel))]
-        case "large tiles of halves":
-            return in_halves([large_tile_kernel(kernel)], halves)
-        case "large tiles of wholes":
-            return tiles_in_wholes(large_tile_kernel(kernel), halves)
+        case "two columns":
+            return [for_two_columns(kernel)]
+        case "Winograd F(2,3)":
+            return f2_kernels(kernel)
+        case "Winograd F(4,3)":
+            return [f4_kernel(kernel)]
+        case "Winograd F(4,3), packed":
+            return [pack(f4_kernel(kernel))]
+        case "Winograd F(4,3), 16 bits":
+            return pack16([f4_kernel(kernel)], halves)
+        case "Winograd F(4,3), int16":
+            return pack16_winograd(f4_kernel(kernel), halves)
 
 
 def types_in_form(form: Form, count: int, dtype: np.dtype, halves: np.dtype | None) -> list[np.dtype]:
@@ -228,11 +229,11 @@ def types_in_form(form: Form, count: int, dtype: np.dtype, halves: np.dtype | No
 def in_float32_on_cpu(kernel: tuple[int, int, int, int], stride: int) -> bool:
     """Whether CPUs convolve with a kernel of this shape (HWIO) in float32 whatever comes in.
 
-    That is a dense one that is neither pointwise nor in the form "small tiles".
+    That is a dense one that is neither pointwise nor in the form "Winograd F(2,3)".
     """
     pointwise, depthwise = kernel[:2] == (1, 1), kernel[2] == 1
     form = form_on_cpu(kernel, stride, kernel[2:3], rounded=True, panels=False)
-    return not (pointwise or depthwise or form == "small tiles")
+    return not (pointwise or depthwise or form == "Winograd F(2,3)")
 
 
 def _split(kernel: Float[np.ndarray, "kh kw I O"], widths: Sequence[int]) -> list[Float[np.ndarray, "kh kw _ O"]]:

@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.kernel_gradients import gradient_for_kernel
-from dfine_jax.cpu.kernels.panels import convolve_rows, in_panels
+from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, pack
 from dfine_jax.cpu.kernels.products import multiply
 from dfine_jax.ops.bilinear import Bilinear, Forms, Operands, Shape
 from dfine_jax.ops.compute import Compute
@@ -56,8 +56,8 @@ class Window(NamedTuple):
 
 def _by_rows(x: Array, kernel: Array, stride: int, padding: tuple[int, int]) -> Float[Array, "B h w O"]:
     rows, _, _, outputs = kernel.shape
-    panels = in_panels(kernel.reshape(rows, -1, outputs))
-    return convolve_rows([x], [panels], stride, padding, Finish(jnp.zeros(outputs), None))
+    panels = pack(kernel.reshape(rows, -1, outputs))
+    return convolve_implicit_gemm([x], [panels], stride, padding, Epilogue(jnp.zeros(outputs), None))
 
 
 def _forward(x: Array, kernel: Array, *, operands: Operands, options: Window) -> Array:

@@ -4,9 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from dfine_jax.evaluation.coco_metrics import Evaluation
-from dfine_jax.evaluation.confusion import OVERLAP, overlaps, rows_by_picture
-from dfine_jax.evaluation.predictions import Predicted
-from dfine_jax.evaluation.truth import Truth
+from dfine_jax.evaluation.confusion import IGNORED, rows_by_picture
+from dfine_jax.evaluation.matching import found_boxes
 from dfine_jax.thresholds import USUAL, Best, Thresholds
 
 
@@ -24,11 +23,11 @@ def best_thresholds(evaluation: Evaluation) -> Thresholds:
     for predicted in evaluation.predicted:
         rows = rows_of[predicted.picture]
         boxes += np.bincount(truth.labels[rows[~truth.crowds[rows]]], minlength=classes)
+        found = found_boxes(predicted, truth, rows)
         for label in np.unique(predicted.labels):
-            own = rows[truth.labels[rows] == label]
-            found, counted = _right(predicted, int(label), truth, own)
-            scores[label] += predicted.scores[predicted.labels == label][counted].tolist()
-            right[label] += found[counted].tolist()
+            counted = (predicted.labels == label) & (found != IGNORED)
+            scores[label] += predicted.scores[counted].tolist()
+            right[label] += (found[counted] >= 0).tolist()
     each = {
         name: _best(np.array(scores[label]), np.array(right[label], bool), int(boxes[label]))
         for label, name in enumerate(truth.class_names)
@@ -36,22 +35,6 @@ def best_thresholds(evaluation: Evaluation) -> Thresholds:
     }
     together = _best(np.concatenate(scores), np.concatenate(right).astype(bool), int(boxes.sum()))
     return Thresholds(together, each)
-
-
-def _right(predicted: Predicted, label: int, truth: Truth, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which detections of one class in one picture are right, and which count at all."""
-    own = predicted.labels == label
-    order = np.argsort(-predicted.scores[own], kind="stable")
-    objects, crowds = rows[~truth.crowds[rows]], rows[truth.crowds[rows]]
-    iou = overlaps(predicted.boxes[own], truth.boxes[objects], crowd=False)
-    right = np.zeros(len(order), bool)
-    free = np.ones(len(objects), bool)
-    for detection in order:
-        fitting = np.where(free, iou[detection], 0.0)
-        if fitting.max(initial=0.0) >= OVERLAP:
-            right[detection], free[fitting.argmax()] = True, False
-    in_crowd = (overlaps(predicted.boxes[own], truth.boxes[crowds], crowd=True) >= OVERLAP).any(axis=1)
-    return right, right | ~in_crowd
 
 
 def _best(scores: Float[np.ndarray, " N"], right: Bool[np.ndarray, " N"], boxes: int) -> Best:

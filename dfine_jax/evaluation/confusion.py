@@ -52,8 +52,7 @@ def judge(predicted: Predicted, truth: Truth, rows: Int[np.ndarray, " R"], thres
     One to one, by IoU from the greatest down. Pairs of the same class come first, so that a box found twice, once by
     its right name, counts as found.
     """
-    above = predicted.scores > threshold
-    kept = Predicted(predicted.picture, predicted.scores[above], predicted.labels[above], predicted.boxes[above])
+    kept = predicted.above(threshold)
     objects, crowds = rows[~truth.crowds[rows]], rows[truth.crowds[rows]]
     same = kept.labels[:, None] == truth.labels[objects]
     iou = overlaps(kept.boxes, truth.boxes[objects], crowd=False)

@@ -13,6 +13,7 @@ from dfine_jax.display import printable, storable
 from dfine_jax.errors import InputError
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.inference.detector import Detector
+from dfine_jax.inference.edges import Edges
 from dfine_jax.inference.pictures import PictureError
 
 UNKNOWN = -1
@@ -31,6 +32,17 @@ class Predicted(NamedTuple):
     """As the data set counts them, not the model."""
     boxes: Float32[np.ndarray, "N 4"]
     """x0, y0, x1, y1 in pixels of the original picture."""
+    edges: Edges | None = None
+    """How sure each edge's place is, where the detector was asked for it."""
+
+    def only(self, which: np.ndarray) -> "Predicted":
+        """Some of them, by a mask or by indices."""
+        edges = None if self.edges is None else self.edges[which]
+        return Predicted(self.picture, self.scores[which], self.labels[which], self.boxes[which], edges)
+
+    def above(self, threshold: float) -> "Predicted":
+        """Those that score more."""
+        return self.only(self.scores > threshold)
 
 
 def predict(detector: Detector, dataset: Dataset) -> Iterator[Predicted | PictureError]:
@@ -49,7 +61,8 @@ def predict(detector: Detector, dataset: Dataset) -> Iterator[Predicted | Pictur
             yield found.outcome
         else:
             outcome = found.outcome
-            yield relabelled(found.source.index, outcome.scores, outcome.label_ids, outcome.boxes, label_of)
+            columns = (outcome.scores, outcome.label_ids, outcome.boxes)
+            yield relabelled(found.source.index, *columns, label_of, outcome.edges)
 
 
 def relabelled(
@@ -58,11 +71,11 @@ def relabelled(
     labels: Int32[np.ndarray, " N"],
     boxes: Float32[np.ndarray, "N 4"],
     label_of: Int32[np.ndarray, " K"],
+    edges: Edges | None = None,
 ) -> Predicted:
     """A model's detections with the data set's labels, less those of classes it doesn't have."""
     labels = label_of[labels]
-    known = labels != UNKNOWN
-    return Predicted(picture, scores[known], labels[known], boxes[known])
+    return Predicted(picture, scores, labels, boxes, edges).only(labels != UNKNOWN)
 
 
 def same_classes(model: Sequence[str], data: Sequence[str]) -> Int32[np.ndarray, " K"]:

@@ -42,9 +42,9 @@ def of_packed(apply: Callable[..., Any], params: "Variables") -> tuple[Callable[
     """
     places = _places(params)
 
-    def function(packed: "Variables", *rest: Any) -> Any:
+    def function(packed: "Variables", *rest: Any, **options: Any) -> Any:
         short = {name: lax.slice(packed[PACKED], (at.start,), (at.stop,)) for name, at in places.items()}
-        return apply({**_others(packed, {PACKED}), **short}, *rest)
+        return apply({**_others(packed, {PACKED}), **short}, *rest, **options)
 
     shapes = {PACKED: jax.ShapeDtypeStruct((_end(places),), np.float32)} if places else {}
     return function, {**shapes, **_others(params, places)}

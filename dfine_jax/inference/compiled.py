@@ -1,13 +1,13 @@
 """The function from pictures to their best detections, compiled once for one shape."""
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from dfine_jax.inference.postprocess import TopDetections, postprocess
+from dfine_jax.inference.postprocess import postprocess, postprocess_with_edges
 from dfine_jax.inference.preprocess import normalise
 from dfine_jax.ops.platform import on_platform
 from dfine_jax.preprocessing import Preprocessing
@@ -30,10 +30,19 @@ QUICK_CPU_OPTIONS = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_em
 
 
 def lower_detection(
-    apply: Callable, params: "Variables", batch_stats: "Variables", settings: Preprocessing, batch_size: int
+    apply: Callable,
+    params: "Variables",
+    batch_stats: "Variables",
+    settings: Preprocessing,
+    batch_size: int,
+    *,
+    edges: bool = False,
 ) -> jax.stages.Lowered:
-    """The program for ``batch_size`` resized pictures (uint8) and their original (height, width), not yet compiled."""
-    return _traced(apply, params, batch_stats, settings, batch_size).lower()
+    """The program for ``batch_size`` resized pictures (uint8) and their original (height, width), not yet compiled.
+
+    With ``edges`` it gives ``DetectionsWithEdges``, else ``TopDetections``.
+    """
+    return _traced(apply, params, batch_stats, settings, batch_size, edges).lower()
 
 
 def picture_by_picture(in_batch: Callable[..., Any]) -> Callable[..., Any]:
@@ -71,10 +80,18 @@ def count_operations(model: "DFine", settings: Preprocessing) -> float:
 
 
 def _traced(
-    apply: Callable, params: "Variables", batch_stats: "Variables", settings: Preprocessing, batch_size: int
+    apply: Callable,
+    params: "Variables",
+    batch_stats: "Variables",
+    settings: Preprocessing,
+    batch_size: int,
+    edges: bool = False,
 ) -> jax.stages.Traced:
-    def detect(params: "Variables", batch_stats: "Variables", images: Array, sizes: Array) -> TopDetections:
-        def in_batch(images: Array, sizes: Array) -> TopDetections:
+    def detect(params: "Variables", batch_stats: "Variables", images: Array, sizes: Array) -> NamedTuple:
+        def in_batch(images: Array, sizes: Array) -> NamedTuple:
+            if edges:
+                output = apply(params, batch_stats, normalise(images, settings), edges=True)
+                return postprocess_with_edges(output, sizes)
             output = apply(params, batch_stats, normalise(images, settings))
             return postprocess(output.logits, output.boxes, sizes)
 

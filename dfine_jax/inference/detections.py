@@ -10,6 +10,7 @@ from jaxtyping import Float, Int
 
 from dfine_jax.display import printable, storable
 from dfine_jax.errors import InputError
+from dfine_jax.inference.edges import Edges
 
 if TYPE_CHECKING:
     import supervision
@@ -51,6 +52,8 @@ class Detections:
     """Width and height of the original picture."""
     image: str = "picture"
     """The picture's path or address, or what it was given as."""
+    edges: Edges | None = None
+    """How sure each edge's place is, where the detector was asked for it (`Detector.from_pretrained(edges=True)`)."""
 
     def __post_init__(self):
         n = len(self.scores)
@@ -59,6 +62,8 @@ class Detections:
                 f"boxes of shape {np.shape(self.boxes)} and label_ids of shape {np.shape(self.label_ids)} "
                 f"for {n} scores; expected ({n}, 4) and ({n},)"
             )
+        if self.edges is not None and len(self.edges) != n:
+            raise ValueError(f"edges of {len(self.edges)} boxes for {n} scores")
 
     @classmethod
     def above(
@@ -71,6 +76,7 @@ class Detections:
         class_names: Sequence[str],
         size: tuple[int, int],
         image: str = "picture",
+        edges: Edges | None = None,
     ) -> Self:
         """One picture's row of `TopDetections`, less what scores no more than `threshold` (0 to 1)."""
         everything = cls(
@@ -80,6 +86,7 @@ class Detections:
             class_names=tuple(class_names),
             size=size,
             image=image,
+            edges=edges,
         )
         return everything.filter(threshold=threshold)
 
@@ -102,7 +109,11 @@ class Detections:
         if not isinstance(which, slice):
             which = np.asarray(which) if len(which) else np.zeros(0, int)  # an empty list would be of floats
         return dataclasses.replace(
-            self, boxes=self.boxes[which], scores=self.scores[which], label_ids=self.label_ids[which]
+            self,
+            boxes=self.boxes[which],
+            scores=self.scores[which],
+            label_ids=self.label_ids[which],
+            edges=None if self.edges is None else self.edges[which],
         )
 
     def filter(self, *, threshold: float | None = None, classes: Iterable[str | int] | None = None) -> Self:

@@ -15,14 +15,16 @@ import numpy as np
 from jaxtyping import ArrayLike, Int, UInt8
 from PIL import Image
 
+from dfine_jax.calibration import Calibration, read_calibration
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
 from dfine_jax.inference.arguments import of_packed, pack
 from dfine_jax.inference.compiled import compile_lowered, lower_detection
 from dfine_jax.inference.decoding import LARGE, Wanted
 from dfine_jax.inference.detections import Detections
+from dfine_jax.inference.edges import Edges
 from dfine_jax.inference.pictures import PictureError, loaded, picture_name
-from dfine_jax.inference.postprocess import TopDetections
+from dfine_jax.inference.postprocess import DetectionsWithEdges, TopDetections
 from dfine_jax.inference.preprocess import resize
 from dfine_jax.inference.program import detection_program
 from dfine_jax.machine import arithmetic
@@ -71,21 +73,23 @@ class Detector:
         preprocessing: Preprocessing | None = None,
         *,
         batch_size: int = 1,
+        edges: bool = False,
         operands: np.dtype | None = None,
     ):
         """``InputError`` for a batch size or a picture size that is out of range, or not divisible by 32.
 
-        For ``operands`` see ``dfine_jax.fuse``.
+        With ``edges``, ``Detections.edges`` says how sure each edge's place is; for ``operands`` see
+        ``dfine_jax.fuse``.
         """
         from dfine_jax.inference.fuse import fuse
         from dfine_jax.model.dfine import functional  # Flax takes a while to load, see ``from_stored``
 
-        self._set(model.config, preprocessing or Preprocessing(), batch_size)
+        self._set(model.config, preprocessing or Preprocessing(), batch_size, edges)
         apply, params, batch_stats = functional(fuse(model, operands=operands))
         self._apply, _ = of_packed(apply, params)
         self._variables = jax.device_put((pack(params), batch_stats))
 
-    def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int) -> None:
+    def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int, edges: bool) -> None:
         height, width = preprocessing.height, preprocessing.width
         if not 1 <= batch_size <= MOST_AT_A_TIME:
             raise InputError(f"batch size {batch_size}: give 1 to {MOST_AT_A_TIME:,}")
@@ -96,6 +100,9 @@ class Detector:
         self.config = config
         self.preprocessing = preprocessing
         self.batch_size = batch_size
+        self.edges = edges
+        self.calibration: Calibration | None = None
+        """By which intervals of edges are corrected."""
 
     @classmethod
     def from_pretrained(
@@ -105,19 +112,25 @@ class Detector:
         size: tuple[int, int] | None = None,
         dtype: str = "float32",
         batch_size: int = 1,
+        edges: bool = False,
         revision: str | None = None,
         token: str | None = None,
+        family: str | None = None,
     ) -> "Detector":
         """Loads a model by name, see ``load_pretrained``.
 
         ``size`` (height, width) replaces the model's own input size, ``dtype`` is float32 or bfloat16,
-        see ``dfine_jax.machine.arithmetic``.
+        see ``dfine_jax.machine.arithmetic``. With ``edges``, ``Detections.edges`` says how sure each edge's place is,
+        corrected by the model's ``calibration.json`` where there is one; without, nothing is computed for it.
         """
         from dfine_jax.pretrained import open_pretrained, warn_of  # brings the converter, which a Detector doesn't need
 
-        stored = open_pretrained(name, revision=revision, token=token)
+        stored = open_pretrained(name, revision=revision, token=token, family=family)
         warn_of(stored)
-        return cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size)
+        calibration = read_calibration(stored.place) if edges and stored.place is not None else None
+        detector = cls.from_stored(stored, size=size, dtype=dtype, batch_size=batch_size, edges=edges)
+        detector.calibration = calibration
+        return detector
 
     @classmethod
     def from_stored(
@@ -127,6 +140,7 @@ class Detector:
         size: tuple[int, int] | None = None,
         dtype: str = "float32",
         batch_size: int = 1,
+        edges: bool = False,
         quick: bool = False,
     ) -> "Detector":
         """Loads a model that ``open_pretrained`` found; the options are those of ``from_pretrained``.
@@ -141,8 +155,9 @@ class Detector:
         if size is not None:
             preprocessing = replace(preprocessing, height=size[0], width=size[1])
         detector = cls.__new__(cls)
-        detector._set(stored.config, preprocessing, batch_size)
-        program = detection_program(stored.config, arithmetic(dtype), preprocessing, batch_size, quick=quick)
+        detector._set(stored.config, preprocessing, batch_size, edges)
+        how = dict(quick=quick, edges=edges)
+        program = detection_program(stored.config, arithmetic(dtype), preprocessing, batch_size, **how)
         params, batch_stats = {}, {}
         for variable, value in program.fusion.variables(stored.arrays()):
             kind = batch_stats if variable in program.batch_stats else params
@@ -154,9 +169,12 @@ class Detector:
     @cached_property
     def compiled(self) -> jax.stages.Compiled:
         """The compiled program, from resized pictures to their best detections."""
-        return compile_lowered(lower_detection(self._apply, *self._variables, self.preprocessing, self.batch_size))
+        lowered = lower_detection(self._apply, *self._variables, self.preprocessing, self.batch_size, edges=self.edges)
+        return compile_lowered(lowered)
 
-    def run(self, images: UInt8[ArrayLike, "B H W 3"], sizes: Int[ArrayLike, "B 2"]) -> TopDetections:
+    def run(
+        self, images: UInt8[ArrayLike, "B H W 3"], sizes: Int[ArrayLike, "B 2"]
+    ) -> TopDetections | DetectionsWithEdges:
         """What the device computes: the best detections of resized pictures, given their original (height, width)."""
         return self.compiled(*self._variables, images, sizes)
 
@@ -183,7 +201,7 @@ class Detector:
         if not 0 <= threshold <= 1:
             raise InputError(f"threshold={threshold}: expected a score from 0 to 1")
         waiting: list[_Prepared | Found] = []
-        running: deque[tuple[list[_Prepared | Found], TopDetections]] = deque()
+        running: deque[tuple[list[_Prepared | Found], TopDetections | DetectionsWithEdges]] = deque()
         with _pool() as (pool, stopped):
             for prepared in self._prepared(pool, sources, keep_pictures, stopped):
                 waiting.append(prepared)
@@ -220,7 +238,7 @@ class Detector:
         # A large one is decoded again when its turn comes, rather than kept.
         return _Prepared(source, again if size[0] * size[1] > LARGE else lambda: picture, size, pixels)
 
-    def _run(self, entries: list[_Prepared | Found]) -> TopDetections | None:
+    def _run(self, entries: list[_Prepared | Found]) -> TopDetections | DetectionsWithEdges | None:
         """Starts the computation for the readable ones among ``entries``, without waiting for it."""
         pictures = [entry for entry in entries if isinstance(entry, _Prepared)]
         if not pictures:
@@ -236,13 +254,15 @@ class Detector:
             each.copy_to_host_async()
         return top
 
-    def _finish(self, entries: list[_Prepared | Found], top: TopDetections | None, threshold: float) -> Iterator[Found]:
+    def _finish(
+        self, entries: list[_Prepared | Found], top: TopDetections | DetectionsWithEdges | None, threshold: float
+    ) -> Iterator[Found]:
         rows = iter(zip(*map(np.asarray, top), strict=True)) if top is not None else iter(())
         for entry in entries:
             if isinstance(entry, Found):
                 yield entry
                 continue
-            scores, labels, boxes = next(rows)
+            scores, labels, boxes, *edges = next(rows)
             try:
                 picture = entry.picture and entry.picture()
             except PictureError as error:  # it has gone in the meantime
@@ -256,6 +276,7 @@ class Detector:
                 class_names=self.config.class_names,
                 size=entry.size,
                 image=picture_name(entry.source),
+                edges=Edges.of(*edges, calibration=self.calibration) if edges else None,
             )
             yield Found(entry.source, detections, picture)
 

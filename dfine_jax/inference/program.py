@@ -25,20 +25,26 @@ class Program(NamedTuple):
 
 
 def detection_program(
-    config: DFineConfig, arithmetic: Arithmetic, settings: Preprocessing, batch_size: int, *, quick: bool = False
+    config: DFineConfig,
+    arithmetic: Arithmetic,
+    settings: Preprocessing,
+    batch_size: int,
+    *,
+    quick: bool = False,
+    edges: bool = False,
 ) -> Program:
     """The program for a model of this configuration, from the values kept by ``kept`` or compiled anew.
 
-    For ``quick`` see ``compile_lowered``.
+    For ``quick`` see ``compile_lowered``, for ``edges`` ``lower_detection``.
     """
-    what = (config, arithmetic, settings, batch_size, quick)
+    what = (config, arithmetic, settings, batch_size, quick, edges)
     program = kept("program", (what, _surroundings()), lambda: _compiled(*what), dump=_dump, load=_load)
     return_freed_memory()
     return program
 
 
 def _compiled(
-    config: DFineConfig, arithmetic: Arithmetic, settings: Preprocessing, batch_size: int, quick: bool
+    config: DFineConfig, arithmetic: Arithmetic, settings: Preprocessing, batch_size: int, quick: bool, edges: bool
 ) -> Program:
     # What only compiling needs is loaded here: it takes as long as all else that a start with a kept program does.
     from dfine_jax.inference.arguments import of_packed
@@ -49,7 +55,7 @@ def _compiled(
     model = DFine(config, compute=arithmetic.compute)
     form, fusion = fused_form(model, operands=arithmetic.operands, quick=quick)
     apply, params, batch_stats = functional(form)
-    lowered = lower_detection(*of_packed(apply, params), batch_stats, settings, batch_size)
+    lowered = lower_detection(*of_packed(apply, params), batch_stats, settings, batch_size, edges=edges)
     compiled = compile_lowered(lowered, quick=quick)
     return Program(compiled, fusion, frozenset(batch_stats))
 

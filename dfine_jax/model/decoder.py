@@ -23,6 +23,7 @@ from dfine_jax.model.layers import MLP, ConvNorm, LayerNorm, Linear
 from dfine_jax.model.outputs import (
     DenoisingQueries,
     Detected,
+    DetectedWithEdges,
     LayerPrediction,
     PlainPrediction,
     QueryPredictions,
@@ -76,24 +77,25 @@ class Decoder(nnx.Module):
         self.encoder_proj = Linear(width, width, kernel=xavier(width, width), **common)
         self.encoder_norm = LayerNorm(width, epsilon=config.layer_norm_epsilon, rng=rng)
         self.encoder_score = Linear(width, classes, **rare)
-        self.encoder_box = MLP(width, width, 4, 3, zero_last=True, **common)
-        self.query_position = MLP(4, 2 * width, width, 2, kernel=xavier, **common)
-        self.pre_box = MLP(width, width, 4, 3, zero_last=True, **common)
+        box = dict(activation=decoder.box_activation, zero_last=True, **common)
+        position = dict(activation=decoder.position_activation, kernel=xavier, **common)
+        self.encoder_box = MLP(width, width, 4, 3, **box)
+        self.query_position = MLP(4, 2 * width, width, 2, **position)
+        self.pre_box = MLP(width, width, 4, 3, **box)
         self.layers = nnx.List([DecoderLayer(decoder, w, config.layer_norm_epsilon, **common) for w in widths])
         self.class_heads = nnx.List([Linear(w, classes, **rare) for w in widths])
-        self.box_heads = nnx.List([MLP(w, w, edges, 3, zero_last=True, **common) for w in widths])
+        self.box_heads = nnx.List([MLP(w, w, edges, 3, **box) for w in widths])
         inputs, inside = 4 * (decoder.quality_top + 1), decoder.quality_width
-        self.quality = nnx.List(
-            [MLP(inputs, inside, 1, decoder.quality_layers, zero_last=True, **common) for _ in widths]
-        )
+        quality = dict(activation=decoder.quality_activation, zero_last=True, **common)
+        self.quality = nnx.List([MLP(inputs, inside, 1, decoder.quality_layers, **quality) for _ in widths])
         self.up = statistic(decoder.up, (1,), rng)
         self.reg_scale = statistic(decoder.reg_scale, (1,), rng)
         self.config = decoder
 
     def __call__(
-        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False
-    ) -> Detected | TrainingOutput:
-        """``Detected`` at inference, ``TrainingOutput`` in training (then ``denoising`` may be given)."""
+        self, maps: Maps, denoising: DenoisingQueries | None = None, train: bool = False, edges: bool = False
+    ) -> Detected | DetectedWithEdges | TrainingOutput:
+        """``Detected`` (or with ``edges`` more) at inference, ``TrainingOutput`` (of ``denoising`` too) in training."""
         memory, shapes = self.flatten(maps, train)
         selection = self.select(memory, shapes)
         content = stop_gradient(selection.content)
@@ -101,8 +103,10 @@ class Decoder(nnx.Module):
             content = jnp.broadcast_to(self.learned_content[...], content.shape)
         reference = stop_gradient(selection.boxes_unact)
         if not train:
-            prediction = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
-            return Detected(prediction.logits, prediction.boxes, selection.indices)
+            prediction, initial = self.refine(content, jax.nn.sigmoid(reference), memory, shapes)
+            plain = Detected(prediction.logits, prediction.boxes, selection.indices)
+            more = (prediction.corners, initial, self.up[...], self.reg_scale[...])
+            return DetectedWithEdges(*plain, *more) if edges else plain
 
         blocked, noisy = None, 0
         if denoising is not None:
@@ -161,11 +165,12 @@ class Decoder(nnx.Module):
         boxes: Float[Array, "B Q 4"],
         memory: Float[Array, "B S D"],
         shapes: Shapes,
-    ) -> LayerPrediction:
-        """The prediction of the layer that counts."""
-        *_, (_, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, self.config.last_layer + 1)
+    ) -> tuple[LayerPrediction, Float[Array, "B Q 4"]]:
+        """The prediction of the layer that counts, and the boxes that its distances are measured from."""
         last = self.config.last_layer
-        return LayerPrediction(self._quality_logits(last, self.class_heads[last](hidden), corners), boxes, corners)
+        *_, (initial, hidden, corners, boxes) = self._steps(content, boxes, memory, shapes, None, last + 1)
+        logits = self._quality_logits(last, self.class_heads[last](hidden), corners)
+        return LayerPrediction(logits, boxes, corners), initial
 
     def refine_all(
         self,

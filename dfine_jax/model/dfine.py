@@ -14,7 +14,7 @@ from dfine_jax.errors import InputError
 from dfine_jax.model.decoder import Decoder
 from dfine_jax.model.hgnetv2 import HGNetV2
 from dfine_jax.model.hybrid_encoder import HybridEncoder
-from dfine_jax.model.outputs import DenoisingQueries, Detected, TrainingOutput
+from dfine_jax.model.outputs import DenoisingQueries, Detected, DetectedWithEdges, TrainingOutput
 from dfine_jax.ops.compute import Compute
 
 Variables = Mapping[str, Array]
@@ -38,11 +38,12 @@ class DFine(nnx.Module):
         images: Float[Array, "B H W 3"],
         denoising: DenoisingQueries | None = None,
         train: bool = False,
-    ) -> Detected | TrainingOutput:
+        edges: bool = False,
+    ) -> Detected | DetectedWithEdges | TrainingOutput:
         """``images`` are RGB in 0..1, height and width divisible by 32, or ``InputError``.
 
-        Returns ``Detected`` at inference. In training (batch norms on the batch's statistics, every layer's
-        predictions, ``denoising`` queries in front of the ordinary ones) returns ``TrainingOutput``.
+        Returns ``Detected`` at inference, with ``edges`` more. In training (batch norms on the batch's statistics,
+        every layer's predictions, ``denoising`` queries in front of the ordinary ones) returns ``TrainingOutput``.
         """
         if images.ndim != 4 or images.shape[-1] != self.config.backbone.stem_channels[0]:
             raise ValueError(f"images have shape {images.shape}: give a batch as (B, H, W, 3)")
@@ -51,7 +52,7 @@ class DFine(nnx.Module):
                 f"pictures of {images.shape[1]}x{images.shape[2]} (height x width): both must be divisible by 32"
             )
         maps = self.encoder(self.backbone(images, train), train)
-        return self.decoder(maps, denoising, train)
+        return self.decoder(maps, denoising, train, edges)
 
 
 class Apply(Protocol):
@@ -67,7 +68,8 @@ class Apply(Protocol):
         images: Float[Array, "B H W 3"],
         denoising: DenoisingQueries | None = None,
         train: bool = False,
-    ) -> Detected | tuple[TrainingOutput, dict[str, Array]]: ...
+        edges: bool = False,
+    ) -> Detected | DetectedWithEdges | tuple[TrainingOutput, dict[str, Array]]: ...
 
 
 class Functional(NamedTuple):
@@ -88,10 +90,10 @@ def functional(model: DFine) -> Functional:
     params, batch_stats = variables(model)
     abstract = jax.tree.map(lambda value: jax.ShapeDtypeStruct(value.shape, value.dtype), abstract)
 
-    def apply(params, batch_stats, images, denoising=None, train=False):
+    def apply(params, batch_stats, images, denoising=None, train=False, edges=False):
         merged = nnx.merge(graph, _filled(abstract, {**params, **batch_stats}))
         if not train:
-            return merged(images, denoising)
+            return merged(images, denoising, edges=edges)
         _, before = variables(merged)
         output = merged(images, denoising, train)
         return output, _moved(before, variables(merged)[1])

@@ -55,6 +55,19 @@ class Detected(NamedTuple):
     """Which encoder token each query came from."""
 
 
+class DetectedWithEdges(NamedTuple):
+    """`Detected`, and the distributions that the boxes were decoded from."""
+
+    logits: Float[Array, "B Q K"]
+    boxes: Float[Array, "B Q 4"]
+    selected: Int[Array, "B Q"]
+    corners: Float[Array, "B Q 4*(bins+1)"]
+    reference: Float[Array, "B Q 4"]
+    """cx, cy, w, h in fractions of the picture, from which the distances are measured."""
+    up: Float[Array, "..."]
+    reg_scale: Float[Array, "..."]
+
+
 class DenoisingQueries(NamedTuple):
     """Noisy copies of the target boxes, which the decoder sees as `D` queries in front of the ordinary `Q`."""
 

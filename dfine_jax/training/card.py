@@ -63,8 +63,8 @@ def model_card(
         f"- from {began}",
         f"- {step:,} steps of {recipe.batch_size} pictures of {side} x {side} pixels, seed {configuration.run.seed}",
         f"- learning rate {recipe.optimization.learning_rate:g}, of the backbone "
-        f"{recipe.optimization.backbone_learning_rate:g}; {recipe.optimization.warmup_steps:,} steps of warm-up; "
-        f"falling in the last {recipe.optimization.cooldown:.0%}",
+        f"{recipe.optimization.backbone_learning_rate:g}; {recipe.optimization.warmup_steps:,} steps of warm-up, "
+        f"{recipe.falling}",
         f"- average of weights with a decay of {recipe.averaging.decay:g}",
         "- all settings: `training.json` beside this folder, which `dfine train --config` takes",
         "",

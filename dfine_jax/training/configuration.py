@@ -34,8 +34,8 @@ class Configuration:
     architecture: Path | None = None
     """Without a model: a config.json, as the Hub has it, of what to build instead of a published size."""
     backbone: Path | None = None
-    """Without a model: start the backbone from HGNetV2 trained alone, a .pth of the original release or timm's
-    .safetensors; all else is untrained."""
+    """Without a model: start the backbone from HGNetV2 trained alone, a .pth of the original release, timm's or
+    transformers' .safetensors or PaddlePaddle's .pdparams; all else is untrained."""
     queries: int | None = None
     """How many things a picture can hold at most; the model's own number (300) if not given. The feature maps must
     have as many cells: a picture of 192 pixels has 180 in size N."""

@@ -47,7 +47,7 @@ AVERAGE_SHARE, MOST_AVERAGED = 0.1, 10_000
 TIME_CONSTANT_SHARE = 0.5
 """Of how far it looks back, the updates in which it gets there."""
 EVALUATIONS = (5, 20)
-EVALUATION_SHARE = 0.1
+EVALUATION_SHARE = 0.05
 """Of the time, for evaluations."""
 FIXED_SECONDS = 3.0
 """Of an evaluation, whatever it is on: metric, pictures of it, a checkpoint."""
@@ -108,6 +108,8 @@ class Chosen(NamedTuple):
     evaluations: int
     patience: int
     workers: int
+    seconds: float
+    """That all of it will take, by a guess."""
     reasons: dict[str, str]
     """In words, by what they are about."""
 
@@ -220,8 +222,10 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
         strong = round(STRONG_SHARE * wishes.epochs)
         recipe = replace(recipe, steps=None, strong_steps=None, epochs=wishes.epochs, strong_epochs=strong)
     seconds = steps * step_seconds(facts.config, shape(side), batch / facts.devices, facts.speed)
-    evaluations = _evaluations(facts, shape(side), seconds)
-    return Chosen(recipe, shape(side).queries, evaluations, max(5, evaluations // 2), _workers(facts), reasons)
+    evaluation = _evaluation_seconds(facts, shape(side))
+    evaluations = _evaluations(evaluation, seconds)
+    seconds += STARTING_SECONDS + (evaluations * evaluation if facts.held_out else 0.0)
+    return Chosen(recipe, shape(side).queries, evaluations, max(5, evaluations // 2), _workers(facts), seconds, reasons)
 
 
 class _Lengths:
@@ -323,9 +327,13 @@ def _parts(facts: Facts, shape: Shape, batch: int) -> int:
     return parts
 
 
-def _evaluations(facts: Facts, shape: Shape, seconds: float) -> int:
-    """How many take their share of the seconds of all steps, within bounds."""
-    each = FIXED_SECONDS + facts.held_out * forward_cost(facts.config, shape).operations / facts.speed / facts.devices
+def _evaluation_seconds(facts: Facts, shape: Shape) -> float:
+    network = facts.held_out * forward_cost(facts.config, shape).operations / facts.speed / facts.devices
+    return FIXED_SECONDS + network
+
+
+def _evaluations(each: float, seconds: float) -> int:
+    """How many, of so many seconds each, take their share of the seconds of all steps, within bounds."""
     least, most = EVALUATIONS
     return int(min(most, max(least, EVALUATION_SHARE * seconds / each)))
 

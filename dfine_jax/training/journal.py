@@ -79,13 +79,16 @@ class Journal:
         if self._writes and not self.console.is_terminal and now - self._printed > QUIET_SECONDS:
             self._printed = now
             left = (self.total_steps - step) * pictures / max(speed, 1e-9)
-            self.say(f"epoch {epoch} step {step}/{self.total_steps} {text}, {_duration(left)} left")
+            self.say(f"epoch {epoch} step {step}/{self.total_steps} {text}, {duration(left)} left")
 
-    def lay(self, total_steps: int) -> None:
-        """From now on there are so many steps in all."""
+    def lay(self, total_steps: int, falls_after: int) -> None:
+        """From now on there are so many steps in all, and learning rates fall after that one."""
         self.total_steps = total_steps
         self._bar.update(self._task, total=total_steps)
-        self.say(f"{total_steps:,} steps in all, by the time that those so far took")
+        self.say(
+            f"{total_steps:,} steps in all, by the time that those so far took; "
+            f"learning rates fall after step {falls_after:,}"
+        )
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line to the file."""
@@ -146,6 +149,9 @@ class Board:
             self._writer.close()
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """In words, as exact as one wants to know it."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
-    return f"{minutes // 60} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"
+    return f"{minutes // 60:,} h {minutes % 60:02} min" if minutes >= 60 else f"{minutes} min"

@@ -1,5 +1,7 @@
 """How many steps a training has, and when it evaluates: known from the start, or laid by a clock as it goes.
 
+Where their number is known, the first ones are measured to tell how long all of them will take.
+
 Where only minutes are given, the first steps are measured once they are compiled, and as many laid as will fit,
 evaluations and saving included. They are laid anew after a tenth of them, where the learning rates begin to fall (until
 there it makes no difference to a step how many will follow), and a last time on their way down, from where they are.
@@ -26,7 +28,7 @@ EARLY, LATE = 0.1, 0.85
 """After these shares of the steps they are laid a second and a last time."""
 UNKNOWN = 1_000_000
 """Stands for the number of steps until they are laid."""
-EVALUATION_SHARE = 0.1
+EVALUATION_SHARE = 0.05
 """Of the time that is left, for evaluations, before there was one."""
 CLOSING_SECONDS = 4.0
 """From the last checkpoint to the end of the process."""
@@ -119,20 +121,36 @@ class Length:
             self._clock.laid(self.recipe)
         return True
 
+    def left_after(self, step: int, result: Any) -> float | None:
+        """Seconds to the end, once the first steps of a known number have been measured; None after all others.
+
+        It waits for that step's result. Where pictures have several sizes, each of which is compiled when it is first
+        there, the first steps tell nothing.
+        """
+        if self._open or self.recipe.scale_repeats or step >= self.total:
+            return None
+        if step == self._done + COMPILED:
+            self._measure_from(step, result)
+        if step != self._first:
+            return None
+        jax.block_until_ready(result)
+        return self._seconds_of_step(step) * (self.total - step) / (1 - EVALUATION_SHARE)
+
+    def _seconds_of_step(self, step: int) -> float:
+        return (time.monotonic() - self._since - self._paused) / (step - self._from)
+
     def _measure_from(self, step: int, result: Any) -> None:
         jax.block_until_ready(result)
         self._since, self._from, self._paused = time.monotonic(), step, 0.0
 
     def _falls_from(self) -> int:
         """The step from which on it matters how many follow."""
-        falling = round(self.recipe.optimization.cooldown * self.total)
-        return min(self.total - falling, self.recipe.steps_with_strong_augmentation or self.total - 1)
+        return min(self.recipe.flat_steps, self.recipe.steps_with_strong_augmentation or self.total - 1)
 
     def _fitting(self, step: int) -> int:
         """As many steps as will have been done when the time is over."""
-        now = time.monotonic()
-        each = (now - self._since - self._paused) / (step - self._from)
-        left = self._clock.began + 60 * self.recipe.minutes - now - CLOSING_SECONDS
+        each = self._seconds_of_step(step)
+        left = self._clock.began + 60 * self.recipe.minutes - time.monotonic() - CLOSING_SECONDS
         if self._evaluated and self._evaluations:
             # The first one compiled, the last ones tell what those to come will take.
             evaluation = float(np.median(self._evaluated[-3:]))

@@ -147,6 +147,20 @@ class Recipe:
             return None
         return round(STRONG_SHARE * self.steps) if self.strong_steps is None else self.strong_steps
 
+    @property
+    def flat_steps(self) -> int | None:
+        """Where the length is one in steps: how many there are before learning rates fall; all, where they never do."""
+        return None if self.steps is None else self.steps - round(self.optimization.cooldown * self.steps)
+
+    @property
+    def falling(self) -> str:
+        """In words: from when on learning rates fall."""
+        if not self.optimization.cooldown:
+            return "then flat"
+        if self.steps is None:
+            return f"then flat, falling along a cosine in the last {self.optimization.cooldown:.0%} of all steps"
+        return f"then flat, falling along a cosine after step {self.flat_steps:,}"
+
     def with_epochs(self, epochs: int) -> "Recipe":
         """The same recipe for a longer or shorter training: the last phase keeps its share."""
         return replace(self, epochs=epochs, strong_epochs=round(epochs * self.strong_epochs / self.epochs))

@@ -22,7 +22,7 @@ from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.errors import WriteError
 from dfine_jax.training.folder import CHECKPOINTS, LOG, claimed, require_ours, writing
-from dfine_jax.training.journal import Journal
+from dfine_jax.training.journal import Journal, duration
 from dfine_jax.training.length import Clock, Length
 from dfine_jax.training.memory import memory_errors
 from dfine_jax.training.mending import Average, SavedModel, mend_model
@@ -205,9 +205,11 @@ def train(
                     report(in_flight, journal, skipped, epoch_steps)
                 in_flight = InFlight(step, batch, metrics)
                 if length.is_open and length.laid_after(step, metrics):
-                    journal.lay(length.total)
+                    journal.lay(length.total, length.recipe.flat_steps)
                     loader.batches = length.batches(batches)
                     loader.restore(Position(*divmod(step, epoch_steps)))
+                if left := length.left_after(step, metrics):
+                    journal.say(f"about {duration(left)} more, by the time that those so far took")
 
                 checkpoints.check()
                 evaluates = length.evaluates(step)

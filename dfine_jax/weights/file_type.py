@@ -8,7 +8,9 @@ from dfine_jax.weights.fill import CheckpointError
 
 TORCH_ENDINGS = (".pth", ".pt", ".ckpt", ".bin", ".pth.tar", ".tar")
 """Endings that PyTorch's checkpoints have; a file is taken for one by these only where its first bytes don't tell."""
-WEIGHTS_ENDINGS = (*TORCH_ENDINGS, ".safetensors")
+PADDLE_ENDING = ".pdparams"
+"""Ending of PaddlePaddle's weights, which are a pickle as PyTorch's are."""
+WEIGHTS_ENDINGS = (*TORCH_ENDINGS, PADDLE_ENDING, ".safetensors")
 
 
 class FileType(Enum):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from dfine_jax import calibration
 from dfine_jax.checksums import SUMS, DamagedError, listed, verify_sums, write_sums
 from dfine_jax.config import DFineConfig
 from dfine_jax.display import printable
@@ -29,6 +30,7 @@ from dfine_jax.weights.replaceable import FORMAT, WEIGHTS
 from dfine_jax.weights.stored_config import stored_config
 
 if TYPE_CHECKING:
+    from dfine_jax.weights.explanation import Became
     from dfine_jax.weights.orbax_stream import Shapes
 
 VERSION = 1
@@ -56,6 +58,8 @@ class StoredModel(NamedTuple):
     """What was made of it where that isn't plain: which part of a checkpoint, and what was taken off its names."""
     remarks: tuple[str, ...] = ()
     """What the user should know before relying on it: what was assumed or left out."""
+    explain: Callable[[], "list[Became]"] | None = None
+    """A call tells what became of each tensor of a checkpoint of PyTorch's."""
 
 
 def save_folder(
@@ -87,19 +91,20 @@ def save_folder(
 
 
 def carry_description(source: Path | None, folder: Path) -> None:
-    """Copies a model's card and thresholds from another folder, where it has them.
+    """Copies a model's card, thresholds and calibration from another folder, where it has them.
 
-    ``InputError`` for thresholds that are damaged.
+    ``InputError`` for thresholds or a calibration that are damaged.
     """
     if source is not None and source.is_dir():
         read_thresholds(source)
+        calibration.read_calibration(source)
         for name in description_in(source):
             shutil.copyfile(source / name, folder / name)
 
 
 def description_in(folder: Path) -> list[str]:
     """The files of a folder that tell people and programs how to use the model in it."""
-    return [name for name in (CARD, FILE_NAME) if (folder / name).is_file()]
+    return [name for name in (CARD, FILE_NAME, calibration.FILE_NAME) if (folder / name).is_file()]
 
 
 def is_converted(folder: Path) -> bool:

@@ -19,7 +19,7 @@ from dfine_jax.model_shapes import model_shapes
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.atomic import new_folder
 from dfine_jax.weights.fill import Shape, torch_shape
-from dfine_jax.weights.folder import carry_description, write_json
+from dfine_jax.weights.folder import CARD, carry_description, write_json
 from dfine_jax.weights.rules import HUB, Match, to_torch
 
 _PAST_EVALUATED = re.compile(r"decoder\.(?:layers|class_heads|box_heads|quality)\.(\d+)\.")
@@ -33,19 +33,23 @@ def save_hub_folder(
     *,
     half: bool = False,
     described_by: Path | None = None,
+    card: str | None = None,
     replace: bool = False,
 ) -> None:
     """Writes the Hub's layout, complete or not at all; see ``new_folder`` for what happens to an existing folder.
 
     Decoder layers past the one that counts are left out. ``half`` rounds matrices and kernels, which are nearly all of
-    a model, to float16. ``InputError`` unless ``arrays`` are those of a model of this configuration, or where one is
-    too large for float16. Card and thresholds are taken along from a folder that the model is ``described_by``.
+    a model, to float16. ``InputError`` where transformers has no such model, unless ``arrays`` are those of a model of
+    this configuration, and where one is too large for float16. Card and thresholds are taken along from a folder that
+    the model is ``described_by``, unless another ``card`` is given.
     """
-    kept = evaluated(config)
+    described, kept = to_hub(config), evaluated(config)
     with new_folder(target, replace=replace) as folder:
         carry_description(described_by, folder)
+        if card is not None:
+            (folder / CARD).write_text(card, "utf-8")
         _write_safetensors(folder / "model.safetensors", kept, _without_surplus(arrays, kept.decoder.layers), half)
-        write_json(folder / "config.json", to_hub(kept))
+        write_json(folder / "config.json", described)
         write_json(folder / "preprocessor_config.json", preprocessing.to_json())
 
 

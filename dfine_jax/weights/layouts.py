@@ -10,6 +10,7 @@ class Layout:
     """A permutation of axes: ours are those of the PyTorch tensor in the order of ``axes`` (None: the same)."""
 
     axes: tuple[int, ...] | None = None
+    meaning: str = "as it is"
 
     def shape(self, torch_shape: tuple[int, ...]) -> tuple[int, ...]:
         """Our shape for a PyTorch shape; the same shape where the number of axes does not fit."""
@@ -27,5 +28,5 @@ class Layout:
 
 
 SAME = Layout()
-CONV = Layout((2, 3, 1, 0))  # OIHW to HWIO; depthwise kernels are (C, 1, h, w) and (h, w, 1, C)
-LINEAR = Layout((1, 0))  # (out, in) to (in, out)
+CONV = Layout((2, 3, 1, 0), "OIHW to HWIO")  # OIHW to HWIO; depthwise kernels are (C, 1, h, w) and (h, w, 1, C)
+LINEAR = Layout((1, 0), "(out, in) to (in, out)")  # (out, in) to (in, out)

@@ -1,6 +1,5 @@
 """Names of tensors that wrappers and trainers have put something in front of: what is taken off so that rules fit."""
 
-import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,18 +8,12 @@ import numpy as np
 
 from dfine_jax.display import printable
 from dfine_jax.weights.fill import MOST_TENSORS, CheckpointError, Shape, Source
-from dfine_jax.weights.rules import Dialect, is_ignored, to_jax
+from dfine_jax.weights.rules import AVERAGE, BOOKKEEPING, WRAPPERS, Dialect, is_ignored, to_jax
 
-WRAPPERS = frozenset({"_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"})
-"""What compiling, training in parallel and saving memory put into names, at any place."""
 DEEPEST = 8
 """Parts of a name that may stand in front of those that a rule knows."""
 ALMOST = 0.9
 """Of the best match's tensors, what those behind another prefix must be to be a copy of the model."""
-
-_BOOKKEEPING = frozenset({"n_averaged", "num_updates", "updates", "decay", "initted", "step"})
-"""What averages store beside a model: numbers, not arrays."""
-_AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])|EMA")
 
 
 class Renamed:
@@ -46,6 +39,8 @@ class Recognised:
     """Under the dialect's names."""
     taken_off: str
     """What was in names and in front of them, or nothing."""
+    stored_names: Mapping[str, str]
+    """By the dialect's name that in the checkpoint, where it is another."""
     left_out: tuple[str, ...]
     """Tensors without that in front, which no rule knows, and numbers that averages count with."""
 
@@ -63,7 +58,7 @@ def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Rec
     if all(name == short for name, short in plain.items()):
         for dialect in dialects:  # the usual case, without looking for what could be in front of names
             if _knows_all(dialect, stored):
-                return Recognised(dialect, source, "", ())
+                return Recognised(dialect, source, "", {}, ())
     by_dialect = [(dialect, _prefixes(dialect, plain.values())) for dialect in dialects]
     dialect, prefixes = max(by_dialect, key=lambda entry: max(entry[1].values(), default=0))
     if not prefixes:
@@ -71,12 +66,12 @@ def recognise(source: Source, dialects: tuple[Dialect, ...], called: str) -> Rec
     most = max(prefixes.values())
     copies = [prefix for prefix, count in prefixes.items() if count >= ALMOST * most]
     prefix = min(copies, key=lambda start: (not is_average(start), "teacher" in start, -prefixes[start], len(start)))
-    counted = {name for name in stored if plain[name].rpartition(".")[2] in _BOOKKEEPING and not source.shapes[name]}
+    counted = {name for name in stored if plain[name].rpartition(".")[2] in BOOKKEEPING and not source.shapes[name]}
     names, left_out = _behind(prefix, {name: short for name, short in plain.items() if name not in counted}, dialect)
     left_out += sorted(counted)
     inside = sorted({part for name in stored for part in name.split(".") if part in WRAPPERS})
     taken_off = ", ".join([*(f"{part}." for part in inside), *([prefix] if prefix else [])])
-    return Recognised(dialect, Renamed(source, names), taken_off, tuple(left_out))
+    return Recognised(dialect, Renamed(source, names), taken_off, names, tuple(left_out))
 
 
 def _knows_all(dialect: Dialect, names: Iterable[str]) -> bool:
@@ -97,9 +92,14 @@ def count_known(dialect: Dialect, names: Iterable[str]) -> int:
     return max(_prefixes(dialect, map(_unwrapped, names)).values(), default=0)
 
 
+def is_known_behind_something(dialect: Dialect, name: str) -> bool:
+    """Whether a dialect knows a tensor, whatever is put in front of its name."""
+    return count_known(dialect, [name]) > 0
+
+
 def is_average(name: str) -> bool:
     """Whether a name says that weights under it are a moving average."""
-    return _AVERAGE.search(name) is not None
+    return AVERAGE.search(name) is not None
 
 
 def _behind(prefix: str, plain: Mapping[str, str], dialect: Dialect) -> tuple[dict[str, str], list[str]]:

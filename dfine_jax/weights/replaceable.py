@@ -16,7 +16,7 @@ CONFIG, WEIGHTS = "config.json", "weights"
 EXPORT_FORMAT, MANIFEST = "dfine-jax export", "manifest.json"
 """What the manifest of an exported model names, and the manifest's own name."""
 _FILES = (
-    r"(preprocessor_)?config\.json|thresholds\.json|README\.md|LICENSE|SHA256SUMS|\.gitattributes"
+    r"(preprocessor_)?config\.json|(thresholds|calibration)\.json|README\.md|LICENSE|SHA256SUMS|\.gitattributes"
     r"|manifest\.json|model\.(stablehlo|onnx)|weights\.npz"
     r"|(model|pytorch_model)[^/]*\.(safetensors|bin)(\.index[^/]*\.json)?"
     r"|weights/(_METADATA|_CHECKPOINT_METADATA|_sharding|commit_success\.txt|array_metadatas/process_\d+)"

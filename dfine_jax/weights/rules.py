@@ -31,23 +31,39 @@ class Module:
     leaves: tuple[Leaf, ...]
 
 
-COUNTS = (
-    r".*\.num_batches_tracked",  # that a momentum of 0.1 never looks at
-    r"(.*\.)?total_(ops|params)",  # that thop, which measures a model's cost, leaves in each module
-)
-"""Tensors that only count."""
+@dataclass(frozen=True)
+class Ignored:
+    """Tensors that are left out: a pattern of their names, and why."""
 
-Rules = dict[str, list[tuple[re.Pattern[str], str, Leaf]]]
-"""Patterns of names with the counterpart and the tensor, found by the name without its numbers."""
+    pattern: str
+    why: str
+
+
+COUNTS = (
+    Ignored(r".*\.num_batches_tracked", "counts batches, which norms never look at"),
+    Ignored(r"(.*\.)?total_(ops|params)", "what thop, which measures a model's cost, leaves in each module"),
+)
+
+Rules = dict[str, list[tuple[re.Pattern[str], str, "Rule"]]]
+"""Patterns of names with the counterpart and the rule for them, found by the name without its numbers."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One tensor's name in two worlds, with ``#`` where numbers are."""
+
+    start: str
+    end: str
+    leaf: Leaf
 
 
 @dataclass(frozen=True)
 class Dialect:
-    """All names of one PyTorch implementation. ``ignored``: patterns of tensors that hold nothing to learn."""
+    """All names of one PyTorch implementation, and which of its tensors are left out."""
 
     name: str
     modules: tuple[Module, ...]
-    ignored: tuple[str, ...]
+    ignored: tuple[Ignored, ...]
 
     @cached_property
     def forward(self) -> Rules:
@@ -65,26 +81,36 @@ class Dialect:
 
 @dataclass(frozen=True)
 class Match:
-    """One name's counterpart in the other world."""
+    """One name's counterpart in the other world, and the rule that says so."""
 
     name: str
     layout: Layout
     part: tuple[int, int]
+    rule: Rule
 
 
-def _norm(name: str) -> tuple[Leaf, ...]:
+TORCH_STATISTICS, PADDLE_STATISTICS = ("running_mean", "running_var"), ("_mean", "_variance")
+"""What the two call a batch norm's."""
+
+
+def _conv_norm(
+    conv: str, norm: str, affine: str | None = None, statistics: tuple[str, str] = TORCH_STATISTICS
+) -> tuple[Leaf, ...]:
+    mean, variance = statistics
+    learnable = (Leaf(f"{affine}.scale", "affine.scale"), Leaf(f"{affine}.bias", "affine.bias")) if affine else ()
     return (
-        Leaf(f"{name}.weight", "norm.scale"),
-        Leaf(f"{name}.bias", "norm.bias"),
-        Leaf(f"{name}.running_mean", "norm.mean"),
-        Leaf(f"{name}.running_var", "norm.var"),
+        Leaf(f"{conv}.weight", "kernel", CONV),
+        Leaf(f"{norm}.weight", "norm.scale"),
+        Leaf(f"{norm}.bias", "norm.bias"),
+        Leaf(f"{norm}.{mean}", "norm.mean"),
+        Leaf(f"{norm}.{variance}", "norm.var"),
+        *learnable,
     )
 
 
-def _conv_norm(conv: str, norm: str, affine: str | None = None) -> tuple[Leaf, ...]:
-    learnable = (Leaf(f"{affine}.scale", "affine.scale"), Leaf(f"{affine}.bias", "affine.bias")) if affine else ()
-    return (Leaf(f"{conv}.weight", "kernel", CONV), *_norm(norm), *learnable)
-
+SHARES = Ignored(r".*\.num_points_scale", "follows from the configuration")
+MASKS = r"decoder\.mask_(head|decoder)\..*"
+"""Names of what draws D-FINE-seg's masks."""
 
 STEM = ("stem1", "stem2a", "stem2b", "stem3", "stem4")
 LINEAR_LEAVES = (Leaf("weight", "kernel", LINEAR), Leaf("bias", "bias"))
@@ -109,16 +135,22 @@ def _layer_norm(source: str, target: str) -> Module:
     return Module(source, target, NORM_LEAVES)
 
 
-def _backbone(stem: str, stages: str, leaves: tuple[Leaf, ...]) -> tuple[Module, ...]:
+def _backbone(
+    stem: str,
+    stages: str,
+    leaves: tuple[Leaf, ...],
+    aggregation: tuple[str, str] = ("aggregation.0", "aggregation.1"),
+) -> tuple[Module, ...]:
     block = f"{stages}.#.blocks.#"
+    squeeze, excite = aggregation
     return (
         *(Module(f"{stem}.{conv}", f"backbone.stem.{conv}", leaves) for conv in STEM),
         Module(f"{stages}.#.downsample", "backbone.stages.#.downsample", leaves),
         Module(f"{block}.layers.#", "backbone.stages.#.blocks.#.layers.#", leaves),
         Module(f"{block}.layers.#.conv1", "backbone.stages.#.blocks.#.layers.#.pointwise", leaves),
         Module(f"{block}.layers.#.conv2", "backbone.stages.#.blocks.#.layers.#.depthwise", leaves),
-        Module(f"{block}.aggregation.0", "backbone.stages.#.blocks.#.squeeze", leaves),
-        Module(f"{block}.aggregation.1", "backbone.stages.#.blocks.#.excite", leaves),
+        Module(f"{block}.{squeeze}", "backbone.stages.#.blocks.#.squeeze", leaves),
+        Module(f"{block}.{excite}", "backbone.stages.#.blocks.#.excite", leaves),
     )
 
 
@@ -197,8 +229,8 @@ HUB = Dialect(
     ),
     ignored=(
         *COUNTS,
-        r".*\.num_points_scale",  # follows from the configuration
-        r"(class_embed|bbox_embed)\..*",  # the decoder's heads once more, under a tied name
+        SHARES,
+        Ignored(r"(class_embed|bbox_embed)\..*", "the decoder's heads once more, under a tied name"),
     ),
 )
 
@@ -257,18 +289,54 @@ ORIGINAL = Dialect(
     ),
     ignored=(
         *COUNTS,
-        r".*\.num_points_scale",
-        r"decoder\.(anchors|valid_mask)",  # computed for the picture at hand
-        r"decoder\.decoder\.(up|reg_scale)",  # the same parameters under a second name
+        SHARES,
+        Ignored(r"decoder\.(anchors|valid_mask)", "computed for the picture at hand"),
+        Ignored(r"decoder\.decoder\.(up|reg_scale)", "the same parameters under a second name"),
+        Ignored(r"encoder\.feature_projector\..*", "what RT-DETRv4 compares with its teacher, in training alone"),
+        Ignored(MASKS, "D-FINE-seg's masks; boxes are found without them"),
     ),
 )
 
-BACKBONE = Dialect(
-    "HGNetV2 alone",
-    modules=_backbone("stem", "stages", _conv_norm("conv", "bn", "lab")),
-    ignored=(*COUNTS, r"(last_conv|fc|head)\..*"),  # the classifier that it was trained with
+CLASSIFIER = Ignored(r"(last_conv|fc|head|classifier)\..*", "the classifier that it was trained with")
+
+BACKBONES = (
+    Dialect(  # the original release's pretrained backbones, and timm's, which have the same names
+        "HGNetV2 alone",
+        modules=_backbone("stem", "stages", _conv_norm("conv", "bn", "lab")),
+        ignored=(*COUNTS, CLASSIFIER),
+    ),
+    Dialect(
+        "PaddlePaddle's HGNetV2",
+        modules=_backbone(
+            "stem",
+            "stages",
+            _conv_norm("conv", "bn", "lab", PADDLE_STATISTICS),
+            ("aggregation_squeeze_conv", "aggregation_excitation_conv"),
+        ),
+        ignored=(*COUNTS, CLASSIFIER),
+    ),
+    Dialect(
+        "Hugging Face transformers' HGNetV2",
+        modules=_backbone("embedder", "encoder.stages", _conv_norm("convolution", "normalization", "lab")),
+        ignored=(*COUNTS, CLASSIFIER),
+    ),
 )
-"""The original release's pretrained backbones, and timm's, which have the same names."""
+"""Names of HGNetV2 trained alone, for pictures of one thing."""
+
+WRAPPERS = {
+    "_orig_mod": "torch.compile",
+    "module": "DataParallel, DistributedDataParallel or an average",
+    "_fsdp_wrapped_module": "FullyShardedDataParallel",
+    "_checkpoint_wrapped_module": "activation checkpointing",
+    "_forward_module": "Lightning",
+}
+"""What compiling, training in parallel and saving memory put into names, at any place."""
+
+BOOKKEEPING = frozenset({"n_averaged", "num_updates", "updates", "decay", "initted", "step"})
+"""What averages store beside a model: numbers, not arrays."""
+
+AVERAGE = re.compile(r"(?<![a-z])(ema|swa|avg|averaged?|shadow)(?![a-z])|EMA")
+"""What is in the names of places that hold a moving average of the weights."""
 
 
 def to_jax(dialect: Dialect, name: str) -> tuple[Match, ...]:
@@ -281,16 +349,21 @@ def to_torch(dialect: Dialect, name: str) -> Match | None:
     return next(iter(_matches(dialect.backward, name)), None)
 
 
+def why_ignored(dialect: Dialect, name: str) -> str | None:
+    """Why the PyTorch tensor is left out, or None where it isn't on the dialect's list of those."""
+    return next((entry.why for entry in dialect.ignored if re.fullmatch(entry.pattern, name)), None)
+
+
 def is_ignored(dialect: Dialect, name: str) -> bool:
-    """Whether the PyTorch tensor is on the dialect's list of those that hold nothing to learn."""
-    return any(re.fullmatch(pattern, name) for pattern in dialect.ignored)
+    """Whether the PyTorch tensor is on the dialect's list of those that are left out."""
+    return why_ignored(dialect, name) is not None
 
 
 def _matches(rules: Rules, name: str) -> tuple[Match, ...]:
     found = []
-    for pattern, counterpart, leaf in rules.get(_without_numbers(name), ()):
+    for pattern, counterpart, rule in rules.get(_without_numbers(name), ()):
         if match := pattern.fullmatch(name):
-            found.append(Match(counterpart.format(*match.groups()), leaf.layout, leaf.part))
+            found.append(Match(counterpart.format(*match.groups()), rule.leaf.layout, rule.leaf.part, rule))
     return tuple(found)
 
 
@@ -298,7 +371,8 @@ def _compiled(rules: Iterable[tuple[str, str, Leaf]]) -> Rules:
     result: Rules = {}
     for start, end, leaf in rules:
         pattern = re.compile(re.escape(start).replace(r"\#", r"(\d+)"))
-        result.setdefault(_without_numbers(start), []).append((pattern, end.replace("#", "{}"), leaf))
+        rule = Rule(start, end, leaf)
+        result.setdefault(_without_numbers(start), []).append((pattern, end.replace("#", "{}"), rule))
     return result
 
 

@@ -14,9 +14,12 @@ from dfine_jax.hub_config import from_hub, surplus_layers
 from dfine_jax.hub_labels import labels_disagree
 from dfine_jax.json_fields import FieldError
 from dfine_jax.json_file import read_object
+from dfine_jax.limits import LARGEST_SIDE
 from dfine_jax.model_shapes import model_shapes
 from dfine_jax.preprocessing import Preprocessing
-from dfine_jax.weights.fill import CheckpointError, Shape, fill, finite, plan
+from dfine_jax.weights.explanation import Became, explained
+from dfine_jax.weights.families import Signs, Told, masks_left_out, told_family
+from dfine_jax.weights.fill import CheckpointError, Shape, Source, fill, finite, plan
 from dfine_jax.weights.folder import (
     StoredModel,
     is_converted,
@@ -32,9 +35,12 @@ from dfine_jax.weights.inferred_config import (
     size_of_config,
     size_of_shapes,
 )
-from dfine_jax.weights.names import Recognised, recognise
-from dfine_jax.weights.rules import BACKBONE, HUB, ORIGINAL, Dialect
-from dfine_jax.weights.weight_files import Files, is_index, listed, open_weights, weights_in
+from dfine_jax.weights.names import Recognised, count_known, recognise
+from dfine_jax.weights.rules import BACKBONES, HUB, ORIGINAL, Dialect, Ignored
+from dfine_jax.weights.weight_files import Files, Opened, is_index, listed, open_weights, weights_in
+
+DETECTORS = (HUB, ORIGINAL)
+"""Dialects of whole detectors."""
 
 _PLAIN = (b"{\n", b"{\r", b'{"', b"{ ")
 """How JSON in UTF-8 without a byte order mark begins."""
@@ -43,19 +49,25 @@ MOST_NAMED = 5
 
 
 def open_model(
-    path: Path, *, source: str | None = None, size: str | None = None, class_names: Sequence[str] | None = None
+    path: Path,
+    *,
+    source: str | None = None,
+    size: str | None = None,
+    family: str | None = None,
+    class_names: Sequence[str] | None = None,
 ) -> StoredModel:
     """Opens a converted folder, one with ``config.json`` and weights, or a file of weights, told by what is in it.
 
     ``source`` is what messages call it. ``size`` (n, s, m, l, x) is for weights without ``config.json`` whose shapes
-    should not tell it; ``class_names`` replace those that come with the model. ``CheckpointError`` says all that is
-    wrong at once.
+    should not tell it, ``family`` (dfine, deim, rtdetrv4) for those where nothing tells it; ``class_names`` replace
+    those that come with the model. ``CheckpointError`` says all that is wrong at once.
     """
     source = source or str(path)
     if not os.path.lexists(path):
         raise CheckpointError(f"{path}: there is no such file or folder")
     if path.is_dir() and is_converted(path):
-        _refuse_size(size, source)
+        _refuse("size", size, source)
+        _refuse("family", family, source)
         return _renamed(open_folder(path)._replace(source=source), class_names)
     if path.is_dir():
         config = _read_config(path)
@@ -65,61 +77,112 @@ def open_model(
     else:
         files = listed(path) if is_index(path.name) else Files((path,), path.name)
         config = _config_beside(path)
-    opened = _opened(files, config, path if path.is_dir() else None, source, size)
+    opened = _opened(files, config, path if path.is_dir() else None, source, size, family)
     return _renamed(opened._replace(place=path), class_names)
 
 
 def read_backbone(path: Path, config: DFineConfig) -> dict[str, np.ndarray]:
-    """The backbone's arrays by our names, from HGNetV2 trained alone: the original release's ``.pth`` or timm's file.
+    """The backbone's arrays by our names, from HGNetV2 trained alone.
 
-    A whole detector's file of the original release will do as well. ``CheckpointError`` says all that is wrong at once.
+    That may be the original release's ``.pth``, timm's or transformers' file, or PaddlePaddle's ``.pdparams``; a whole
+    detector's file will do as well. ``CheckpointError`` says all that is wrong at once.
     """
-    source, _ = open_weights(Files((path,), path.name), (BACKBONE,))
-    tensors = recognise(source, (BACKBONE,), str(path)).tensors
+    read = recognise(open_weights(Files((path,), path.name), BACKBONES).tensors, BACKBONES, str(path))
+    tensors = read.tensors
     params, batch_stats = model_shapes(config)
     targets = {name: shape for name, shape in {**params, **batch_stats}.items() if name.startswith("backbone.")}
-    result = plan(BACKBONE, tensors.shapes, targets, tensors.types)
+    result = plan(read.dialect, tensors.shapes, targets, tensors.types)
     result.check(str(path), f"expected HGNetV2 alone, of the size that is trained ({size_of_config(config) or 'own'})")
     return dict(finite(fill(result, tensors), str(path), {ours: name for ours, (name, _) in result.origins.items()}))
 
 
 def _opened(
-    files: Files, given: Mapping[str, Any] | None, folder: Path | None, source: str, size: str | None
+    files: Files,
+    given: Mapping[str, Any] | None,
+    folder: Path | None,
+    source: str,
+    size: str | None,
+    family: str | None,
 ) -> StoredModel:
     """The model whose weights are in ``files``; ``given`` is what its ``config.json`` says, where there is one.
 
     ``folder``: all that lies in it belongs to the model; None where a file was named.
     """
-    stored, place = open_weights(files, (HUB, ORIGINAL))
-    read = recognise(stored, (HUB, ORIGINAL), source)
+    opened = open_weights(files, DETECTORS)
+    read = _recognised(opened.tensors, source)
     shapes = read.tensors.shapes
-    dialect, remarks = read.dialect, _left_out(read)
+    dialect, remarks = read.dialect, (*_left_out(read), *masks_left_out(shapes))
     if given is None:
         config = inferred_config(dialect, shapes, source, size)
-        preprocessing, said = _told_preprocessing(shapes, config, folder)
+        config = _noted_names(config, opened.about)
+        preprocessing, said = _told_preprocessing(opened, shapes, config, folder)
         if dialect is HUB:
             said = (*said, f"there is no config.json: size {size_of_config(config)} is told from the weights' shapes")
     else:
-        _refuse_size(size, source)
+        _refuse("size", size, source)
         classes = classes_of_shapes(known_shapes(dialect, shapes))
         config, dialect = _described(given, source, classes), _with_surplus(dialect, given)
         preprocessing, said = preprocessing_in(files.paths[0].parent)
         if disagreement := labels_disagree(given):
             remarks = (*remarks, f"{disagreement}; {config.num_classes} classes are taken")
-    arrays = _checked(dialect, read, config, source)
-    notes = _notes(files, place, read)
+    arrays, explain = _checked(dialect, read, config, source, opened.tensors.shapes)
+    signs = Signs(shapes.keys(), files.paths[0], size_of_config(config), opened.about)
+    if told := _family_of(signs, read.dialect, given, family, source):
+        config = config.with_decoder_activation(told.activation)
+        remarks = (*remarks, *([told.remark] if told.remark else []))
+    notes = _notes(files, opened.place, read)
     for_transformers = (
         folder is not None and given is not None and files.usual and not notes and _is_plain(folder, given)
     )
-    hub_folder = folder if for_transformers else None
-    return StoredModel(source, config, preprocessing, arrays, hub_folder, notes=notes, remarks=(*remarks, *said))
+    hub_folder = folder if for_transformers and told is None else None
+    return StoredModel(
+        source, config, preprocessing, arrays, hub_folder, notes=notes, remarks=(*remarks, *said), explain=explain
+    )
+
+
+def _recognised(tensors: Source, source: str) -> Recognised:
+    """A detector's names; ``CheckpointError`` with what to do where there is a backbone alone."""
+    try:
+        return recognise(tensors, DETECTORS, source)
+    except CheckpointError:
+        if any(count_known(dialect, tensors.shapes) for dialect in BACKBONES):
+            raise CheckpointError(
+                f"{source} holds HGNetV2 alone, no detector: start a training from it, dfine train --backbone {source}"
+            ) from None
+        raise
+
+
+def _family_of(
+    signs: Signs, dialect: Dialect, given: Mapping[str, Any] | None, family: str | None, source: str
+) -> Told | None:
+    """What the decoder computes where no ``config.json`` says it, or another than that is given or proven.
+
+    transformers has D-FINE alone, so names as it has them are of D-FINE unless something else is given.
+    """
+    if dialect is ORIGINAL and given is None:
+        return told_family(signs, family, source)
+    if family is None and signs.proof() is None:
+        return None
+    return told_family(signs, family, source)
+
+
+def _noted_names(config: DFineConfig, about: Mapping[str, Any]) -> DFineConfig:
+    """With the names of classes that lie beside the weights, where there is one for each."""
+    names = about.get("names")
+    if not isinstance(names, Mapping) or set(names) != set(range(config.num_classes)):
+        return config
+    texts = tuple(names[i] for i in range(config.num_classes))
+    return config.with_classes(texts) if all(isinstance(text, str) and text for text in texts) else config
 
 
 def _told_preprocessing(
-    shapes: Mapping[str, Shape], config: DFineConfig, folder: Path | None
+    opened: Opened, shapes: Mapping[str, Shape], config: DFineConfig, folder: Path | None
 ) -> tuple[Preprocessing, tuple[str, ...]]:
     """How a model without ``config.json`` wants its pictures, and remarks."""
     if side := original_picture_side(shapes, config):
+        return Preprocessing(side, side), ()
+    side = opened.about.get("imgsz")
+    if isinstance(side, int) and not isinstance(side, bool) and side % 32 == 0 and 0 < side <= LARGEST_SIDE:
         return Preprocessing(side, side), ()
     if folder is not None:
         return preprocessing_in(folder)
@@ -155,9 +218,9 @@ def _described(given: Mapping[str, Any], source: str, classes: int | None = None
         raise CheckpointError(f"{source}: {error}") from None
 
 
-def _refuse_size(size: str | None, source: str) -> None:
-    if size is not None:
-        raise CheckpointError(f"{source}: a size can be given for a .pth only; config.json says it here")
+def _refuse(what: str, given: str | None, source: str) -> None:
+    if given is not None:
+        raise CheckpointError(f"{source}: a {what} can be given for a .pth only; config.json says it here")
 
 
 def _with_surplus(dialect: Dialect, given: Mapping[str, Any]) -> Dialect:
@@ -165,17 +228,19 @@ def _with_surplus(dialect: Dialect, given: Mapping[str, Any]) -> Dialect:
     surplus = "|".join(map(str, surplus_layers(given)))
     if not surplus or dialect is not HUB:
         return dialect
-    unused = rf"model\.decoder\.(layers|class_embed|bbox_embed|lqe_layers)\.({surplus})\..*"
+    pattern = rf"model\.decoder\.(layers|class_embed|bbox_embed|lqe_layers)\.({surplus})\..*"
+    unused = Ignored(pattern, "a layer past the one that counts, which nothing computes")
     return replace(dialect, ignored=(*dialect.ignored, unused))
 
 
 def _checked(
-    dialect: Dialect, read: Recognised, config: DFineConfig, source: str
-) -> Callable[[], Iterator[tuple[str, np.ndarray]]]:
-    """What gives the arrays of a checkpoint, which is known to fit."""
+    dialect: Dialect, read: Recognised, config: DFineConfig, source: str, stored: Mapping[str, Shape]
+) -> tuple[Callable[[], Iterator[tuple[str, np.ndarray]]], Callable[[], list[Became]]]:
+    """What gives the arrays of a checkpoint, which is known to fit, and what tells what became of each."""
     tensors = read.tensors
     params, batch_stats = model_shapes(config)
-    result = plan(dialect, tensors.shapes, {**params, **batch_stats}, tensors.types)
+    targets = {**params, **batch_stats}
+    result = plan(dialect, tensors.shapes, targets, tensors.types)
     known = known_shapes(dialect, tensors.shapes)
     found, expected = size_of_shapes(known), size_of_config(config)
     hints = [f"{read.taken_off} is taken off its names"] if read.taken_off else []
@@ -188,7 +253,7 @@ def _checked(
     def arrays() -> Iterator[tuple[str, np.ndarray]]:
         return finite(fill(result, tensors), source, called)
 
-    return arrays
+    return arrays, lambda: explained(dialect, read, stored, result, targets)
 
 
 def _notes(files: Files, place: str, read: Recognised) -> tuple[str, ...]:

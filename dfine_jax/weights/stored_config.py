@@ -10,7 +10,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.errors import InputError
-from dfine_jax.hub_config import from_hub, to_hub
+from dfine_jax.hub_config import ACTIVATIONS, FIXED_ACTIVATIONS, from_hub, to_hub, with_fixed_activations
 from dfine_jax.json_fields import LARGEST_NUMBER, MOST, shown
 from dfine_jax.limits import check_limits
 from dfine_jax.weights.fill import CheckpointError
@@ -31,7 +31,12 @@ def stored_config(values: Any, path: Path) -> DFineConfig:
     try:
         config = _typed(DFineConfig, values, "")
         check_limits(config)
-        from_hub(to_hub(config))
+        from_hub(to_hub(with_fixed_activations(config)))
+        for place in FIXED_ACTIVATIONS:
+            if (name := getattr(config.decoder, place)) not in ACTIVATIONS:
+                raise InputError(
+                    f"decoder.{place} = {shown(name)}, expected one of {', '.join(filter(None, ACTIVATIONS))}"
+                )
     except (InputError, ArithmeticError) as error:
         raise CheckpointError(f'{path}: "model" describes no model ({error})') from None
     return config

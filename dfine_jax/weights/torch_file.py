@@ -16,6 +16,8 @@ from dfine_jax.weights.torch_pickle import damaged, is_compressed, stand_ins
 
 DEPTH = 4
 """Mappings within mappings that are searched for weights."""
+NOTED = ("model_family", "names", "imgsz")
+"""Entries beside the weights that are looked at."""
 ALMOST = 0.9
 """Of the best match's tensors, what another place must have to be a copy of the model, and not a part of something."""
 
@@ -40,6 +42,7 @@ class TorchFile:
             found = ", ".join(map(str, loaded)) if isinstance(loaded, Mapping) else f"a {type(loaded).__name__}"
             raise CheckpointError(f"{path} holds no tensors by name: {found:.200}; expected a model's state_dict")
         self.place, self._weights = _best(places, dialects)
+        self.about = _about(loaded)
         self.shapes: dict[str, Shape] = {name: tuple(value.shape) for name, value in self._weights.items()}
         self.types = {name: _type(torch, value) for name, value in self._weights.items()}
         self._path = path
@@ -78,6 +81,13 @@ def _loaded(torch: Any, path: Path, file_type: FileType) -> Any:
         pickle.UnpicklingError,
     ) as error:
         raise damaged(path, error) from None
+
+
+def _about(loaded: Any) -> dict[str, Any]:
+    """What lies beside the weights, in plain data: the family, classes and size of pictures that LibreYOLO notes."""
+    if not isinstance(loaded, Mapping):
+        return {}
+    return {name: value for name, value in loaded.items() if name in NOTED and isinstance(value, str | int | Mapping)}
 
 
 def _places(torch: Any, loaded: Any) -> Iterator[tuple[str, dict[str, Any]]]:

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from dfine_jax.json_file import read_object
-from dfine_jax.weights.file_type import TORCH_ENDINGS, WEIGHTS_ENDINGS, FileType, file_type_of
+from dfine_jax.weights.file_type import PADDLE_ENDING, TORCH_ENDINGS, WEIGHTS_ENDINGS, FileType, file_type_of
 from dfine_jax.weights.fill import MOST_TENSORS, CheckpointError, Shape, Source
 from dfine_jax.weights.rules import Dialect
 from dfine_jax.weights.safetensors_file import SafetensorsFile
@@ -89,29 +90,44 @@ def listed(index: Path) -> Files:
     return Files(tuple(index.parent / part for part in files), index.name, index)
 
 
-def open_weights(files: Files, dialects: tuple[Dialect, ...]) -> tuple[Source, str]:
-    """The tensors of all files, and where in the file they are where a file has several places for them.
+class Opened(NamedTuple):
+    """The weights in a file, or in several."""
+
+    tensors: Source
+    place: str = ""
+    """Where in the file they are, where it has several places for them."""
+    about: Mapping[str, Any] = {}
+    """What lies beside them there."""
+
+
+def open_weights(files: Files, dialects: tuple[Dialect, ...]) -> Opened:
+    """The tensors of all files.
 
     ``CheckpointError`` for the first file that can't be read, or where the index lists what is in none.
     """
-    opened, places = zip(*(_open(path, dialects) for path in files.paths), strict=True)
-    source = opened[0] if len(opened) == 1 else Several(list(zip(files.paths, opened, strict=True)))
+    opened = [_open(path, dialects) for path in files.paths]
+    homes = [(path, file.tensors) for path, file in zip(files.paths, opened, strict=True)]
+    source = homes[0][1] if len(homes) == 1 else Several(homes)
     if files.index is not None:
         given = read_object(files.index, CheckpointError)["weight_map"]
         if missing := sorted(given.keys() - source.shapes.keys()):
             some = f"{', '.join(missing[:10])}{', ...' if len(missing) > 10 else ''}"
             raise CheckpointError(f"{files.index} lists tensors that are in none of its files: {some}")
-    return source, places[0]
+    return opened[0]._replace(tensors=source)
 
 
-def _open(path: Path, dialects: tuple[Dialect, ...]) -> tuple[Source, str]:
+def _open(path: Path, dialects: tuple[Dialect, ...]) -> Opened:
     file_type = file_type_of(path)
     if file_type is FileType.SAFETENSORS:
-        return SafetensorsFile(path), ""
+        return Opened(SafetensorsFile(path))
+    if path.name.endswith(PADDLE_ENDING):
+        from dfine_jax.weights.paddle_file import PaddleFile
+
+        return Opened(PaddleFile(path))
     from dfine_jax.weights.torch_file import TorchFile  # with all that looks into pickles
 
     file = TorchFile(path, file_type, dialects)
-    return file, file.place
+    return Opened(file, file.place, file.about)
 
 
 def is_index(name: str) -> bool:

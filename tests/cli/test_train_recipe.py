@@ -11,10 +11,13 @@ import pytest
 import tyro
 from rich.console import Console
 
+from dfine_jax.cli import train
 from dfine_jax.cli.main import main
 from dfine_jax.cli.train import Command, _defaults, open_datasets
 from dfine_jax.cli.train_recipe import early_options, wishes_of
 from dfine_jax.data.write import write_shapes
+from dfine_jax.errors import InputError
+from dfine_jax.pretrained import open_pretrained
 from dfine_jax.training.configuration import Configuration, from_json, to_json
 from dfine_jax.training.defaults import Wishes
 from dfine_jax.training.optimizer import learning_rate_factor
@@ -97,6 +100,24 @@ def test_help_begins_with_what_the_defaults_do(capsys):
     beginning = text[:900]
     for words in ("Without settings it takes a recipe for your data and your machine", "1,500 for 100", "--minutes"):
         assert words in beginning
+
+
+def test_a_training_opens_its_model_once(one_piece, tmp_path, monkeypatch, capsys):
+    opened = []
+
+    def ends(*_, **__):
+        raise InputError("far enough")
+
+    monkeypatch.setattr(train, "open_pretrained", lambda name: opened.append(name) or open_pretrained(name))
+    monkeypatch.setattr(train, "train", ends)
+    for preset in ("auto", "coco"):
+        opened.clear()
+        arguments = ["--data", one_piece, "--model", "shapes", "--preset", preset, "--output", str(tmp_path / preset)]
+        assert main(["train", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err == "dfine train: far enough\n"
+        assert opened == ["shapes"]
+        assert ("\n                  about " in captured.out) == (preset == "auto")
 
 
 @pytest.fixture

@@ -100,8 +100,8 @@ def test_a_quick_program_gets_kernels_in_parts_alone():
     config = replace(TINY, backbone=backbone)
     forms = [fused_form(tiny_model(config), for_cpu=True, quick=quick)[0] for quick in (False, True)]
     usual, quick = map(forms_of, forms)
-    assert usual >= {"whole", "parts", "large tiles"}
-    assert quick == {"whole", "parts"}
+    assert usual >= {"whole", "split", "Winograd F(4,3)"}
+    assert quick == {"whole", "split"}
 
 
 def forms_of(model) -> set[str]:
@@ -115,7 +115,7 @@ def test_where_there_is_machine_code_dense_kernels_are_in_panels(pictures):
     backbone = replace(TINY.backbone, stages=(first, replace(second, mid_channels=32, layers=3), last))
     model = tiny_model(replace(TINY, backbone=backbone))
     form, fusion = fused_form(model)
-    assert forms_of(form) == {"panels", "rows in panels", "rows of channels", "large tiles in panels"}
+    assert forms_of(form) == {"GEMM", "implicit GEMM", "depthwise", "Winograd F(4,3), packed"}
     assert isinstance(form.backbone.stem, PooledStem) == (TINY.backbone.stem_channels[1] >= WIDEST)
     assert isinstance(form.decoder.layers[0].norm1, NativeLayerNorm)
     assert "decoder.layers.0.self_attention.query.kernel" in fusion.plan.kernels

@@ -7,26 +7,26 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from native_cases import a_finish
+from native_cases import an_epilogue
 from tiny import normal
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.cpu import call as native_call
 from dfine_jax.cpu.codegen.registers import half
-from dfine_jax.cpu.finish import Finish
-from dfine_jax.cpu.kernels.channelwise import convolve_channels
-from dfine_jax.cpu.kernels.halves import (
-    convolve_rows_of_halves,
-    convolve_tiles_of_halves,
-    convolve_two_cells_of_halves,
-    for_two_cells,
-    in_halves,
-    multiply_halves,
-    tiles_in_wholes,
-    windows_in_halves,
+from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.channelwise import convolve_depthwise
+from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, convolve_winograd, gemm, pack
+from dfine_jax.cpu.kernels.packed16 import (
+    convolve_implicit_gemm16,
+    convolve_two_columns16,
+    convolve_winograd16,
+    for_two_columns,
+    gemm16,
+    pack16,
+    pack16_windows,
+    pack16_winograd,
 )
-from dfine_jax.cpu.kernels.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
-from dfine_jax.cpu.kernels.tiles import large_tile_kernel
+from dfine_jax.cpu.kernels.winograd import f4_kernel
 from dfine_jax.inference.fuse import fuse
 from dfine_jax.model.dfine import DFine
 
@@ -46,55 +46,55 @@ def kernel(*shape):
     return np.asarray(normal(*shape), np.float64)
 
 
-def product(maps, finish):
-    return multiply_halves(maps, stored(in_halves([kernel(1, sum(x.shape[-1] for x in maps), OUTPUTS)], INT16)), finish)
+def product(maps, epilogue):
+    return gemm16(maps, stored(pack16([kernel(1, sum(x.shape[-1] for x in maps), OUTPUTS)], INT16)), epilogue)
 
 
-def last_channels(maps, finish):
-    return multiply_halves(maps, stored(in_halves([kernel(1, 40, OUTPUTS)], INT16)), finish)
+def last_channels(maps, epilogue):
+    return gemm16(maps, stored(pack16([kernel(1, 40, OUTPUTS)], INT16)), epilogue)
 
 
-def windows(maps, finish, tops=0):
-    kernels = stored(windows_in_halves([kernel(3, 3, x.shape[-1], OUTPUTS) for x in maps], INT16))
-    return convolve_rows_of_halves(maps, kernels, 2, (1, 1), finish, tops)
+def windows(maps, epilogue, tops=0):
+    kernels = stored(pack16_windows([kernel(3, 3, x.shape[-1], OUTPUTS) for x in maps], INT16))
+    return convolve_implicit_gemm16(maps, kernels, 2, (1, 1), epilogue, tops)
 
 
-def largest_in_windows(maps, finish):
-    return windows(maps, finish, tops=1)
+def largest_in_windows(maps, epilogue):
+    return windows(maps, epilogue, tops=1)
 
 
-def two_cells(maps, finish):
-    kernels = [for_two_cells(kernel(3, 3, x.shape[-1], OUTPUTS)) for x in maps]
-    return convolve_two_cells_of_halves(maps, stored(windows_in_halves(kernels, INT16)), (1, 1), finish)
+def two_cells(maps, epilogue):
+    kernels = [for_two_columns(kernel(3, 3, x.shape[-1], OUTPUTS)) for x in maps]
+    return convolve_two_columns16(maps, stored(pack16_windows(kernels, INT16)), (1, 1), epilogue)
 
 
-def tiles(maps, finish):
-    return convolve_tiles(maps[0], jnp.asarray(in_panels(large_kernel(maps)), jnp.float32), (1, 1), finish)
+def tiles(maps, epilogue):
+    return convolve_winograd(maps[0], jnp.asarray(pack(large_kernel(maps)), jnp.float32), (1, 1), epilogue)
 
 
-def tiles_of_wholes(maps, finish):
-    return convolve_tiles_of_halves(maps[0], stored(tiles_in_wholes(large_kernel(maps), INT16)), (1, 1), finish)
+def tiles_of_wholes(maps, epilogue):
+    return convolve_winograd16(maps[0], stored(pack16_winograd(large_kernel(maps), INT16)), (1, 1), epilogue)
 
 
 def large_kernel(maps):
-    return large_tile_kernel(kernel(3, 3, maps[0].shape[-1], OUTPUTS))
+    return f4_kernel(kernel(3, 3, maps[0].shape[-1], OUTPUTS))
 
 
-def depthwise(maps, finish):
-    return convolve_channels(maps[0], normal(5, 5 * OUTPUTS), 1, (2, 2), finish)
+def depthwise(maps, epilogue):
+    return convolve_depthwise(maps[0], normal(5, 5 * OUTPUTS), 1, (2, 2), epilogue)
 
 
-def halving_depthwise(maps, finish):
-    return convolve_channels(maps[0], normal(3, 3 * OUTPUTS), 2, (1, 1), finish)
+def halving_depthwise(maps, epilogue):
+    return convolve_depthwise(maps[0], normal(3, 3 * OUTPUTS), 2, (1, 1), epilogue)
 
 
-def product_in_float32(maps, finish):
-    return multiply_cells(maps, [in_panels(normal(1, x.shape[-1], OUTPUTS)) for x in maps], finish)
+def product_in_float32(maps, epilogue):
+    return gemm(maps, [pack(normal(1, x.shape[-1], OUTPUTS)) for x in maps], epilogue)
 
 
-def rows_in_float32(maps, finish):
-    panels = [in_panels(normal(3, 3 * x.shape[-1], OUTPUTS)) for x in maps]
-    return convolve_rows(maps, panels, 2, (1, 1), finish)
+def rows_in_float32(maps, epilogue):
+    panels = [pack(normal(3, 3 * x.shape[-1], OUTPUTS)) for x in maps]
+    return convolve_implicit_gemm(maps, panels, 2, (1, 1), epilogue)
 
 
 CASES = {
@@ -118,10 +118,10 @@ convolved = pytest.mark.parametrize("convolve", CASES, ids=lambda case: case.__n
 def a_case(convolve, shortcut):
     """Maps in float16, what follows, and what both give in float32."""
     maps = [normal(*SHAPE, width).astype(jnp.float16) for width in CASES[convolve]]
-    finish, wide = a_finish(OUTPUTS), [x.astype(jnp.float32) for x in maps]
+    epilogue, wide = an_epilogue(OUTPUTS), [x.astype(jnp.float32) for x in maps]
     if shortcut:
-        finish = replace(finish, shortcut=normal(*convolve(wide, finish).shape).astype(shortcut))
-    return maps, finish, convolve(wide, finish)
+        epilogue = replace(epilogue, shortcut=normal(*convolve(wide, epilogue).shape).astype(shortcut))
+    return maps, epilogue, convolve(wide, epilogue)
 
 
 @in_wholes
@@ -129,9 +129,9 @@ def a_case(convolve, shortcut):
 @pytest.mark.parametrize("shortcut", [None, "float32", "float16"])
 def test_narrow_maps_are_computed_with_as_wide_ones(convolve, shortcut):
     """To the bit; what is rounded to float16 is nothing else."""
-    maps, finish, expected = a_case(convolve, shortcut)
-    np.testing.assert_array_equal(convolve(maps, finish), expected)
-    narrow = convolve(maps, replace(finish, dtype="float16"))
+    maps, epilogue, expected = a_case(convolve, shortcut)
+    np.testing.assert_array_equal(convolve(maps, epilogue), expected)
+    narrow = convolve(maps, replace(epilogue, dtype="float16"))
     assert narrow.dtype == jnp.float16
     np.testing.assert_array_equal(narrow, expected.astype(jnp.float16))
 
@@ -139,16 +139,16 @@ def test_narrow_maps_are_computed_with_as_wide_ones(convolve, shortcut):
 @in_wholes
 def test_wide_and_narrow_maps_are_put_together():
     maps = [normal(*SHAPE, 64).astype(jnp.float16), normal(*SHAPE, 32), normal(*SHAPE, 16).astype(jnp.float16)]
-    expected = product([x.astype(jnp.float32) for x in maps], a_finish(OUTPUTS))
-    np.testing.assert_array_equal(product(maps, a_finish(OUTPUTS)), expected)
+    expected = product([x.astype(jnp.float32) for x in maps], an_epilogue(OUTPUTS))
+    np.testing.assert_array_equal(product(maps, an_epilogue(OUTPUTS)), expected)
 
 
 @convolved
 def test_without_machine_code_results_are_narrow_too(convolve, monkeypatch):
-    maps, finish, expected = a_case(convolve, "float16")
+    maps, epilogue, expected = a_case(convolve, "float16")
     monkeypatch.setattr(native_call, "registers", lambda: None)
     monkeypatch.setattr(native_call, "half", lambda: None)
-    narrow = convolve(maps, replace(finish, dtype="float16"))
+    narrow = convolve(maps, replace(epilogue, dtype="float16"))
     assert narrow.dtype == jnp.float16
     np.testing.assert_allclose(narrow, expected, rtol=2e-2, atol=2e-3 * jnp.abs(expected).max())
 
@@ -158,8 +158,8 @@ def test_what_is_beyond_the_range_becomes_its_largest_number(native, monkeypatch
     if not native:
         monkeypatch.setattr(native_call, "registers", lambda: None)
     biases = jnp.array([1e5, -1e5, 65504, -65504, 3, jnp.inf, -jnp.inf, jnp.nan] * 4)
-    finish = Finish(biases, None, dtype="float16")
-    result = multiply_cells([jnp.zeros((9, 16))], [in_panels(jnp.zeros((1, 16, 32)))], finish)
+    epilogue = Epilogue(biases, None, dtype="float16")
+    result = gemm([jnp.zeros((9, 16))], [pack(jnp.zeros((1, 16, 32)))], epilogue)
     most = [65504, -65504, 65504, -65504, 3, 65504, -65504, np.nan]
     np.testing.assert_array_equal(result, np.tile(np.array(most, np.float16), (9, 4)))
 

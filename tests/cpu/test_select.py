@@ -8,9 +8,9 @@ from tiny import normal
 
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.codegen.work import MOST, TAPS
-from dfine_jax.cpu.kernels.pairs import convolve_pairs
-from dfine_jax.cpu.kernels.panels import in_panels
-from dfine_jax.cpu.kernels.tiles import large_tile_kernel, small_tile_kernels
+from dfine_jax.cpu.kernels.packed import pack
+from dfine_jax.cpu.kernels.two_columns import convolve_two_columns
+from dfine_jax.cpu.kernels.winograd import f2_kernels, f4_kernel
 from dfine_jax.cpu.select import (
     NARROW,
     ROUNDED,
@@ -40,23 +40,23 @@ def test_a_whole_kernel_stays():
 
 def test_kernels_of_tiles():
     kernel = np.asarray(normal(3, 3, 4, 5), np.float64)
-    np.testing.assert_array_equal(in_float64(kernel, "small tiles"), small_tile_kernels(kernel))
-    np.testing.assert_array_equal(*in_float64(kernel, "large tiles"), large_tile_kernel(kernel))
+    np.testing.assert_array_equal(in_float64(kernel, "Winograd F(2,3)"), f2_kernels(kernel))
+    np.testing.assert_array_equal(*in_float64(kernel, "Winograd F(4,3)"), f4_kernel(kernel))
 
 
 @PADDINGS
 @SHAPES
 def test_two_cells_at_once(shape, padding):
     x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 11) / 16
-    (pairs,) = in_float64(kernel, "pairs")
-    ours = partial(convolve_pairs, kernel=jnp.asarray(pairs, jnp.float32), padding=padding)
+    (pairs,) = in_float64(kernel, "two columns")
+    ours = partial(convolve_two_columns, kernel=jnp.asarray(pairs, jnp.float32), padding=padding)
     check_with_derivatives(ours, partial(plain, kernel=kernel, padding=padding), x)
 
 
 def test_two_cells_at_once_give_float32_of_rounded_maps():
     x, kernel = normal(2, 6, 8, 16).astype(jnp.bfloat16), normal(3, 3, 16, 11) / 16
-    (pairs,) = in_float64(kernel, "pairs")
-    result = convolve_pairs(x, jnp.asarray(pairs, jnp.float32), (1, 1))
+    (pairs,) = in_float64(kernel, "two columns")
+    result = convolve_two_columns(x, jnp.asarray(pairs, jnp.float32), (1, 1))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, plain(x.astype(jnp.float32), kernel, (1, 1)), atol=2e-6)
 
@@ -65,7 +65,7 @@ def test_two_cells_at_once_give_float32_of_rounded_maps():
 @pytest.mark.parametrize("widths", [(4, 4, 4, 4), (4,) * 6, (5, 4, 4), (4, 4, 5, 4), (3, 5)])
 def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype):
     maps, kernel = [rounded(normal(2, 6, 7, width)) for width in widths], rounded(normal(1, 1, sum(widths), 9))
-    parts = [jnp.asarray(part, dtype) for part in in_float64(kernel, "parts", widths)]
+    parts = [jnp.asarray(part, dtype) for part in in_float64(kernel, "split", widths)]
     compute = Compute.named(dtype)
     by_parts, whole = (convolve_parts(maps, kernels, 1, (0, 0), compute) for kernels in (parts, [kernel]))
     assert by_parts.dtype == jnp.float32
@@ -76,19 +76,19 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype):
 @pytest.mark.parametrize(
     ("shape", "stride", "widths", "form"),
     [
-        ((3, 3, WIDE, WIDE), 1, (WIDE,), "large tiles"),
+        ((3, 3, WIDE, WIDE), 1, (WIDE,), "Winograd F(4,3)"),
         ((3, 3, WIDE, WIDE), 2, (WIDE,), "whole"),
         ((3, 3, WIDE - 1, NARROW + 1), 1, (WIDE - 1,), "whole"),
-        ((3, 3, WIDE, WIDE - 1), 1, (WIDE,), "pairs"),
+        ((3, 3, WIDE, WIDE - 1), 1, (WIDE,), "two columns"),
         ((3, 3, 2 * WIDE, WIDE), 1, (WIDE, WIDE), "whole"),
-        ((3, 3, 16, NARROW), 1, (16,), "pairs"),
+        ((3, 3, 16, NARROW), 1, (16,), "two columns"),
         ((3, 3, 16, NARROW), 2, (16,), "whole"),
         ((3, 3, 16, NARROW + 1), 1, (16,), "whole"),
         ((3, 3, 8, 8), 1, (8,), "whole"),  # so small that it is a sum of shifted maps
         ((3, 3, 1, 512), 1, (512,), "whole"),
         ((2, 2, 16, 32), 1, (16,), "whole"),
         ((1, 1, 32, 8), 1, (16, 16), "whole"),
-        ((1, 1, 40, 8), 1, (16, 24), "parts"),
+        ((1, 1, 40, 8), 1, (16, 24), "split"),
         ((1, 1, 40, 8), 2, (16, 24), "whole"),
     ],
 )
@@ -99,22 +99,22 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
 @pytest.mark.parametrize(
     ("shape", "stride", "widths", "form"),
     [
-        ((1, 1, 5, 7), 1, (5,), "panels"),
-        ((1, 1, 40, 8), 1, (16, 24), "panels"),
-        ((1, 1, MOST, 8), 1, (1,) * MOST, "panels"),
-        ((1, 1, MOST + 1, 8), 1, (1,) * (MOST + 1), "parts"),
-        ((1, 1, 40, 8), 2, (16, 24), "rows in panels"),
-        ((3, 3, 3, 16), 2, (3,), "rows in panels"),
-        ((3, 3, 32, 32), 1, (32,), "large tiles in panels"),
-        ((3, 3, 40, 32), 1, (40,), "rows in panels"),
-        ((3, 3, 32, 40), 1, (32,), "rows in panels"),
-        ((3, 3, 32, 32), 1, (16, 16), "rows in panels"),
-        ((3, 3, 16, 16), 1, (16,), "rows in panels"),
-        ((2, 2, 16, 8), 1, (16,), "rows in panels"),
-        ((TAPS // 3, TAPS // 3, 24, 16), 1, (8,) * 3, "rows in panels"),
+        ((1, 1, 5, 7), 1, (5,), "GEMM"),
+        ((1, 1, 40, 8), 1, (16, 24), "GEMM"),
+        ((1, 1, MOST, 8), 1, (1,) * MOST, "GEMM"),
+        ((1, 1, MOST + 1, 8), 1, (1,) * (MOST + 1), "split"),
+        ((1, 1, 40, 8), 2, (16, 24), "implicit GEMM"),
+        ((3, 3, 3, 16), 2, (3,), "implicit GEMM"),
+        ((3, 3, 32, 32), 1, (32,), "Winograd F(4,3), packed"),
+        ((3, 3, 40, 32), 1, (40,), "implicit GEMM"),
+        ((3, 3, 32, 40), 1, (32,), "implicit GEMM"),
+        ((3, 3, 32, 32), 1, (16, 16), "implicit GEMM"),
+        ((3, 3, 16, 16), 1, (16,), "implicit GEMM"),
+        ((2, 2, 16, 8), 1, (16,), "implicit GEMM"),
+        ((TAPS // 3, TAPS // 3, 24, 16), 1, (8,) * 3, "implicit GEMM"),
         ((TAPS // 3 + 1, TAPS // 3 + 1, 24, 16), 1, (8,) * 3, "whole"),
-        ((3, 3, 1, 512), 1, (512,), "rows of channels"),
-        ((5, 5, 1, 16), 2, (16,), "rows of channels"),
+        ((3, 3, 1, 512), 1, (512,), "depthwise"),
+        ((5, 5, 1, 16), 2, (16,), "depthwise"),
         ((5, 5, 1, WIDEST - 1), 1, (WIDEST - 1,), "whole"),
     ],
 )
@@ -125,22 +125,22 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
 @pytest.mark.parametrize(
     ("shape", "widths", "float16", "bfloat16", "int16"),
     [
-        ((1, 1, 96, 64), (64, 32), "halves in panels", "halves in panels", "halves in panels"),
-        ((1, 1, 96, 32), (64, 32), "halves in panels", "halves in panels", "halves in panels"),
-        ((1, 1, 96, 24), (64, 32), "panels", "panels", "halves in panels"),
-        ((1, 1, 24, 96), (24,), "panels", "panels", "halves in panels"),
-        ((1, 1, 24, 12), (24,), "panels", "panels", "panels"),
-        ((1, 1, 88, 64), (80, 8), "panels", "panels", "panels"),
-        ((1, 1, 97, 64), (64, 33), "panels", "panels", "panels"),
-        ((3, 3, 96, 128), (96,), "large tiles of halves", "large tiles in panels", "large tiles of wholes"),
-        ((3, 3, 48, 64), (48,), "large tiles of halves", "large tiles in panels", "large tiles in panels"),
-        ((3, 3, 32, 64), (32,), "large tiles of halves", "large tiles in panels", "rows of halves"),
-        ((3, 3, 32, 16), (16, 16), "rows of halves", "rows of halves", "rows of halves"),
-        ((3, 3, 3, 16), (3,), "two cells of halves", "two cells of halves", "two cells of halves"),
-        ((3, 3, 21, 21), (21,), "two cells of halves", "two cells of halves", "two cells of halves"),
-        ((2, 2, 16, 8), (16,), "two cells of halves", "two cells of halves", "two cells of halves"),
-        ((2, 2, 8, 16), (8,), "rows of halves", "rows of halves", "rows of halves"),
-        ((3, 3, 34, 16), (34,), "rows in panels", "rows in panels", "rows in panels"),
+        ((1, 1, 96, 64), (64, 32), "GEMM, 16 bits", "GEMM, 16 bits", "GEMM, 16 bits"),
+        ((1, 1, 96, 32), (64, 32), "GEMM, 16 bits", "GEMM, 16 bits", "GEMM, 16 bits"),
+        ((1, 1, 96, 24), (64, 32), "GEMM", "GEMM", "GEMM, 16 bits"),
+        ((1, 1, 24, 96), (24,), "GEMM", "GEMM", "GEMM, 16 bits"),
+        ((1, 1, 24, 12), (24,), "GEMM", "GEMM", "GEMM"),
+        ((1, 1, 88, 64), (80, 8), "GEMM", "GEMM", "GEMM"),
+        ((1, 1, 97, 64), (64, 33), "GEMM", "GEMM", "GEMM"),
+        ((3, 3, 96, 128), (96,), "Winograd F(4,3), 16 bits", "Winograd F(4,3), packed", "Winograd F(4,3), int16"),
+        ((3, 3, 48, 64), (48,), "Winograd F(4,3), 16 bits", "Winograd F(4,3), packed", "Winograd F(4,3), packed"),
+        ((3, 3, 32, 64), (32,), "Winograd F(4,3), 16 bits", "Winograd F(4,3), packed", "implicit GEMM, 16 bits"),
+        ((3, 3, 32, 16), (16, 16), "implicit GEMM, 16 bits", "implicit GEMM, 16 bits", "implicit GEMM, 16 bits"),
+        ((3, 3, 3, 16), (3,), "two columns, 16 bits", "two columns, 16 bits", "two columns, 16 bits"),
+        ((3, 3, 21, 21), (21,), "two columns, 16 bits", "two columns, 16 bits", "two columns, 16 bits"),
+        ((2, 2, 16, 8), (16,), "two columns, 16 bits", "two columns, 16 bits", "two columns, 16 bits"),
+        ((2, 2, 8, 16), (8,), "implicit GEMM, 16 bits", "implicit GEMM, 16 bits", "implicit GEMM, 16 bits"),
+        ((3, 3, 34, 16), (34,), "implicit GEMM", "implicit GEMM", "implicit GEMM"),
     ],
 )
 def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16, int16):
@@ -154,7 +154,7 @@ def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16,
 def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
     shape, widths = (3, 3, 3, 16), (3,)
     form = form_on_cpu(shape, 2, widths, rounded=False, panels=True, halves=np.dtype("float16"))
-    assert form == "rows of halves"
+    assert form == "implicit GEMM, 16 bits"
     kernel, factor = in_form(np.ones(shape), form, widths, np.dtype("float16"))
     assert [kernel.shape, factor.shape] == shapes_in_form(shape, form, widths)
     pairs = factor * kernel.reshape(3, 5, 16, 2)
@@ -165,49 +165,49 @@ def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
 def test_kernels_of_maps_that_come_apart_are_apart():
     shape, widths = (1, 1, 96, 64), (64, 32)
     options = dict(rounded=False, panels=True, halves=np.dtype("float16"))
-    assert form_on_cpu(shape, 1, widths, **options, apart=True) == "halves apart"
-    assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True) == "panels"
-    assert len(in_form(np.ones(shape), "halves apart", widths, options["halves"])) == len(widths) + 1
-    assert len(in_form(np.ones(shape), "halves in panels", widths, options["halves"])) == 2
+    assert form_on_cpu(shape, 1, widths, **options, apart=True) == "GEMM, 16 bits, split"
+    assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True) == "GEMM"
+    assert len(in_form(np.ones(shape), "GEMM, 16 bits, split", widths, options["halves"])) == len(widths) + 1
+    assert len(in_form(np.ones(shape), "GEMM, 16 bits", widths, options["halves"])) == 2
 
 
 def test_a_form_of_16_bits_wants_a_type():
-    with pytest.raises(ValueError, match="'halves apart' is made for one of the types of 16 bits"):
-        in_form(np.ones((1, 1, 96, 64)), "halves apart", (64, 32))
+    with pytest.raises(ValueError, match="'GEMM, 16 bits, split' is made for one of the types of 16 bits"):
+        in_form(np.ones((1, 1, 96, 64)), "GEMM, 16 bits, split", (64, 32))
 
 
 def test_rows_of_channels():
     kernel = np.asarray(normal(3, 3, 1, 16), np.float64)
-    (rows,) = in_float64(kernel, "rows of channels", (16,))
+    (rows,) = in_float64(kernel, "depthwise", (16,))
     np.testing.assert_array_equal(rows[1, 2 * 16 : 3 * 16], kernel[1, 2, 0])
 
 
 def test_rounded_kernels_are_not_in_panels():
     shapes = [(1, 1, 128, 128), (3, 3, 128, 128), (3, 3, 1, 128)]
     forms = [form_on_cpu(shape, 1, (128,), rounded=True, panels=True) for shape in shapes]
-    assert forms == ["whole", "small tiles", "whole"]
+    assert forms == ["whole", "Winograd F(2,3)", "whole"]
 
 
 @pytest.mark.parametrize(
     ("size", "widths", "form"),
-    [(1, (8, 5), "panels"), (2, (8, 5), "rows in panels"), (3, (16,), "large tiles in panels")],
+    [(1, (8, 5), "GEMM"), (2, (8, 5), "implicit GEMM"), (3, (16,), "Winograd F(4,3), packed")],
 )
 def test_kernels_in_panels(size, widths, form):
-    """Their columns are where ``in_panels`` puts them, each map's apart."""
+    """Their columns are where ``pack`` puts them, each map's apart."""
     kernel = np.asarray(normal(size, size, sum(widths), 21), np.float64)
     arrays = in_float64(kernel, form, widths)
     assert len(arrays) == len(widths)
-    if form == "large tiles in panels":
-        np.testing.assert_array_equal(*arrays, in_panels(large_tile_kernel(kernel)))
+    if form == "Winograd F(4,3), packed":
+        np.testing.assert_array_equal(*arrays, pack(f4_kernel(kernel)))
     else:
-        np.testing.assert_array_equal(arrays[0], in_panels(kernel[:, :, : widths[0]].reshape(size, -1, 21)))
+        np.testing.assert_array_equal(arrays[0], pack(kernel[:, :, : widths[0]].reshape(size, -1, 21)))
 
 
 def test_only_wide_rounded_kernels_go_through_small_tiles():
     forms = [
         form_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True, panels=False) for width in (ROUNDED - 1, ROUNDED)
     ]
-    assert forms == ["large tiles", "small tiles"]
+    assert forms == ["Winograd F(4,3)", "Winograd F(2,3)"]
 
 
 @pytest.mark.parametrize(

@@ -54,7 +54,7 @@ def test_it_is_the_best_of_all_cuts():
     data = dataset(*pictures)
     best = thresholds(data, *predicted)
     for label, name in enumerate(CLASS_NAMES):
-        own = [[d for d in zip(*p[1:], strict=True) if d[1] == label] for p in predicted]
+        own = [[d for d in zip(*p[1:4], strict=True) if d[1] == label] for p in predicted]
 
         def f1(cut, own=own, label=label):
             kept = [found(i, *[(s, k, b) for s, k, b in detections if s > cut]) for i, detections in enumerate(own)]

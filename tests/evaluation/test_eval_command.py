@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,14 +12,16 @@ from dfine_jax.data.shapes import CLASS_NAMES
 from dfine_jax.errors import InputError
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.detector import Found
+from dfine_jax.inference.edges import Edges
 from dfine_jax.inference.pictures import PictureError, load_picture
 
 
 class Teacher:
     """A detector that looks the labels up."""
 
-    def __init__(self, class_names):
+    def __init__(self, class_names, edges):
         self.config = SimpleNamespace(class_names=class_names)
+        self.edges = edges
 
     def stream(self, sources, threshold):
         for source in sources:
@@ -29,8 +32,15 @@ class Teacher:
                 yield Found(source, error, None)
                 continue
             scores = np.linspace(0.9, 0.3, len(r.labels))
+            places = r.boxes[..., None] + np.array([-2, 0, 2], np.float32)
             detections = Detections.above(
-                threshold, scores, r.labels, r.boxes, class_names=self.config.class_names, size=(r.width, r.height)
+                threshold,
+                scores,
+                r.labels,
+                r.boxes,
+                class_names=self.config.class_names,
+                size=(r.width, r.height),
+                edges=Edges(places, np.full(places.shape, 1 / 3)) if self.edges else None,
             )
             yield Found(source, detections, None)
 
@@ -43,11 +53,12 @@ def evaluated(monkeypatch, capsys):
         asked = []
 
         def open_pretrained(name):
-            return SimpleNamespace(source=name, remarks=("something is assumed",))
+            place = Path(name) if Path(name).is_dir() else None
+            return SimpleNamespace(source=name, remarks=("something is assumed",), place=place)
 
         def from_stored(stored, **options):
             asked.append((stored.source, options))
-            return Teacher(class_names)
+            return Teacher(class_names, options["edges"])
 
         monkeypatch.setattr(command, "open_pretrained", open_pretrained)
         monkeypatch.setattr(command, "Detector", SimpleNamespace(from_stored=from_stored))
@@ -82,7 +93,7 @@ def write_coco(folder, splits=("val",), broken=False):
 def test_drawn_data(evaluated, tmp_path):
     result = evaluated("--data", "shapes:size=64,count=5", "--model", "some", "--output", tmp_path / "out")
     assert result.code == 0
-    assert result.asked == [("some", {"size": None, "dtype": "float32", "batch_size": 8})]
+    assert result.asked == [("some", {"size": None, "dtype": "float32", "batch_size": 8, "edges": False})]
     assert "some on shapes:size=64,count=5, val" in result.out
     assert "AP, IoU 0.50 to 0.95  1.000" in result.out
     numbers = json.loads((tmp_path / "out" / "metrics.json").read_text())
@@ -172,3 +183,60 @@ def test_markup_in_names(evaluated, tmp_path):
     assert result.code == 0
     assert "[/x]" in result.out.replace("\n", "")
     assert "[b]" in result.err.replace("\n", "")
+
+
+def test_errors(evaluated, tmp_path):
+    """The teacher's scores fall from 0.9 to 0.3, so that with a threshold of 0.5 some are missed, and nothing costs."""
+    result = evaluated("--data", "shapes:size=64,count=6", "--errors", "--output", tmp_path / "out")
+    assert result.code == 0
+    cells = [line.split() for line in result.out.splitlines()]
+    assert ["what", "went", "wrong", "costs,", "of", "AP50", "1.000", "above", "0.5"] in cells
+    (missed,) = [line for line in cells if line[:4] == ["missed", "labelled", "and", "not"]]
+    assert missed[5] == "0.000"
+    assert int(missed[6]) > 0
+    assert "label in doubt" in result.out
+    errors = json.loads((tmp_path / "out" / "errors.json").read_text())
+    assert errors["kinds"]["missed"] == {"ap_cost": 0.0, "count": int(missed[6])}
+    assert {entry["kind"] for entry in errors["errors"]} == {"missed"}
+    assert errors["errors"][0]["found"] is None
+    ranking = json.loads((tmp_path / "out" / "label_errors.json").read_text())
+    assert ranking[0]["picture"].startswith("drawn picture")
+    assert [entry["loss"] for entry in ranking] == sorted((entry["loss"] for entry in ranking), reverse=True)
+    for kind in ("class", "place", "both", "duplicate", "background", "missed"):
+        with Image.open(tmp_path / "out" / f"errors_{kind}.jpg") as page:
+            assert page.width > 200
+
+
+def test_calibration_is_fitted_kept_and_taken(evaluated, tmp_path):
+    model = tmp_path / "model"
+    model.mkdir()
+    options = ("--data", "shapes:size=64,count=30", "--model", model)
+    raw = evaluated(*options, "--calibration")
+    assert "the model has no calibration: --keep-calibration --split val fits one" in raw.err
+    assert "corrected" not in raw.out
+    assert list(model.iterdir()) == []
+    fitted = evaluated(*options, "--keep-calibration", "--output", tmp_path / "out")
+    assert f"kept in {model / 'calibration.json'}" in fitted.err
+    # Every label is found just where it is: all edges are in the narrowest interval.
+    kept = json.loads((model / "calibration.json").read_text())
+    assert [edge["level"] for edge in kept["edges"]] == [0.5, 0.8, 0.9, 0.95]
+    assert all(edge["factor"] < 1e-3 for edge in kept["edges"])
+    taken = evaluated(*options, "--calibration", "--split", "test")
+    rows = [line.split() for line in taken.out.splitlines()]
+    (shares,) = [row[3:] for row in rows if row[:2] == ["corrected,", "all"]]
+    assert all(float(share.removesuffix("%")) > 99 for share in shares)
+    assert (tmp_path / "out" / "reliability.png").stat().st_size > 100
+
+
+def test_calibrations_that_can_not_be_kept_or_read(evaluated, tmp_path):
+    with pytest.raises(InputError, match=r"--keep-calibration: nano-coco is no folder of a model.*dfine convert"):
+        evaluated("--data", "shapes:count=1", "--model", "nano-coco", "--keep-calibration")
+    (tmp_path / "calibration.json").write_text("{}")
+    options = ("--data", "shapes:size=64,count=30", "--model", tmp_path)
+    with pytest.raises(InputError, match=r"calibration\.json: edges = null must be a list.*--keep-calibration"):
+        evaluated(*options, "--calibration")
+    assert evaluated(*options).code == 0  # nobody asked for it
+    assert evaluated(*options, "--keep-calibration").code == 0
+    assert evaluated(*options, "--calibration").code == 0
+    with pytest.raises(InputError, match="too few to fit a calibration on"):
+        evaluated("--data", "shapes:size=64,count=1", "--model", tmp_path, "--keep-calibration")

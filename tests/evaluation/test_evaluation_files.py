@@ -10,7 +10,8 @@ from PIL import Image
 from dfine_jax.evaluation import plots
 from dfine_jax.evaluation.coco_metrics import evaluate
 from dfine_jax.evaluation.report import write_report
-from dfine_jax.evaluation.sheet import GAP, MISSED, RIGHT, WRONG, comparison_sheet
+from dfine_jax.evaluation.sheet import MISSED, RIGHT, WRONG, comparison_sheet
+from dfine_jax.evaluation.tiles import GAP
 from dfine_jax.evaluation.truth import Truth
 
 BOX = (10.0, 10.0, 50.0, 50.0)

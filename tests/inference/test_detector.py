@@ -47,6 +47,16 @@ def test_one_picture_gives_detections_and_a_list_gives_a_list(single, pictures):
     assert single([]) == []
 
 
+def test_edges_where_they_are_asked_for(single, pictures):
+    assert single(pictures[0], threshold=0).edges is None
+    found = Detector(tiny_model(), SETTINGS, edges=True)(pictures[:2], threshold=0)
+    assert_same(found[0], single(pictures[0], threshold=0))
+    for detections in found:
+        straight = (detections.boxes[:, 2:] > detections.boxes[:, :2]).all(axis=1)
+        np.testing.assert_allclose(detections.edges.mean[straight], detections.boxes[straight], atol=1e-2)
+        assert (detections.edges.std > 0).all()
+
+
 def test_an_array_is_a_picture(single, pictures):
     assert_same(single(np.asarray(pictures[1]), threshold=0), single(pictures[1], threshold=0))
 

@@ -77,8 +77,8 @@ def test_kernels_in_panels_are_not_rounded(pictures):
     form, fusion = fused_form(with_compute(tiny_model(), "bfloat16"))
     types = {name: x.dtype for name, x in variables(form)[0].items()}
     forms = {name: packed.form for name, packed in fusion.plan.kernels.items()}
-    native = {name.removesuffix(".kernel") for name, form in forms.items() if form == "rows in panels"}
-    assert set(forms.values()) == {"parts", "rows in panels"}  # pointwise and depthwise ones are rounded
+    native = {name.removesuffix(".kernel") for name, form in forms.items() if form == "implicit GEMM"}
+    assert set(forms.values()) == {"split", "implicit GEMM"}  # pointwise and depthwise ones are rounded
     assert fusion.plan.purposes == ("inference",)
     for name, dtype in types.items():
         if re.search(r"\.kernel(\.\d+)?$", name):

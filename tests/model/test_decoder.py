@@ -141,7 +141,7 @@ def test_learned_queries_replace_the_content_and_not_the_boxes():
         memory, shapes = decoder.flatten(x)
         selection = decoder.select(memory, shapes)
         content = jnp.broadcast_to(decoder.learned_content[...], selection.content.shape)
-        refined = decoder.refine(content, jax.nn.sigmoid(selection.boxes_unact), memory, shapes)
+        refined, _ = decoder.refine(content, jax.nn.sigmoid(selection.boxes_unact), memory, shapes)
         return decoder(x), Detected(refined.logits, refined.boxes, selection.indices)
 
     assert_close(*both(decoder, x))

@@ -58,11 +58,8 @@ def test_convolutions(name, compute):
     assert_same_derivatives(ours, partial(loss, direct), both)
 
 
-@pytest.mark.parametrize("activation", ["relu", "silu", None])
-@pytest.mark.parametrize("affine", [False, True])
+@pytest.mark.parametrize(("activation", "affine"), [("relu", True), ("silu", False)])
 def test_batch_norm_in_training(activation, affine):
-    if affine and activation != "relu":
-        pytest.skip("written out for a relu alone")
     x = normal(2, 3, 2, 4)
     sizes = [x.size, 4, 4, *([1, 1] if affine else [])]
     both = jnp.concatenate([x.ravel(), normal(sum(sizes[1:])) / 2 + 1])

@@ -9,14 +9,14 @@ from jax import lax
 from tiny import normal
 
 from dfine_jax.config import DFineConfig
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.attention import attend_heads
-from dfine_jax.cpu.kernels.channelwise import convolve_channels, largest_of_four, normalise_cells
+from dfine_jax.cpu.kernels.channelwise import convolve_depthwise, layer_norm, max_pool
 from dfine_jax.cpu.kernels.kernel_gradients import gradient_for_kernel
-from dfine_jax.cpu.kernels.panels import convolve_rows, convolve_tiles, in_panels, multiply_cells
+from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, convolve_winograd, gemm, pack
 from dfine_jax.cpu.kernels.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.cpu.kernels.sampling import attend_to_points
-from dfine_jax.cpu.kernels.tiles import large_tile_kernel
+from dfine_jax.cpu.kernels.winograd import f4_kernel
 
 ACTIVATIONS = {
     None: lambda x: x,
@@ -26,63 +26,63 @@ ACTIVATIONS = {
 }
 
 
-def a_finish(outputs: int, activation: str | None = "relu", affine: bool = True) -> Finish:
-    return Finish(normal(outputs), activation, jnp.array([1.5, -0.25]) if affine else None)
+def an_epilogue(outputs: int, activation: str | None = "relu", affine: bool = True) -> Epilogue:
+    return Epilogue(normal(outputs), activation, jnp.array([1.5, -0.25]) if affine else None)
 
 
-def plainly(sums: jax.Array, finish: Finish) -> jax.Array:
-    x = ACTIVATIONS[finish.activation](sums + finish.bias)
-    x = x if finish.affine is None else finish.affine[0] * x + finish.affine[1]
-    return x if finish.shortcut is None else x + finish.shortcut
+def plainly(sums: jax.Array, epilogue: Epilogue) -> jax.Array:
+    x = ACTIVATIONS[epilogue.activation](sums + epilogue.bias)
+    x = x if epilogue.affine is None else epilogue.affine[0] * x + epilogue.affine[1]
+    return x if epilogue.shortcut is None else x + epilogue.shortcut
 
 
-def cells(rows: int, widths: tuple[int, ...], outputs: int, finish: Finish):
+def cells(rows: int, widths: tuple[int, ...], outputs: int, epilogue: Epilogue):
     """Both functions of maps, and maps; likewise below."""
     kernels = [normal(1, width, outputs) / np.sqrt(sum(widths)) for width in widths]
-    panels = [jnp.asarray(in_panels(np.asarray(kernel))) for kernel in kernels]
+    panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
 
     def plain(maps):
-        return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), finish)
+        return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), epilogue)
 
-    return lambda maps: multiply_cells(maps, panels, finish), plain, [normal(rows, width) for width in widths]
+    return lambda maps: gemm(maps, panels, epilogue), plain, [normal(rows, width) for width in widths]
 
 
 def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: tuple[int, ...], outputs: int):
     """Of maps with more channels than count, and with a map half as large that is added before the activation."""
     pictures, height, width = shape
     coarse = normal(pictures, height // 2, width // 2, outputs)
-    finish = replace(a_finish(outputs, "silu"), coarse=coarse, shortcut=normal(*shape, outputs))
+    epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, shortcut=normal(*shape, outputs))
     kernels = [normal(1, each, outputs) / np.sqrt(sum(inputs)) for each in inputs]
-    panels = [jnp.asarray(in_panels(np.asarray(kernel))) for kernel in kernels]
+    panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
     rows, columns = (np.arange(size) // 2 for size in (height, width))
 
     def plain(maps):
         sums = sum(x[..., x.shape[-1] - kernel.shape[1] :] @ kernel[0] for x, kernel in zip(maps, kernels, strict=True))
-        return plainly(sums + coarse[:, rows[:, None], columns], finish)
+        return plainly(sums + coarse[:, rows[:, None], columns], epilogue)
 
-    return lambda maps: multiply_cells(maps, panels, finish), plain, [normal(*shape, each) for each in widths]
+    return lambda maps: gemm(maps, panels, epilogue), plain, [normal(*shape, each) for each in widths]
 
 
-def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, finish: Finish):
+def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, epilogue: Epilogue):
     size, stride, padding = window
     scale = np.sqrt(size**2 * sum(widths))
     kernels = [normal(size, size, width, outputs) / scale for width in widths]
-    panels = [jnp.asarray(in_panels(np.asarray(kernel.reshape(size, -1, outputs)))) for kernel in kernels]
+    panels = [jnp.asarray(pack(np.asarray(kernel.reshape(size, -1, outputs)))) for kernel in kernels]
 
     def plain(maps):
         names = ("NHWC", "HWIO", "NHWC")
         pairs = zip(maps, kernels, strict=True)
         strides, around = (stride, stride), (padding, padding)
         sums = [lax.conv_general_dilated(x, k, strides, around, dimension_numbers=names) for x, k in pairs]
-        return plainly(sum(sums), finish)
+        return plainly(sum(sums), epilogue)
 
     def ours(maps):
-        return convolve_rows(maps, panels, stride, padding, finish)
+        return convolve_implicit_gemm(maps, panels, stride, padding, epilogue)
 
     return ours, plain, [normal(*shape, width) for width in widths]
 
 
-def channels(shape: tuple[int, ...], window: tuple, finish: Finish):
+def channels(shape: tuple[int, ...], window: tuple, epilogue: Epilogue):
     size, stride, padding = window
     kernel = normal(size, size, 1, shape[-1]) / size
 
@@ -92,23 +92,25 @@ def channels(shape: tuple[int, ...], window: tuple, finish: Finish):
         sums = lax.conv_general_dilated(
             *maps, kernel, strides, around, dimension_numbers=names, feature_group_count=groups
         )
-        return plainly(sums, finish)
+        return plainly(sums, epilogue)
 
     def ours(maps):
-        return convolve_channels(*maps, kernel.reshape(size, -1), stride, padding, finish)
+        return convolve_depthwise(*maps, kernel.reshape(size, -1), stride, padding, epilogue)
 
     return ours, plain, [normal(*shape)]
 
 
-def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], finish: Finish):
+def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], epilogue: Epilogue):
     kernel = normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
-    panels = jnp.asarray(in_panels(large_tile_kernel(np.asarray(kernel, np.float64))), jnp.float32)
+    panels = jnp.asarray(pack(f4_kernel(np.asarray(kernel, np.float64))), jnp.float32)
 
     def plain(maps):
         names = ("NHWC", "HWIO", "NHWC")
-        return plainly(lax.conv_general_dilated(*maps, kernel, (1, 1), (padding,) * 2, dimension_numbers=names), finish)
+        return plainly(
+            lax.conv_general_dilated(*maps, kernel, (1, 1), (padding,) * 2, dimension_numbers=names), epilogue
+        )
 
-    return lambda maps: convolve_tiles(*maps, panels, padding, finish), plain, [normal(*shape, inputs)]
+    return lambda maps: convolve_winograd(*maps, panels, padding, epilogue), plain, [normal(*shape, inputs)]
 
 
 def largest(shape: tuple[int, ...]):
@@ -116,7 +118,7 @@ def largest(shape: tuple[int, ...]):
         x = jnp.pad(*maps, ((0, 0), (0, 1), (0, 1), (0, 0)))
         return jnp.stack([x[:, :-1, :-1], x[:, :-1, 1:], x[:, 1:, :-1], x[:, 1:, 1:]]).max(0)
 
-    return lambda maps: largest_of_four(*maps), plain, [normal(*shape)]
+    return lambda maps: max_pool(*maps), plain, [normal(*shape)]
 
 
 def normalised(shape: tuple[int, ...]):
@@ -127,7 +129,7 @@ def normalised(shape: tuple[int, ...]):
         mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
         return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
 
-    return lambda maps: normalise_cells(*maps, scale, bias, 1e-5), plain, [3 + normal(*shape)]
+    return lambda maps: layer_norm(*maps, scale, bias, 1e-5), plain, [3 + normal(*shape)]
 
 
 def heads(shape: tuple[int, int, int], count: int):
@@ -216,16 +218,16 @@ def check_all() -> None:
     check(*points(1, 5, (9, 7, 3), 16))
     for activation in ACTIVATIONS:
         for outputs in (16, 21, 48, 70):
-            finish = a_finish(outputs, activation)
-            check(*cells(101, (8, 5, 33), outputs, finish))
-            check(*rows((2, 9, 37), (3, 17), outputs, (3, 2, (1, 1)), finish))
+            epilogue = an_epilogue(outputs, activation)
+            check(*cells(101, (8, 5, 33), outputs, epilogue))
+            check(*rows((2, 9, 37), (3, 17), outputs, (3, 2, (1, 1)), epilogue))
         for outputs in (16, 48):
-            check(*channels((2, 9, 37, outputs), (5, 2, (2, 2)), a_finish(outputs, activation)))
+            check(*channels((2, 9, 37, outputs), (5, 2, (2, 2)), an_epilogue(outputs, activation)))
             check(*largest((2, 9, 37, outputs)))
             check(*normalised((101, outputs)))
-            check(*channels((2, 9, 37, outputs + 5), (3, 1, (1, 1)), a_finish(outputs + 5, activation)))
+            check(*channels((2, 9, 37, outputs + 5), (3, 1, (1, 1)), an_epilogue(outputs + 5, activation)))
             check(*largest((2, 9, 37, outputs + 5)))
-            check(*tiles((2, 11, 38), 32, outputs, (1, 1), a_finish(outputs, activation)), 1e-5)
+            check(*tiles((2, 11, 38), 32, outputs, (1, 1), an_epilogue(outputs, activation)), 1e-5)
     for form in (PLAIN, BY_TRANSPOSED, OF_TRANSPOSED):
         for size in ((101, 300, 70), (7, 2100, 21), (1, 1, 1)):
             check_product(form, *size)

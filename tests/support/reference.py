@@ -25,6 +25,9 @@ SEEDS = {"n": 30, "s": 3, "m": 13, "l": 30, "x": 5}
 """Those of ``reference_numbers/forward``: with them the gap between chosen and unchosen queries is wide."""
 REG_SCALES = {"n": 4.0, "s": 4.0, "m": 4.0, "l": 4.0, "x": 8.0}
 
+SOME_CLASSES = slice(None, None, 8)
+"""Of the classes those whose logits ``families`` has."""
+
 # COCO numbers its 80 classes from 1 to 90, with gaps.
 COCO_IDS = np.setdiff1d(np.arange(1, 91), [12, 26, 29, 30, 45, 66, 68, 69, 71, 83])
 
@@ -79,9 +82,11 @@ class MadeWeights:
         return weight(name, self.shapes[name], self.seed, self.reg_scale)
 
 
-def reference_model(size: str, dialect: Dialect = ORIGINAL, seed: int | None = None) -> DFine:
+def reference_model(
+    size: str, dialect: Dialect = ORIGINAL, seed: int | None = None, decoder_activation: str = "relu"
+) -> DFine:
     """The model of that size with the weights that the rule makes for a dialect's names."""
-    model = DFine(DFineConfig.from_size(size))
+    model = DFine(DFineConfig.from_size(size).with_decoder_activation(decoder_activation))
     made = MadeWeights(
         manifest("huggingface" if dialect is HUB else "original", size),
         SEEDS[size] if seed is None else seed,
@@ -146,6 +151,11 @@ def assert_same_detections(ours, theirs, score: float, pixels: float) -> None:
             [(int(labels[i]), float(scores[i]), boxes[i].tolist()) for i in np.flatnonzero(close)]
         )
         free[np.argmax(same)] = False
+
+
+def square_picture() -> np.ndarray:
+    """A part of the made-up picture, (256, 256, 3). Of others the original release mixes positions up."""
+    return synthetic_picture()[:, :256]
 
 
 def synthetic_picture() -> np.ndarray:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from dfine_jax.data.shapes import shapes
 from dfine_jax.evaluation.best_threshold import best_thresholds
@@ -11,6 +12,7 @@ from dfine_jax.evaluation.predictions import Predicted
 from dfine_jax.evaluation.truth import Truth
 from dfine_jax.training.card import model_card
 from dfine_jax.training.configuration import Configuration
+from dfine_jax.training.recipe import Optimization, Recipe
 
 
 def test_it_holds_the_runs_numbers():
@@ -38,6 +40,20 @@ def test_it_holds_the_runs_numbers():
     assert "has the best F1 over all classes: 1.000" in card
     assert "| circle |" in card
     assert 'Detector.from_pretrained("THIS_FOLDER")("picture.jpg", threshold=0.45)' in card
+
+
+@pytest.mark.parametrize(
+    ("recipe", "words"),
+    [
+        (Recipe(steps=2000, optimization=Optimization(cooldown=0.25)), "flat, falling along a cosine after step 1,500"),
+        (Recipe(optimization=Optimization(cooldown=0.25)), "flat, falling along a cosine in the last 25% of all steps"),
+        (Recipe(steps=2000), "flat"),
+    ],
+)
+def test_it_says_from_when_on_learning_rates_fell(recipe, words):
+    configuration = Configuration(data="d", output=Path("o"), recipe=recipe)
+    card = model_card(configuration, shapes(2, size=64), 5, None, None, "none")
+    assert f"500 steps of warm-up, then {words}\n" in card
 
 
 def test_names_stay_names():

@@ -146,6 +146,15 @@ def test_evaluations_take_a_share_of_the_time():
     assert [chosen(replace(CELLS, cores=cores)).workers for cores in (1, 2, 8, 64)] == [1, 1, 4, 8]
 
 
+def test_the_time_of_all_is_guessed():
+    """Steps and evaluations by their operations, and what is there however short the training is."""
+    times = [chosen(CELLS, steps=steps).seconds for steps in (1, 1000, 2000)]
+    assert 40 < times[0] < 90
+    assert times[2] - times[1] == pytest.approx(times[1] - times[0], rel=0.2)
+    assert chosen(replace(CELLS, held_out=0), steps=1000).seconds < times[1]
+    assert 13 < chosen(CELLS, minutes=15).seconds / 60 < 17
+
+
 def test_reasons_name_the_numbers():
     reasons = chosen(CELLS, minutes=15).reasons
     assert "own is 192" in reasons["image_size"]

@@ -85,6 +85,9 @@ def test_learning_rates_go_on_from_where_they_are_when_steps_are_laid_anew(time)
     assert before == pytest.approx(after, abs=0.005)
     assert 0.05 < after < 0.5
     assert float(paced_factor(jnp.asarray(late.steps), paces[3])) < 1e-5
+    for recipe, pace in zip(laid, paces, strict=True):
+        assert recipe.flat_steps == pace.fall_from
+        assert recipe.falling == f"then flat, falling along a cosine after step {pace.fall_from:,}"
     assert len({recipe.averaging for recipe in laid[1:]}) == 1
     assert fall.steps_with_strong_augmentation == pytest.approx(0.8 * fall.steps, abs=2)
     assert late.steps_with_strong_augmentation == fall.steps_with_strong_augmentation  # it was over already
@@ -117,6 +120,26 @@ def test_a_length_known_from_the_start_has_no_pace_and_evaluates_by_epochs(time)
     assert [step for step in range(1, 31) if counted.evaluates(step)] == [20, 30]
     counted = Length(Recipe(steps=25), None, done=0, per_epoch=10, evaluations=4, every=2)
     assert [step for step in range(1, 26) if counted.evaluates(step)] == [6, 12, 18, 25]
+
+
+def test_first_steps_of_a_known_number_tell_how_long_all_will_take(time):
+    """Two seconds each once all is compiled, a twentieth more for evaluations; the one between counts for no step."""
+    counted = Length(Recipe(steps=208), None, done=100, per_epoch=10, evaluations=4, every=2)
+    told = {}
+    for step in range(101, 209):
+        time.now += 60.0 if step == 101 else 2.0
+        if step == 105:
+            time.now += 5.0
+            counted.evaluated(5.0)
+        if left := counted.left_after(step, ()):
+            told[step] = left
+    assert told == {108: pytest.approx(100 * 2.0 / 0.95)}
+
+
+@pytest.mark.parametrize("recipe", [MINUTES, Recipe(steps=8), Recipe(steps=50, scale_repeats=3)])
+def test_nothing_is_told_where_time_decides_or_steps_differ_or_are_over(time, recipe):
+    counted = Length(recipe, None, done=0, per_epoch=25, evaluations=5, every=1)
+    assert [counted.left_after(step, ()) for step in range(1, 9)] == [None] * 8
 
 
 def test_until_they_are_laid_steps_only_warm_up(time):

@@ -271,7 +271,8 @@ def test_what_lies_beside_a_model_is_not_deleted_with_it(tmp_path, config, entri
 
 
 def test_all_that_models_folders_hold_gives_way(tmp_path):
-    files = ["preprocessor_config.json", "thresholds.json", "README.md", ".gitattributes", "SHA256SUMS"]
+    files = ["preprocessor_config.json", "thresholds.json", "calibration.json", "README.md", ".gitattributes"]
+    files += ["SHA256SUMS"]
     parts = ["model-00001-of-00002.safetensors", "model.safetensors.index.json", "model.fp16.safetensors"]
     array = f"d/{'0123456789abcdef' * 2}"
     of_weights = ["_METADATA", "manifest.ocdbt", array, f"ocdbt.process_0/{array}", "d/.DS_Store"]

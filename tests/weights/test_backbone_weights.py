@@ -9,7 +9,7 @@ from tiny import TINY, tiny_model
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import DFine, variables
 from dfine_jax.weights.fill import CheckpointError, torch_shape
-from dfine_jax.weights.rules import BACKBONE, to_torch
+from dfine_jax.weights.rules import BACKBONES, to_torch
 from dfine_jax.weights.sources import read_backbone
 
 
@@ -23,7 +23,7 @@ def ours() -> dict[str, np.ndarray]:
 def theirs(ours) -> dict[str, np.ndarray]:
     stored = {"head.fc.weight": np.zeros((3, 4), np.float32), "stem.stem1.bn.num_batches_tracked": np.zeros((), int)}
     for name, value in ours.items():
-        match = to_torch(BACKBONE, name)
+        match = to_torch(BACKBONES[0], name)
         stored[match.name] = np.ascontiguousarray(match.layout.to_torch(value))
     return stored
 
@@ -34,7 +34,7 @@ def test_names_are_those_of_the_original_release(size):
     written = {}
     for name, value in {**params, **batch_stats}.items():
         if name.startswith("backbone."):
-            match = to_torch(BACKBONE, name)
+            match = to_torch(BACKBONES[0], name)
             written[f"backbone.{match.name}"] = torch_shape(match, value.shape)
     known = manifest("original", size)
     assert written == {

@@ -11,6 +11,7 @@ from PIL import Image
 from safetensors.numpy import load_file, save_file
 from tiny import TINY
 
+from dfine_jax.calibration import Calibration, read_calibration, write_calibration
 from dfine_jax.cli.main import main
 from dfine_jax.evaluation import against_transformers
 from dfine_jax.weights.sources import open_model
@@ -43,14 +44,17 @@ CARD = "# Five classes\n"
 THRESHOLDS = '{"all": {"threshold": 0.3, "f1": 1, "precision": 1, "recall": 1, "boxes": 9}, "classes": {}}'
 
 
-def test_card_and_thresholds_come_along_both_ways(hub, tmp_path, capsys):
+def test_card_thresholds_and_calibration_come_along_both_ways(hub, tmp_path, capsys):
     (hub.path / "README.md").write_text(CARD)
     (hub.path / "thresholds.json").write_text(THRESHOLDS)
+    calibration = Calibration((0.8,), (1.5,), 1.0, 0.0, 100)
+    write_calibration(calibration, hub.path)
     assert run(capsys, hub.path, tmp_path / "jax")[0] == 0
     assert run(capsys, tmp_path / "jax", tmp_path / "back", "--to", "hub")[0] == 0
     for name in ("jax", "back"):
         assert (tmp_path / name / "README.md").read_text() == CARD
         assert (tmp_path / name / "thresholds.json").read_text() == THRESHOLDS
+        assert read_calibration(tmp_path / name) == calibration
 
 
 def test_card_and_thresholds_of_other_names_of_classes_are_left_out_and_said(hub, tmp_path, capsys):
@@ -68,6 +72,14 @@ def test_thresholds_that_are_damaged_are_said_and_nothing_is_written(hub, tmp_pa
     code, _, err = run(capsys, hub.path, tmp_path / "out", "--to", "hub")
     assert code == 2
     assert "thresholds.json is a named pipe, expected a file" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
+
+
+def test_a_calibration_that_is_damaged_is_said_and_nothing_is_written(hub, tmp_path, capsys):
+    (hub.path / "calibration.json").write_text("[]")
+    code, _, err = run(capsys, hub.path, tmp_path / "out", "--to", "hub")
+    assert code == 2
+    assert "calibration.json: expected a JSON object" in err
     assert [path.name for path in tmp_path.iterdir()] == ["tiny"]
 
 

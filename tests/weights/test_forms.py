@@ -13,9 +13,9 @@ from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import sources
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.names import is_average, recognise
-from dfine_jax.weights.rules import BACKBONE, HUB, ORIGINAL, is_ignored
+from dfine_jax.weights.rules import BACKBONES, HUB, ORIGINAL, is_ignored
 from dfine_jax.weights.sources import open_model
-from dfine_jax.weights.weight_files import weights_in
+from dfine_jax.weights.weight_files import Opened, weights_in
 
 PREFIXES = ["_orig_mod.", "module.", "model.", "ema.", "student.", "net.", "module._orig_mod.model.", "a.b.c."]
 
@@ -131,7 +131,7 @@ def test_names_that_no_rule_knows_are_described(hub):
 
 def test_the_backbone_of_a_whole_detector():
     shapes = manifest("original", "n")
-    read = recognise(of_shapes(shapes), (BACKBONE,), "it")
+    read = recognise(of_shapes(shapes), BACKBONES, "it")
     assert read.taken_off == "backbone."
     assert read.tensors.shapes["stem.stem1.conv.weight"] == shapes["backbone.stem.stem1.conv.weight"]
 
@@ -270,9 +270,9 @@ def test_numbers_of_classes_that_disagree_are_said(hub, same_arrays):
 @pytest.mark.parametrize("kind", ["huggingface", "original"])
 def test_without_config_json_the_shapes_tell(tmp_path, monkeypatch, kind):
     made = of_shapes(manifest(kind, "s"))
-    monkeypatch.setattr(sources, "open_weights", lambda files, dialects: (made, ""))
+    monkeypatch.setattr(sources, "open_weights", lambda files, dialects: Opened(made))
     (tmp_path / "model.safetensors").touch()
-    model = open_model(tmp_path)
+    model = open_model(tmp_path, family="dfine")
     assert model.config.encoder == TINY.small().encoder
     told = "there is no config.json: size s is told from the weights' shapes"
     assert (told in model.remarks) == (kind == "huggingface")

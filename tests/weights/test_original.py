@@ -19,6 +19,7 @@ from dfine_jax.weights.inferred_config import (
 from dfine_jax.weights.rules import HUB, ORIGINAL
 from dfine_jax.weights.sources import open_model
 from dfine_jax.weights.torch_file import TorchFile
+from dfine_jax.weights.weight_files import Opened
 
 
 def with_classes(shapes, count):
@@ -44,9 +45,9 @@ def opened(monkeypatch, tmp_path):
 
     def open_shapes(shapes, **options):
         made = MadeWeights(shapes, seed=0, reg_scale=4.0)
-        monkeypatch.setattr(sources, "open_weights", lambda files, dialects: (made, ""))
-        (tmp_path / "model.pth").touch()
-        return open_model(tmp_path / "model.pth", **options)
+        monkeypatch.setattr(sources, "open_weights", lambda files, dialects: Opened(made))
+        (tmp_path / "dfine.pth").touch()
+        return open_model(tmp_path / "dfine.pth", **options)
 
     return open_shapes
 
@@ -161,7 +162,7 @@ class TestFiles:
 
     @pytest.fixture
     def path(self, tmp_path):
-        return tmp_path / "model.pth"
+        return tmp_path / "dfine.pth"
 
     def made(self, torch, seed):
         made = MadeWeights(manifest("original", "n"), seed, 4.0)

@@ -10,7 +10,7 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.model_shapes import model_shapes
 from dfine_jax.weights.fill import CheckpointError, fill, plan
 from dfine_jax.weights.layouts import CONV, LINEAR, SAME
-from dfine_jax.weights.rules import HUB, ORIGINAL, is_ignored, to_jax, to_torch
+from dfine_jax.weights.rules import HUB, ORIGINAL, Ignored, is_ignored, to_jax, to_torch
 
 BOTH = pytest.mark.parametrize(("dialect", "kind"), [(HUB, "huggingface"), (ORIGINAL, "original")], ids=["hub", "pth"])
 
@@ -114,6 +114,6 @@ def test_a_model_that_the_dialect_has_no_names_for_is_a_mistake_in_the_rules():
 
 def test_numbers_beyond_nine_and_other_ignored_names():
     assert to_jax(HUB, "model.decoder.layers.12.fc1.bias")[0].name == "decoder.layers.12.mlp.layers.0.bias"
-    more = replace(HUB, ignored=(*HUB.ignored, r"extra\..*"))
+    more = replace(HUB, ignored=(*HUB.ignored, Ignored(r"extra\..*", "more")))
     assert is_ignored(more, "extra.weight")
     assert not is_ignored(HUB, "extra.weight")

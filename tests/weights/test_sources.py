@@ -15,6 +15,7 @@ from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights import safetensors_file, sources
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.sources import open_model
+from dfine_jax.weights.weight_files import Opened
 
 
 def weights_of(folder):
@@ -152,7 +153,7 @@ def test_layers_past_eval_idx_are_ignored_by_name(hub, same_arrays):
 
 def test_the_size_that_the_weights_look_like_is_named(hub, monkeypatch):
     made = MadeWeights(manifest("huggingface", "s"), 0, 4.0)
-    monkeypatch.setattr(sources, "open_weights", lambda files, dialects: (made, ""))
+    monkeypatch.setattr(sources, "open_weights", lambda files, dialects: Opened(made))
     large = replace(TINY.large(), class_names=TINY.class_names)
     (hub.path / "config.json").write_text(json.dumps(to_hub(large)))
     assert "the weights look like size s, the configuration is that of size l\n" in message(hub.path)

@@ -80,9 +80,9 @@ define internal void @windows.of.halves(ptr %frame, ptr %finish) {
   %work = call ptr @work.on.pictures(ptr %frame, ptr @chunk.windows, ptr %finish)
   call void @set.halves(ptr %frame, ptr %work)
   call void @set.multiply(ptr %work, ptr @rows.of.windows)
-  %tops = call i64 @attribute(ptr %frame, i64 3)
+  %tops = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.work.tops)
   call void @set.tops(ptr %work, i64 %tops)
-  %twice = call i64 @attribute(ptr %frame, i64 4)
+  %twice = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.work.twice)
   call void @set.twice(ptr %work, i64 %twice)
   call void @share.rows(ptr %frame, ptr %work)
   ret void

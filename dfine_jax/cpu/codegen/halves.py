@@ -1,4 +1,4 @@
-"""LLVM's code for products of numbers in 16 bits, see ``dfine_jax.cpu.kernels.halves``: two lie in one float's place.
+"""LLVM's code for products of numbers in 16 bits, see ``dfine_jax.cpu.kernels.packed16``: two lie in one float's place.
 
 Maps are rounded before they are multiplied, a thread's share at a time. In a register of a kernel each column has two
 numbers of a sum next to each other, and a tile of the result as many registers as in float32.

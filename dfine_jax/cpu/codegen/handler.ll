@@ -331,7 +331,7 @@ entry:
   %outputs = call i64 @get.outputs(ptr %work)
   %outputs.up = add i64 %outputs, 15
   %columns = and i64 %outputs.up, -16
-  %size = call i64 @attribute(ptr %frame, i64 1)
+  %size = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.work.size)
   call void @set.multiply(ptr %work, ptr @rows)
   call void @set.deep(ptr %work, i64 %columns)
   call void @set.finish(ptr %work, ptr %finish)

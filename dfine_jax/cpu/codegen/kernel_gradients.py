@@ -174,9 +174,9 @@ define internal void @kernel.gradients(ptr %frame, ptr %finish) {
   %wide = call i64 @dimension(ptr %frame, i32 0, i64 1, i64 2)
   %parts = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %taps = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 1)
-  %low = call i64 @attribute(ptr %frame, i64 0)
-  %share = call i64 @attribute(ptr %frame, i64 1)
-  %stride = call i64 @attribute(ptr %frame, i64 2)
+  %low = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.gradients.low)
+  %share = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.gradients.share)
+  %stride = call i64 @attribute(ptr %frame, i64 ATTRIBUTE.gradients.stride)
   %depth = mul i64 %pictures, %high
   call void @set.height(ptr %work, i64 %height)
   call void @set.width(ptr %work, i64 %width)

@@ -1,4 +1,4 @@
-"""LLVM's code for products of maps and kernels in panels, see ``dfine_jax.cpu.kernels.panels``.
+"""LLVM's code for products of maps and kernels in panels, see ``dfine_jax.cpu.kernels.packed``.
 
 A tile of the result stays in registers while products are summed. Columns of a kernel lie together in panels, so that
 the innermost loop reads what it needs from one place; maps are read where they are. This is the scheme of Goto and van

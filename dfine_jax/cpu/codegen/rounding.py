@@ -1,4 +1,4 @@
-"""LLVM's code that scales numbers of maps and rounds them to 16 bits, see ``dfine_jax.cpu.kernels.halves``."""
+"""LLVM's code that scales numbers of maps and rounds them to 16 bits, see ``dfine_jax.cpu.kernels.packed16``."""
 
 from collections.abc import Callable, Iterator
 

@@ -8,8 +8,9 @@ from typing import Any, Literal
 import jax
 
 from dfine_jax.cpu.codegen.attention import attention
+from dfine_jax.cpu.codegen.attributes import placed
 from dfine_jax.cpu.codegen.depthwise import depthwise, depthwise_of_narrow
-from dfine_jax.cpu.codegen.finish import FINISHES, finishes
+from dfine_jax.cpu.codegen.epilogue import EPILOGUES, finishes
 from dfine_jax.cpu.codegen.halves import halves
 from dfine_jax.cpu.codegen.kernel_gradients import kernel_gradients
 from dfine_jax.cpu.codegen.matrices import matrices
@@ -54,7 +55,7 @@ def _unfinished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
 
 def _finished(functions: dict[str, str]) -> dict[str, tuple[str, str]]:
     return {
-        f"dfine_{name}_{finish}": (code, finish) for name, code in functions.items() for finish in FINISHES.values()
+        f"dfine_{name}_{finish}": (code, finish) for name, code in functions.items() for finish in EPILOGUES.values()
     }
 
 
@@ -79,7 +80,7 @@ _ENGINES: dict[Purpose, Any] = {}
 
 def target(function: str, activation: str | None) -> str:
     """XLA's name for a function that ends with this activation."""
-    return f"dfine_{function}_{FINISHES[activation]}"
+    return f"dfine_{function}_{EPILOGUES[activation]}"
 
 
 def register(purpose: Purpose = "inference") -> None:
@@ -124,7 +125,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     written = written.replace("PAIRS.OF.TILES", str(PAIRS_OF_TILES)).replace("PAIRS", str(PAIRS))
     entries = [_entry(name, *parts) for name, parts in _targets(purpose, kind).items()]
-    return "\n".join([work(), written, *computed, *entries])
+    return placed("\n".join([work(), written, *computed, *entries]))
 
 
 def _entry(name: str, function: str, finish: str) -> str:

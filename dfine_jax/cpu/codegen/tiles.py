@@ -1,4 +1,4 @@
-"""LLVM's code for the transforms of tiles, see ``cpu/kernels/tiles.py``: for a few at a time, in a CPU's caches."""
+"""LLVM's code for the transforms of tiles, see ``cpu/kernels/winograd.py``: for a few at a time, in a CPU's caches."""
 
 import math
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Transforms of tiles along an axis, for convolutions with fewer products, see ``dfine_jax.cpu.kernels.tiles``."""
+"""Transforms of tiles along an axis, for convolutions with fewer products, see ``dfine_jax.cpu.kernels.winograd``."""
 
 from typing import NamedTuple
 

@@ -1,4 +1,4 @@
-"""LLVM's code that scales numbers of maps and rounds them to whole ones of 16 bits, see ``cpu/kernels/halves.py``."""
+"""LLVM's code that scales numbers of maps and rounds them to whole ones of 16 bits, see ``cpu/kernels/packed16.py``."""
 
 from collections.abc import Callable, Iterable, Iterator
 

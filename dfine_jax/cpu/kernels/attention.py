@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.call import Window, heads_at_a_time, native
+from dfine_jax.cpu.call import Window, native, plan_attention
 from dfine_jax.cpu.codegen.registers import WIDEST
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.ops.attention import attend_head
 from dfine_jax.ops.compute import Compute
 
@@ -24,15 +24,15 @@ def attend_heads(
     if width % (heads * WIDEST):
         raise ValueError(f"{width} channels of {heads} heads: {WIDEST} has to divide those of each")
     factor = jnp.array([(width // heads) ** -0.5, 0], jnp.float32)
-    finish = Finish(jnp.zeros(width), None, factor)
+    epilogue = Epilogue(jnp.zeros(width), None, factor)
     number_of_heads = jnp.zeros((heads, 0))
-    return _heads([query, key, value], [number_of_heads] * 3, finish, Window(1, 1, (0, 0)))
+    return _heads([query, key, value], [number_of_heads] * 3, epilogue, Window(1, 1, (0, 0)))
 
 
-def _plain_heads(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B Q D"]:
+def _plain_heads(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "B Q D"]:
     query, key, value = (jnp.moveaxis(x.reshape(*x.shape[:2], len(kernels[0]), -1), 2, 0) for x in maps)
-    mixed = jax.vmap(partial(attend_head, blocked=None, compute=Compute()))(query * finish.affine[0], key, value)
+    mixed = jax.vmap(partial(attend_head, blocked=None, compute=Compute()))(query * epilogue.affine[0], key, value)
     return jnp.moveaxis(mixed, 0, 2).reshape(maps[0].shape)
 
 
-_heads = native("attention", _plain_heads, heads_at_a_time)
+_heads = native("attention", _plain_heads, plan_attention)

@@ -8,26 +8,26 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.call import Window, cells_at_a_time, native, rows_at_a_time
+from dfine_jax.cpu.call import Window, native, plan_gemm, plan_implicit_gemm
 from dfine_jax.cpu.codegen.registers import WIDEST
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.ops.convolution import convolve_windows
 from dfine_jax.ops.resampling import max_pool2x2
 
 
-def convolve_channels(
+def convolve_depthwise(
     x: Float[Array, "B H W C"],
     kernel: Float[Array, "k size"],
     stride: int,
     padding: tuple[int, int],
-    finish: Finish,
+    epilogue: Epilogue,
 ) -> Float[Array, "B h w C"]:
     """A depthwise convolution, whose kernel has one row after another; ``ValueError`` for less than 16 channels."""
     _check(x)
-    return _depthwise([x], [kernel], finish, Window(len(kernel), stride, padding))
+    return _depthwise([x], [kernel], epilogue, Window(len(kernel), stride, padding))
 
 
-def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
+def max_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Maximum over 2x2 windows at every position, zeros beyond the far edges.
 
     ``ValueError`` for less than 16 channels.
@@ -35,18 +35,18 @@ def largest_of_four(x: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     _check(x)
     channels = x.shape[-1]
     unused = jnp.zeros((2, 2 * channels))
-    finish = Finish(jnp.zeros(channels), None)
-    return _maximum([x], [unused], finish, Window(2, 1, (0, 1)))
+    epilogue = Epilogue(jnp.zeros(channels), None)
+    return _maximum([x], [unused], epilogue, Window(2, 1, (0, 1)))
 
 
-def normalise_cells(
+def layer_norm(
     x: Float[Array, "N *B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
 ) -> Float[Array, "N *B D"]:
     """Layer normalisation over the last axis; ``ValueError`` where 16 does not divide its length."""
     if x.shape[-1] % WIDEST:
         raise ValueError(f"{x.shape[-1]} numbers a cell: {WIDEST} has to divide them")
-    finish = Finish(bias, None, jnp.array([epsilon, 0.0]))
-    return _norm([x], [scale[None]], finish, Window(1, 1, (0, 0)))
+    epilogue = Epilogue(bias, None, jnp.array([epsilon, 0.0]))
+    return _norm([x], [scale[None]], epilogue, Window(1, 1, (0, 0)))
 
 
 def _check(x: Float[Array, "B H W C"]) -> None:
@@ -55,29 +55,31 @@ def _check(x: Float[Array, "B H W C"]) -> None:
 
 
 def _plain_depthwise(
-    maps: list[Array], kernels: list[Array], finish: Finish, window: Window
+    maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window
 ) -> Float[Array, "B h w C"]:
     whole = kernels[0].reshape(window.size, window.size, 1, -1)
-    return finish(convolve_windows(*maps, whole, window.stride, window.padding))
+    return epilogue(convolve_windows(*maps, whole, window.stride, window.padding))
 
 
 def _plain_normalise_cells(
     x: Float[Array, "*B D"], scale: Float[Array, " D"], bias: Float[Array, " D"], epsilon: float
 ) -> Float[Array, "*B D"]:
-    """``normalise_cells`` of any length, by XLA."""
+    """``layer_norm`` of any length, by XLA."""
     centred = x - x.mean(-1, keepdims=True)
     variance = jnp.square(centred).mean(-1, keepdims=True)
     return centred * lax.rsqrt(variance + epsilon) * scale + bias
 
 
-def _plain_maximum(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w C"]:
+def _plain_maximum(
+    maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window
+) -> Float[Array, "B h w C"]:
     return max_pool2x2(*maps)
 
 
-def _plain_norm(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B D"]:
-    return _plain_normalise_cells(*maps, kernels[0][0], finish.bias, finish.affine[0])
+def _plain_norm(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "*B D"]:
+    return _plain_normalise_cells(*maps, kernels[0][0], epilogue.bias, epilogue.affine[0])
 
 
-_depthwise = native("depthwise", _plain_depthwise, rows_at_a_time, takes_narrow=True)
-_maximum = native("maximum", _plain_maximum, rows_at_a_time)
-_norm = native("norm", _plain_norm, cells_at_a_time)
+_depthwise = native("depthwise", _plain_depthwise, plan_implicit_gemm, takes_narrow=True)
+_maximum = native("maximum", _plain_maximum, plan_implicit_gemm)
+_norm = native("norm", _plain_norm, plan_gemm)

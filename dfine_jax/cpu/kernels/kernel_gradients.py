@@ -25,5 +25,5 @@ def gradient_for_kernel(
     narrower = 0 if outputs % LAST == 0 else size * covered * PANEL
     shape, scratch = (parts, size, covered, outputs), PACKED + padded + narrower
     numbers = dict(low=padding[0], share=share, stride=stride)
-    sums = call(target("kernel_gradients", None), [x, gradient], shape, parts, scratch, **numbers)
+    sums = call(target("kernel_gradients", None), "gradients", [x, gradient], shape, parts, scratch, **numbers)
     return sum(sums[1:], sums[0]).reshape(size, size, x.shape[-1], outputs)

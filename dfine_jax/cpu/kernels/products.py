@@ -77,7 +77,7 @@ def _natively(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Floa
     chunks = parts * -(-rows // plan.size)
     padded = 0 if columns % LAST == 0 else plan.size * PANEL
     shape, scratch = (parts, rows, columns), PACKED + padded
-    sums = call(target("matrices", None), [a, b], shape, chunks, scratch, **plan._asdict())
+    sums = call(target("matrices", None), "matrices", [a, b], shape, chunks, scratch, **plan._asdict())
     return sum(sums[1:], sums[0])  # XLA is slow at summing over an axis of so few
 
 

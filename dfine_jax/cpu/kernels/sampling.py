@@ -5,9 +5,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfine_jax.config import DecoderConfig
-from dfine_jax.cpu.call import Window, native, queries_at_a_time
+from dfine_jax.cpu.call import Window, native, plan_sampling
 from dfine_jax.cpu.codegen.registers import WIDEST
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.model import deformable
 from dfine_jax.ops.sampling import Shapes, maps_of_points
 
@@ -30,14 +30,14 @@ def attend_to_points(
             f"'default', and {WIDEST} to divide each head's channels"
         )
 
-    def plain(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B Q D"]:
+    def plain(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "B Q D"]:
         return deformable.attend_to_points(*maps, shapes, config)
 
     heights, widths, starts = maps_of_points(shapes, config.points)
     table = np.stack([deformable.offset_factors(config), widths, heights, starts]).astype(np.float32)
-    finish = Finish(jnp.zeros(memory.shape[-1]), None)
-    attend = native("sampling", plain, queries_at_a_time)
-    return attend([offsets, scores, boxes, memory], [jnp.asarray(table)] * 4, finish, Window(1, 1, (0, 0)))
+    epilogue = Epilogue(jnp.zeros(memory.shape[-1]), None)
+    attend = native("sampling", plain, plan_sampling)
+    return attend([offsets, scores, boxes, memory], [jnp.asarray(table)] * 4, epilogue, Window(1, 1, (0, 0)))
 
 
 def has_native_points(config: DecoderConfig, width: int) -> bool:

@@ -7,22 +7,22 @@ from plain_convolution import PADDINGS, SHAPES, check_with_derivatives, plain, r
 from tiny import normal
 
 from dfine_jax.cpu.codegen.transforms import transforms
-from dfine_jax.cpu.kernels.tiles import (
-    convolve_large_tiles,
-    convolve_small_tiles,
-    large_tile_kernel,
-    small_tile_kernels,
+from dfine_jax.cpu.kernels.winograd import (
+    f2_kernels,
+    f4_kernel,
+    winograd_f2,
+    winograd_f4,
 )
 from dfine_jax.ops.compute import Compute
 
 
 def small(x, kernel, padding, compute=Compute()):
-    kernels = [jnp.asarray(entry, compute.dtype) for entry in small_tile_kernels(np.asarray(kernel, np.float64))]
-    return convolve_small_tiles(x, kernels, padding, compute)
+    kernels = [jnp.asarray(entry, compute.dtype) for entry in f2_kernels(np.asarray(kernel, np.float64))]
+    return winograd_f2(x, kernels, padding, compute)
 
 
 def large(x, kernel, padding):
-    return convolve_large_tiles(x, jnp.asarray(large_tile_kernel(np.asarray(kernel, np.float64)), jnp.float32), padding)
+    return winograd_f4(x, jnp.asarray(f4_kernel(np.asarray(kernel, np.float64)), jnp.float32), padding)
 
 
 @pytest.mark.parametrize("points", [(0, 1, -1), (0, 0.75, -0.75, 1.5, -1.5), (0, 1, -1, 2)])

@@ -11,7 +11,7 @@ import pytest
 from jax import lax
 from native_cases import (
     ACTIVATIONS,
-    a_finish,
+    an_epilogue,
     cells,
     channels,
     check,
@@ -27,19 +27,19 @@ from native_cases import (
 from tiny import normal
 
 from dfine_jax.cpu.codegen.registers import registers
-from dfine_jax.cpu.finish import Finish
+from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.attention import attend_heads
-from dfine_jax.cpu.kernels.channelwise import largest_of_four
-from dfine_jax.cpu.kernels.panels import in_panels, multiply_cells, size_in_panels
+from dfine_jax.cpu.kernels.channelwise import max_pool
+from dfine_jax.cpu.kernels.packed import gemm, pack, packed_size
 
 WINDOWS = pytest.mark.parametrize(
     "window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (2, 1, (0, 1)), (2, 2, (0, 0)), (1, 2, (0, 0)), (3, 1, (0, 2))]
 )
 KINDS = {
-    "cells": lambda finish: cells(50, (8, 5), 21, finish),
-    "rows": lambda finish: rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), finish),
-    "channels": lambda finish: channels((2, 6, 7, 32), (3, 1, (1, 1)), finish),
-    "tiles": lambda finish: tiles((2, 6, 7), 16, 32, (1, 1), finish),
+    "cells": lambda epilogue: cells(50, (8, 5), 21, epilogue),
+    "rows": lambda epilogue: rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), epilogue),
+    "channels": lambda epilogue: channels((2, 6, 7, 32), (3, 1, (1, 1)), epilogue),
+    "tiles": lambda epilogue: tiles((2, 6, 7), 16, 32, (1, 1), epilogue),
     "largest": lambda _: largest((2, 6, 7, 24)),
     "normalised": lambda _: normalised((2, 31, 32)),
     "heads": lambda _: heads((2, 31, 32), 2),
@@ -63,8 +63,8 @@ kinds = pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("outputs", [1, 16, 17, 32, 48, 132])
 def test_a_kernel_in_panels(outputs):
     kernel = np.arange(2 * 3 * outputs, dtype=np.float64).reshape(2, 3, outputs) + 1
-    panels = in_panels(kernel)
-    assert panels.shape == (2, size_in_panels(3, outputs))
+    panels = pack(kernel)
+    assert panels.shape == (2, packed_size(3, outputs))
     assert panels.dtype == np.float64
     assert sorted(panels[panels > 0]) == sorted(kernel.ravel())
     np.testing.assert_array_equal(panels[0, : min(outputs, 32)], kernel[0, 0, :32])
@@ -73,11 +73,11 @@ def test_a_kernel_in_panels(outputs):
 @pytest.mark.parametrize("count", [1, 13, 300, 1100])
 @pytest.mark.parametrize("outputs", [4, 17, 80])
 def test_products(count, outputs):
-    check(*cells(count, (8, 5, 33), outputs, a_finish(outputs)))
+    check(*cells(count, (8, 5, 33), outputs, an_epilogue(outputs)))
 
 
 def test_products_of_as_many_maps_as_may_be():
-    check(*cells(50, (4, 1, 7, 16, 3, 32, 5, 6), 32, a_finish(32)))
+    check(*cells(50, (4, 1, 7, 16, 3, 32, 5, 6), 32, an_epilogue(32)))
 
 
 @pytest.mark.parametrize(
@@ -89,27 +89,27 @@ def test_the_last_channels_of_maps_and_a_map_half_as_large(shape, widths, inputs
 
 
 def test_no_cells():
-    ours, _, maps = cells(0, (8,), 32, a_finish(32))
+    ours, _, maps = cells(0, (8,), 32, an_epilogue(32))
     assert ours(maps).shape == (0, 32)
 
 
 def test_cells_of_any_shape():
-    kernel, finish = normal(8, 5), Finish(normal(5), None)
+    kernel, epilogue = normal(8, 5), Epilogue(normal(5), None)
     x = normal(2, 3, 4, 8)
-    result = multiply_cells([x], [jnp.asarray(in_panels(np.asarray(kernel)[None]))], finish)
-    np.testing.assert_allclose(result, x @ kernel + finish.bias, atol=4e-6)
+    result = gemm([x], [jnp.asarray(pack(np.asarray(kernel)[None]))], epilogue)
+    np.testing.assert_allclose(result, x @ kernel + epilogue.bias, atol=4e-6)
 
 
 @WINDOWS
 @pytest.mark.parametrize("shape", [(2, 6, 8), (1, 5, 90), (3, 40, 7)])
 def test_convolutions_row_by_row(shape, window):
-    check(*rows(shape, (3, 17), 12, window, a_finish(12)))
+    check(*rows(shape, (3, 17), 12, window, an_epilogue(12)))
 
 
 @pytest.mark.parametrize("window", [(3, 1, (1, 1)), (3, 2, (1, 1)), (5, 1, (2, 2)), (1, 1, (0, 0)), (2, 1, (0, 2))])
 @pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 40)])
 def test_depthwise_convolutions(shape, window):
-    check(*channels(shape, window, a_finish(shape[-1])))
+    check(*channels(shape, window, an_epilogue(shape[-1])))
 
 
 @pytest.mark.parametrize("shape", [(2, 6, 8, 16), (1, 5, 90, 24), (1, 1, 1, 33)])
@@ -119,7 +119,7 @@ def test_the_largest_of_four(shape):
 
 def test_the_largest_of_negative_numbers_is_zero_at_the_far_edges_alone():
     x = -1 - jnp.abs(normal(1, 3, 4, 16))
-    result = largest_of_four(x)
+    result = max_pool(x)
     assert (result[:, :-1, :-1] < 0).all()
     assert (result[:, -1] == 0).all()
     assert (result[:, :, -1] == 0).all()
@@ -161,22 +161,22 @@ def test_points_far_away_pick_nothing(far):
 @pytest.mark.parametrize("padding", [(1, 1), (0, 0), (2, 1)])
 @pytest.mark.parametrize("shape", [(2, 6, 8), (1, 3, 5), (2, 33, 50)])
 def test_convolutions_by_tiles(shape, padding):
-    check(*tiles(shape, 16, 48, padding, a_finish(48)), 1e-5)
+    check(*tiles(shape, 16, 48, padding, an_epilogue(48)), 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cells", "rows", "channels", "tiles"])
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_what_follows_the_sums(activation, affine, kind):
-    check(*KINDS[kind](a_finish(OUTPUTS[kind], activation, affine)), 1e-5)
+    check(*KINDS[kind](an_epilogue(OUTPUTS[kind], activation, affine)), 1e-5)
 
 
 @pytest.mark.parametrize("kind", ["cells", "rows", "channels", "tiles"])
 def test_a_shortcut_is_added_last(kind):
-    finish = a_finish(OUTPUTS[kind])
-    _, plain, maps = KINDS[kind](finish)
-    finish = replace(finish, shortcut=normal(*plain(maps).shape))
-    check(*KINDS[kind](finish)[:2], maps, 1e-5)
+    epilogue = an_epilogue(OUTPUTS[kind])
+    _, plain, maps = KINDS[kind](epilogue)
+    epilogue = replace(epilogue, shortcut=normal(*plain(maps).shape))
+    check(*KINDS[kind](epilogue)[:2], maps, 1e-5)
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -188,14 +188,14 @@ def test_activations_are_exact(activation):
     bounds = dict(rtol=1e-6, atol=1e-6) if activation == "gelu" else dict(rtol=2.5e-7, atol=1e-35)
     special = [0, 1e-30, -1e-30, 3e38, -1e37, np.inf, -np.inf, np.nan]
     x = np.concatenate([np.linspace(-110, 110, 3000), special]).astype(np.float32)
-    one = jnp.asarray(in_panels(np.ones((1, 1, 1), np.float32)))
-    result = multiply_cells([x[:, None]], [one], Finish(jnp.zeros(1), activation))[:, 0]
-    np.testing.assert_allclose(result, plainly(x, Finish(jnp.zeros(1), activation)), **bounds)
+    one = jnp.asarray(pack(np.ones((1, 1, 1), np.float32)))
+    result = gemm([x[:, None]], [one], Epilogue(jnp.zeros(1), activation))[:, 0]
+    np.testing.assert_allclose(result, plainly(x, Epilogue(jnp.zeros(1), activation)), **bounds)
 
 
 @pytest.mark.parametrize("kind", ["cells", "rows", "tiles"])
 def test_derivatives_forward(kind):
-    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], "silu"))
+    ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind], "silu"))
     for result, expected in zip(jax.jvp(ours, (maps,), (maps,)), jax.jvp(plain, (maps,), (maps,)), strict=True):
         np.testing.assert_allclose(result, expected, atol=2e-5)
 
@@ -204,14 +204,14 @@ def test_derivatives_forward(kind):
     "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "points" else ()) for kind in KINDS]
 )
 def test_derivatives_backward(kind):
-    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], "silu"))
+    ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind], "silu"))
     slopes = [jax.grad(lambda x, function=function: jnp.sum(jnp.sin(function(x))))(maps) for function in (ours, plain)]
     jax.tree.map(partial(np.testing.assert_allclose, atol=1e-4), *slopes)
 
 
 @kinds
 def test_many_at_once(kind):
-    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind]))
+    ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind]))
     several = jax.tree.map(lambda x: jnp.stack([x, -x, 2 * x]), maps)
     np.testing.assert_allclose(jax.vmap(ours)(several), jax.vmap(plain)(several), atol=2e-5)
 
@@ -226,13 +226,13 @@ def test_other_backends_compute_the_same(kind, monkeypatch):
         return default(*operands)
 
     monkeypatch.setattr(lax, "platform_dependent", as_others)
-    check(*KINDS[kind](a_finish(OUTPUTS[kind])), 1e-5)
+    check(*KINDS[kind](an_epilogue(OUTPUTS[kind])), 1e-5)
     assert chosen
 
 
 @kinds
 def test_maps_in_bfloat16_give_float32(kind):
-    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind]))
+    ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind]))
     rounded = [x.astype(jnp.bfloat16) for x in maps]
     result = ours(rounded)
     assert result.dtype == jnp.float32
@@ -241,15 +241,15 @@ def test_maps_in_bfloat16_give_float32(kind):
 
 @kinds
 def test_arrays_of_other_types_are_read_as_what_they_are(kind):
-    ours, plain, maps = KINDS[kind](a_finish(OUTPUTS[kind], affine=False))
+    ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind], affine=False))
     with jax.enable_x64(True):
         np.testing.assert_allclose(ours([x.astype(jnp.float64) for x in maps]), plain(maps), atol=1e-5)
 
 
 def test_parameters_in_bfloat16_are_widened():
     kernel, bias, x = (normal(*shape).astype(jnp.bfloat16) for shape in ((8, 16), (16,), (5, 8)))
-    panels = jnp.asarray(in_panels(np.asarray(kernel, np.float32)[None]), jnp.bfloat16)
-    result = multiply_cells([x], [panels], Finish(bias, None, jnp.array([2, 1], jnp.bfloat16)))
+    panels = jnp.asarray(pack(np.asarray(kernel, np.float32)[None]), jnp.bfloat16)
+    result = gemm([x], [panels], Epilogue(bias, None, jnp.array([2, 1], jnp.bfloat16)))
     x, kernel, bias = (array.astype(jnp.float32) for array in (x, kernel, bias))
     np.testing.assert_allclose(result, 2 * (x @ kernel + bias) + 1, atol=2e-5)
 
@@ -257,19 +257,19 @@ def test_parameters_in_bfloat16_are_widened():
 def test_without_machine_code_the_result_is_the_same(monkeypatch):
     monkeypatch.setattr("dfine_jax.cpu.call.registers", lambda: None)
     monkeypatch.setattr("dfine_jax.cpu.call.register", None)
-    check(*rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), a_finish(21)))
+    check(*rows((2, 6, 7), (3, 5), 21, (3, 2, (1, 1)), an_epilogue(21)))
 
 
 @pytest.mark.skipif(registers() is None, reason="no machine code for this processor")
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: cells(5, (4,) * 9, 16, a_finish(16)), "9 maps"),
-        (lambda: rows((1, 30, 30), (2, 2), 16, (13, 1, (0, 0)), a_finish(16)), "24 rows"),
-        (lambda: rows((1, 9, 9), (2,), 16, (2, 1, (2, 0)), a_finish(16)), "padding"),
-        (lambda: rows((1, 2, 9), (2,), 16, (3, 1, (0, 0)), a_finish(16)), "too small"),
-        (lambda: tiles((1, 6, 6), 24, 32, (1, 1), a_finish(32)), "24 channels"),
-        (lambda: channels((1, 6, 6, 15), (3, 1, (1, 1)), a_finish(15)), "15 channels"),
+        (lambda: cells(5, (4,) * 9, 16, an_epilogue(16)), "9 maps"),
+        (lambda: rows((1, 30, 30), (2, 2), 16, (13, 1, (0, 0)), an_epilogue(16)), "24 rows"),
+        (lambda: rows((1, 9, 9), (2,), 16, (2, 1, (2, 0)), an_epilogue(16)), "padding"),
+        (lambda: rows((1, 2, 9), (2,), 16, (3, 1, (0, 0)), an_epilogue(16)), "too small"),
+        (lambda: tiles((1, 6, 6), 24, 32, (1, 1), an_epilogue(32)), "24 channels"),
+        (lambda: channels((1, 6, 6, 15), (3, 1, (1, 1)), an_epilogue(15)), "15 channels"),
         (lambda: largest((1, 6, 6, 8)), "8 channels"),
         (lambda: normalised((6, 24)), "24 numbers"),
         (lambda: heads((1, 6, 48), 2), "48 channels of 2 heads"),
@@ -283,7 +283,7 @@ def test_what_there_is_no_code_for_is_an_error(call, message):
 
 
 def test_several_threads_may_call_at_once():
-    ours, _, maps = rows((1, 40, 90), (16,), 32, (3, 1, (1, 1)), a_finish(32))
+    ours, _, maps = rows((1, 40, 90), (16,), 32, (3, 1, (1, 1)), an_epilogue(32))
     program = jax.jit(ours)
     expected = np.asarray(program(maps))
     wrong = []

@@ -15,13 +15,13 @@ from dfine_jax.cpu.codegen.transforms import LARGE, SMALL, Transforms
 from dfine_jax.ops.compute import Compute
 
 
-def small_tile_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
-    """What ``convolve_small_tiles`` takes, in the kernel's type."""
+def f2_kernels(kernel: Float[np.ndarray, "3 3 I O"]) -> list[Float[np.ndarray, "I O"]]:
+    """What ``winograd_f2`` takes, in the kernel's type."""
     return _kernel_entries(SMALL, kernel)
 
 
-def large_tile_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
-    """What ``convolve_large_tiles`` takes, in the kernel's type."""
+def f4_kernel(kernel: Float[np.ndarray, "3 3 I O"]) -> Float[np.ndarray, "36 I O"]:
+    """What ``winograd_f4`` takes, in the kernel's type."""
     return np.stack(_kernel_entries(LARGE, kernel))
 
 
@@ -29,7 +29,7 @@ def _kernel_entries(of_tiles: Transforms, kernel: Float[np.ndarray, "3 3 I O"]) 
     return _along_both(of_tiles.kernel, list(kernel.reshape(9, *kernel.shape[2:])))
 
 
-def convolve_small_tiles(
+def winograd_f2(
     x: Float[Array, "B H W I"], kernels: Sequence[Float[Array, "I O"]], padding: tuple[int, int], compute: Compute
 ) -> Float[Array, "B h w O"]:
     """By tiles of 2x2 outputs, on any backend. Maps' transforms add only, in float32, so products may be rounded.
@@ -48,7 +48,7 @@ def convolve_small_tiles(
     return outputs[:, :height, :width].astype(compute.dtype)
 
 
-def convolve_large_tiles(
+def winograd_f4(
     x: Float[Array, "B H W I"], kernel: Float[Array, "36 I O"], padding: tuple[int, int]
 ) -> Float[Array, "B h w O"]:
     """By tiles of 4x4 outputs, on any backend, in float32: of rounded products too little would be left.

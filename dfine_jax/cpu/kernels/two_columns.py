@@ -5,10 +5,10 @@ from jax import lax
 from jaxtyping import Array, Float
 
 
-def convolve_pairs(
+def convolve_two_columns(
     x: Float[Array, "B H W I"], kernel: Float[Array, "3 4 I P"], padding: tuple[int, int]
 ) -> Float[Array, "B h w P//2"]:
-    """A 3x3 convolution of stride 1 whose kernel in the form "pairs" is ``kernel``, on any backend. It gives float32.
+    """A 3x3 convolution of stride 1 by a kernel in the form "two columns", on any backend; the result is float32.
 
     It takes four cells of a row and gives two: a third more to multiply, but a third less to gather.
     """

@@ -14,7 +14,7 @@ from dfine_jax.cpu.codegen.text import first_lanes, lines, splat, widened
 LARGEST = 65504
 """Of numbers in float16."""
 
-FINISHES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu"}
+EPILOGUES = {None: "none", "relu": "relu", "silu": "silu", "swish": "silu", "gelu": "gelu"}
 """Activations by their names in configurations, and in names of functions."""
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.codegen.finish import LARGEST
+from dfine_jax.cpu.codegen.epilogue import LARGEST
 from dfine_jax.ops.activations import ACTIVATIONS
 from dfine_jax.ops.resampling import upsample2x
 
@@ -18,7 +18,7 @@ from dfine_jax.ops.resampling import upsample2x
     meta_fields=("activation", "dtype"),
 )
 @dataclass(frozen=True)
-class Finish:
+class Epilogue:
     """What follows the sums."""
 
     bias: Float[Array, " O"]

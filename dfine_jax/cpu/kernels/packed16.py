@@ -26,19 +26,19 @@ from jaxtyping import Array, Float, Num
 
 from dfine_jax.cpu.call import (
     Window,
-    halves_at_a_time,
     native,
-    rows_of_halves_at_a_time,
-    tiles_of_halves_at_a_time,
-    tiles_of_wholes_at_a_time,
+    plan_gemm16,
+    plan_implicit_gemm16,
+    plan_winograd16,
+    plan_winograd_int16,
 )
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.codegen.wholes import WHOLE
 from dfine_jax.cpu.codegen.work import PAIRS, PAIRS_OF_TILES
-from dfine_jax.cpu.finish import Finish
-from dfine_jax.cpu.kernels.panels import convolve_wholes, in_panels, multiply_wholes, size_in_panels, whole_kernel
-from dfine_jax.cpu.kernels.tiles import convolve_large_tiles
+from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.packed import pack, packed_size, plain_convolve, plain_gemm, unpack
+from dfine_jax.cpu.kernels.winograd import winograd_f4
 from dfine_jax.ops.resampling import max_pool2x2
 
 FEW = 32
@@ -54,18 +54,18 @@ MOST_PAIRS = 144
 """Pairs of numbers of a window, all summed in float16 or as whole numbers: those of 32 channels and 3 by 3 cells."""
 
 
-def are_halvable(inputs: Sequence[int]) -> bool:
+def takes16(inputs: Sequence[int]) -> bool:
     """Whether there is code for products of halves of maps with so many channels."""
     return sum(inputs) % 2 == 0 and all(width >= WIDEST for width in inputs)
 
 
-def are_faster_halved(inputs: Sequence[int], outputs: int, dtype: np.dtype) -> bool:
+def is_faster16(inputs: Sequence[int], outputs: int, dtype: np.dtype) -> bool:
     """Whether products of maps of so many channels are better those of halves of this type."""
     few = FEW_WHOLES if np.issubdtype(dtype, np.integer) else FEW
-    return are_halvable(inputs) and min(sum(inputs), outputs) >= few
+    return takes16(inputs) and min(sum(inputs), outputs) >= few
 
 
-def windows_are_halvable(rows: int, columns: int, step: int, inputs: int) -> bool:
+def windows_take16(rows: int, columns: int, step: int, inputs: int) -> bool:
     """Whether there is code for convolutions row by row of halves, of kernels of this size and so many channels.
 
     Each window, so many columns after another, has to begin with a pair.
@@ -73,7 +73,7 @@ def windows_are_halvable(rows: int, columns: int, step: int, inputs: int) -> boo
     return step * inputs % 2 == 0 and rows * whole_pairs(columns * inputs) <= 2 * MOST_PAIRS
 
 
-def for_two_cells(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
+def for_two_columns(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
     """The kernel that gives two cells of a row at once."""
     left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
     return np.concatenate([left, right], axis=3)
@@ -84,18 +84,16 @@ def whole_pairs(numbers: int) -> int:
     return numbers + numbers % 2
 
 
-def windows_in_halves(
-    kernels: Sequence[Float[np.ndarray, "k _ I O"]], dtype: np.dtype
-) -> list[Float[np.ndarray, "..."]]:
-    """What ``in_halves`` makes of kernels whose rows follow each other, odd ones filled with a zero; in k parts."""
+def pack16_windows(kernels: Sequence[Float[np.ndarray, "k _ I O"]], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
+    """What ``pack16`` makes of kernels whose rows follow each other, odd ones filled with a zero; in k parts."""
     size, *_, outputs = kernels[0].shape
     rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
     filled = [np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))) for each in rows]
-    *halved, factors = in_halves([each.reshape(1, -1, outputs) for each in filled], dtype, MOST_PAIRS)
+    *halved, factors = pack16([each.reshape(1, -1, outputs) for each in filled], dtype, MOST_PAIRS)
     return [*(each.reshape(size, -1) for each in halved), factors]
 
 
-def in_halves(
+def pack16(
     kernels: Sequence[Float[np.ndarray, "T I O"]], dtype: np.dtype, pairs: int = PAIRS
 ) -> list[Float[np.ndarray, "..."]]:
     """Each kernel's columns in panels, two numbers of a column next to each other; and last, a factor for each.
@@ -110,9 +108,9 @@ def in_halves(
     return [*map(_in_pairs, map(np.rint, scaled) if are_whole else scaled), np.array(factors)]
 
 
-def tiles_in_wholes(kernel: Float[np.ndarray, "36 I O"], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
-    """What ``in_halves`` makes of each entry of a kernel of large tiles: they are of different magnitudes."""
-    *entries, factors = in_halves(np.split(kernel, len(kernel)), dtype, PAIRS_OF_TILES)
+def pack16_winograd(kernel: Float[np.ndarray, "36 I O"], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
+    """What ``pack16`` makes of each entry of a kernel of large tiles: they are of different magnitudes."""
+    *entries, factors = pack16(np.split(kernel, len(kernel)), dtype, PAIRS_OF_TILES)
     return [np.concatenate(entries), factors]
 
 
@@ -124,86 +122,86 @@ def _size_of_wholes(kernel: Float[np.ndarray, "T I O"], block: int) -> float:
 
 
 def apart(kernels: Sequence[Num[Array, "..."]]) -> list[list[Num[Array, "..."]]]:
-    """What ``in_halves`` would have made of each kernel by itself, from what it made of several."""
+    """What ``pack16`` would have made of each kernel by itself, from what it made of several."""
     *halved, factors = kernels
     return [[kernel, factors[index : index + 1]] for index, kernel in enumerate(halved)]
 
 
 def _in_pairs(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]:
-    first, second = (in_panels(kernel[:, start::2]) for start in (0, 1))
+    first, second = (pack(kernel[:, start::2]) for start in (0, 1))
     return np.stack([first, second], axis=-1).reshape(len(kernel), -1)
 
 
 def _wholes(kernels: Sequence[Num[Array, "..."]], outputs: int) -> list[Float[Array, "T I O"]]:
-    """The opposite of ``in_halves``, but for rounding."""
+    """The opposite of ``pack16``, but for rounding."""
     *halved, factors = kernels
     return [_out_of_pairs(kernel, outputs) * factor for kernel, factor in zip(halved, factors, strict=True)]
 
 
 def _out_of_pairs(kernel: Num[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
     pairs = kernel.astype(jnp.float32).reshape(len(kernel), -1, 2)
-    numbers = jnp.stack([whole_kernel(pairs[..., at], outputs) for at in (0, 1)], axis=2)
+    numbers = jnp.stack([unpack(pairs[..., at], outputs) for at in (0, 1)], axis=2)
     return numbers.reshape(len(kernel), -1, outputs)
 
 
-def multiply_halves(
-    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Num[Array, "..."]], finish: Finish
+def gemm16(
+    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Num[Array, "..."]], epilogue: Epilogue
 ) -> Float[Array, "N *B O"]:
-    """``dfine_jax.cpu.kernels.panels.multiply_cells`` by what ``in_halves`` made of the maps' one kernel (1, I, O).
+    """``dfine_jax.cpu.kernels.packed.gemm`` by what ``pack16`` made of the maps' one kernel (1, I, O).
 
     ``ValueError`` for less than 16 channels of a map, of a single one those that count, and if they are an odd number
     in all or not the kernel's.
     """
     kernel, factor = kernels
-    inputs = kernel.shape[1] // whole_columns(len(finish.bias))
+    inputs = kernel.shape[1] // whole_columns(len(epilogue.bias))
     channels = [inputs] if len(maps) == 1 else [x.shape[-1] for x in maps]
-    if not are_halvable(channels) or sum(channels) != inputs:
+    if not takes16(channels) or sum(channels) != inputs:
         raise ValueError(
             f"{', '.join(map(str, channels))} channels: {WIDEST} are the least, all have to be even and as many as the "
             f"kernel's {inputs}"
         )
-    return _product(maps, [*[kernel] * len(maps), factor], finish, Window(1, 1, (0, 0)))
+    return _product(maps, [*[kernel] * len(maps), factor], epilogue, Window(1, 1, (0, 0)))
 
 
-def convolve_rows_of_halves(
+def convolve_implicit_gemm16(
     maps: Sequence[Float[Array, "B H W _"]],
     kernels: Sequence[Num[Array, "..."]],
     stride: int,
     padding: tuple[int, int],
-    finish: Finish,
+    epilogue: Epilogue,
     tops: int = 0,
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.cpu.kernels.panels.convolve_rows`` by what ``windows_in_halves`` made of kernels (k, k, I, O).
+    """``dfine_jax.cpu.kernels.packed.convolve_implicit_gemm`` by what ``pack16_windows`` made of kernels (k, k, I, O).
 
-    Of the first maps, ``tops`` of them, it convolves ``dfine_jax.cpu.kernels.channelwise.largest_of_four``.
+    Of the first maps, ``tops`` of them, it convolves ``dfine_jax.cpu.kernels.channelwise.max_pool``.
 
     ``ValueError`` where windows don't all begin with an even number, for sums of more than 288 numbers of one map, for
     rows of less than 16, for padding as wide as a kernel, and for kernels of other maps.
     """
     window = Window(len(kernels[0]), stride, padding, tops)
-    _check_windows(maps, kernels, window, len(finish.bias))
-    return _rows(maps, kernels, finish, window)
+    _check_windows(maps, kernels, window, len(epilogue.bias))
+    return _rows(maps, kernels, epilogue, window)
 
 
-def convolve_two_cells_of_halves(
+def convolve_two_columns16(
     maps: Sequence[Float[Array, "B H W _"]],
     kernels: Sequence[Num[Array, "..."]],
     padding: tuple[int, int],
-    finish: Finish,
+    epilogue: Epilogue,
 ) -> Float[Array, "B h w O"]:
-    """``convolve_rows_of_halves`` of stride 1, by what ``windows_in_halves`` made of kernels ``for_two_cells``.
+    """``convolve_implicit_gemm16`` of stride 1, by what ``pack16_windows`` made of kernels ``for_two_columns``.
 
     It fills vectors where a cell has few channels. ``ValueError`` as there, and where a coarser map is to be added.
     """
-    if finish.coarse is not None:
+    if epilogue.coarse is not None:
         raise ValueError("a coarser map can't be added to two cells at once")
     window = Window(len(kernels[0]), 1, padding, twice=True)
-    _check_windows(maps, kernels, window, 2 * len(finish.bias))
-    dtype = finish.dtype if finish.shortcut is None else "float32"
-    both = Finish(jnp.tile(finish.bias, 2), finish.activation, finish.affine, dtype=dtype)
+    _check_windows(maps, kernels, window, 2 * len(epilogue.bias))
+    dtype = epilogue.dtype if epilogue.shortcut is None else "float32"
+    both = Epilogue(jnp.tile(epilogue.bias, 2), epilogue.activation, epilogue.affine, dtype=dtype)
     pairs = _rows(maps, kernels, both, window)
-    cells = pairs.reshape(*pairs.shape[:2], -1, len(finish.bias))[:, :, : window.over(maps[0].shape[2])]
-    return cells if finish.shortcut is None else finish.rounded(cells + finish.shortcut.astype(dtype))
+    cells = pairs.reshape(*pairs.shape[:2], -1, len(epilogue.bias))[:, :, : window.over(maps[0].shape[2])]
+    return cells if epilogue.shortcut is None else epilogue.rounded(cells + epilogue.shortcut.astype(dtype))
 
 
 def _check_windows(
@@ -214,27 +212,27 @@ def _check_windows(
     *halved, _ = kernels
     for x, kernel in zip(maps, halved, strict=True):
         *_, columns, channels = x.shape
-        is_halvable = windows_are_halvable(window.size, window.columns, window.step, channels)
+        is_halvable = windows_take16(window.size, window.columns, window.step, channels)
         if not is_halvable or columns * channels < WIDEST:
             raise ValueError(
                 f"{columns} columns of {channels} channels, kernel {window.size} by {window.columns}, step "
                 f"{window.step}: a step has to be of an even number, {2 * MOST_PAIRS} are the most in a window and "
                 f"{WIDEST} the least in a row"
             )
-        if kernel.shape != (window.size, size_in_panels(whole_pairs(window.columns * channels), outputs)):
+        if kernel.shape != (window.size, packed_size(whole_pairs(window.columns * channels), outputs)):
             raise ValueError(f"a kernel of shape {kernel.shape} is not one for {channels} channels to {outputs}")
 
 
-def convolve_tiles_of_halves(
-    x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], finish: Finish
+def convolve_winograd16(
+    x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], epilogue: Epilogue
 ) -> Float[Array, "B h w O"]:
-    """``dfine_jax.cpu.kernels.panels.convolve_tiles`` by what ``in_halves`` made of a kernel (36, I, O).
+    """``dfine_jax.cpu.kernels.packed.convolve_winograd`` by what ``pack16`` made of a kernel (36, I, O).
 
-    Of one in whole numbers ``tiles_in_wholes`` has to have made it.
+    Of one in whole numbers ``pack16_winograd`` has to have made it.
 
     ``ValueError`` where 16 does not divide the channels, in and out, and where whole numbers have fewer factors.
     """
-    channels = x.shape[-1], len(finish.bias)
+    channels = x.shape[-1], len(epilogue.bias)
     if any(count % WIDEST for count in channels):
         raise ValueError(f"{channels[0]} channels to {channels[1]}: {WIDEST} has to divide both")
     kernel, factors = kernels
@@ -242,31 +240,33 @@ def convolve_tiles_of_halves(
     if are_whole and factors.shape != kernel.shape[:1]:
         raise ValueError(f"{len(factors)} factors: whole numbers want one for each of {len(kernel)} entries")
     tiles = _tiles_of_wholes if are_whole else _tiles
-    return tiles([x], kernels, finish, Window(3, 1, padding))
+    return tiles([x], kernels, epilogue, Window(3, 1, padding))
 
 
-def _plain_product(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "*B O"]:
-    (whole,) = _wholes([kernels[0], kernels[-1]], len(finish.bias))
+def _plain_product(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "*B O"]:
+    (whole,) = _wholes([kernels[0], kernels[-1]], len(epilogue.bias))
     ends = np.cumsum([x.shape[-1] for x in maps[:-1]])
-    return multiply_wholes(maps, jnp.split(whole[0], ends), finish)
+    return plain_gemm(maps, jnp.split(whole[0], ends), epilogue)
 
 
-def _plain_rows(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
+def _plain_rows(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "B h w O"]:
     *halved, factors = kernels
-    outputs, size, columns = len(finish.bias), window.size, window.columns
+    outputs, size, columns = len(epilogue.bias), window.size, window.columns
     wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
     rows = [whole.reshape(size, -1, outputs)[:, : columns * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
     maps = [*map(max_pool2x2, maps[: window.tops]), *maps[window.tops :]]
-    return convolve_wholes(maps, [each.reshape(size, columns, -1, outputs) for each in rows], finish, window)
+    return plain_convolve(maps, [each.reshape(size, columns, -1, outputs) for each in rows], epilogue, window)
 
 
-def _plain_tiles(maps: list[Array], kernels: list[Array], finish: Finish, window: Window) -> Float[Array, "B h w O"]:
+def _plain_tiles(
+    maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window
+) -> Float[Array, "B h w O"]:
     kernel, factors = kernels
-    whole = _out_of_pairs(kernel, len(finish.bias)) * factors[:, None, None]
-    return finish(convolve_large_tiles(*maps, whole, window.padding))
+    whole = _out_of_pairs(kernel, len(epilogue.bias)) * factors[:, None, None]
+    return epilogue(winograd_f4(*maps, whole, window.padding))
 
 
-_product = native("halves", _plain_product, halves_at_a_time, in_halves=True, takes_narrow=True)
-_rows = native("rows_of_halves", _plain_rows, rows_of_halves_at_a_time, in_halves=True, takes_narrow=True)
-_tiles = native("tiles_of_halves", _plain_tiles, tiles_of_halves_at_a_time, in_halves=True)
-_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, tiles_of_wholes_at_a_time, in_halves=True, takes_narrow=True)
+_product = native("halves", _plain_product, plan_gemm16, in_16_bits=True, takes_narrow=True)
+_rows = native("rows_of_halves", _plain_rows, plan_implicit_gemm16, in_16_bits=True, takes_narrow=True)
+_tiles = native("tiles_of_halves", _plain_tiles, plan_winograd16, in_16_bits=True)
+_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, plan_winograd_int16, in_16_bits=True, takes_narrow=True)

@@ -13,22 +13,22 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from native_cases import a_finish, plainly
+from native_cases import an_epilogue, plainly
 from tiny import normal
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.cpu import call as native_call
 from dfine_jax.cpu.codegen.registers import HALVES, WIDEST, binding, half, registers
-from dfine_jax.cpu.finish import Finish
-from dfine_jax.cpu.kernels.halves import (
+from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.packed16 import (
     apart,
-    convolve_rows_of_halves,
-    convolve_tiles_of_halves,
-    convolve_two_cells_of_halves,
-    in_halves,
-    multiply_halves,
-    tiles_in_wholes,
-    windows_in_halves,
+    convolve_implicit_gemm16,
+    convolve_two_columns16,
+    convolve_winograd16,
+    gemm16,
+    pack16,
+    pack16_windows,
+    pack16_winograd,
 )
 from dfine_jax.cpu.select import in_form
 from dfine_jax.inference.fuse import fuse
@@ -45,7 +45,7 @@ BFLOAT16 = 2.4e-3
 
 def rounded(kernels, dtype=TYPE):
     """Arrays as a fused model has them."""
-    *halved, factors = in_halves([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
+    *halved, factors = pack16([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
     return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
 
 
@@ -63,8 +63,8 @@ def check(result, plain, maps, kernels):
     assert 0 < error(result, exact) < most
 
 
-def unfinished(outputs):
-    return Finish(jnp.zeros(outputs), None)
+def bare_epilogue(outputs):
+    return Epilogue(jnp.zeros(outputs), None)
 
 
 def a_product(rows, widths, outputs):
@@ -83,7 +83,7 @@ def summed(maps, kernels):
 @pytest.mark.parametrize("outputs", [16, 21, 48, 80])
 def test_kernels_are_scaled_and_paired(outputs):
     kernels = [7 * np.random.default_rng(0).standard_normal((2, 32, outputs)), np.full((2, 32, outputs), 1e-9)]
-    first, second, factors = in_halves(kernels, jnp.dtype("float16"))
+    first, second, factors = pack16(kernels, jnp.dtype("float16"))
     assert factors.shape == (2,)
     assert (np.log2(factors) % 1 == 0).all()
     for halved, kernel, factor in zip((first, second), kernels, factors, strict=True):
@@ -94,29 +94,29 @@ def test_kernels_are_scaled_and_paired(outputs):
 
 
 @pytest.mark.parametrize("inputs", [16, 200, 1024])
-@pytest.mark.parametrize(("make", "block"), [(in_halves, 256), (tiles_in_wholes, 128), (windows_in_halves, 288)])
+@pytest.mark.parametrize(("make", "block"), [(pack16, 256), (pack16_winograd, 128), (pack16_windows, 288)])
 def test_whole_numbers_of_a_kernel_leave_room_for_a_map(make, block, inputs):
-    inputs = min(inputs, block // 3) if make is windows_in_halves else inputs
+    inputs = min(inputs, block // 3) if make is pack16_windows else inputs
     kernel = np.random.default_rng(0).standard_normal((3, inputs, 32)) ** 3
-    kernels = {in_halves: [kernel], tiles_in_wholes: kernel, windows_in_halves: [kernel[:, None]]}[make]
+    kernels = {pack16: [kernel], pack16_winograd: kernel, pack16_windows: [kernel[:, None]]}[make]
     halved, factors = make(kernels, jnp.dtype("int16"))
     assert (halved == np.rint(halved)).all()
     assert np.abs(halved).max() < 2**15
     columns = halved.reshape(3, -1, 32, 2).transpose(0, 1, 3, 2).reshape(kernel.shape)
     np.testing.assert_allclose(factors[:, None, None] * columns, kernel, atol=factors.max() / 2)
-    blocks = columns.reshape(1, -1, 32) if make is windows_in_halves else columns
+    blocks = columns.reshape(1, -1, 32) if make is pack16_windows else columns
     sums = [np.abs(blocks[:, start : start + block]).sum(1).max() for start in range(0, blocks.shape[1], block)]
     assert max(sums) * 2**14 < 2**31
     assert max(2 * max(sums) * 2**14 / 2**31, 2 * np.abs(halved).max() / 2**15) > 0.99
 
 
 def test_few_numbers_of_a_kernel_fit_in_16_bits():
-    halved, (factor,) = in_halves([np.diag(np.full(32, 2.0**7))[None]], jnp.dtype("int16"))
+    halved, (factor,) = pack16([np.diag(np.full(32, 2.0**7))[None]], jnp.dtype("int16"))
     assert (halved.max(), factor) == (2**14, 2.0**-7)
 
 
 def test_a_kernel_of_zeros_stays_one():
-    halved, factors = in_halves([np.zeros((1, 32, 16))], TYPE)
+    halved, factors = pack16([np.zeros((1, 32, 16))], TYPE)
     assert not halved.any()
     assert factors == [1]
 
@@ -124,7 +124,7 @@ def test_a_kernel_of_zeros_stays_one():
 def test_kernels_apart_are_those_of_each_alone():
     kernels = [np.random.default_rng(0).standard_normal((1, 32, 16)) * scale for scale in (1, 9)]
     for of_several, alone in zip(
-        apart(in_halves(kernels, TYPE)), [in_halves([kernel], TYPE) for kernel in kernels], strict=True
+        apart(pack16(kernels, TYPE)), [pack16([kernel], TYPE) for kernel in kernels], strict=True
     ):
         for array, expected in zip(of_several, alone, strict=True):
             np.testing.assert_array_equal(array, expected)
@@ -136,33 +136,33 @@ def test_kernels_apart_are_those_of_each_alone():
 )
 def test_products(rows, widths, outputs):
     maps, kernels = a_product(rows, widths, outputs)
-    finish = a_finish(outputs, "silu")
-    result = jax.jit(multiply_halves)(maps, together(kernels), finish)
-    check(result, lambda *operands: plainly(summed(*operands), finish), maps, kernels)
+    epilogue = an_epilogue(outputs, "silu")
+    result = jax.jit(gemm16)(maps, together(kernels), epilogue)
+    check(result, lambda *operands: plainly(summed(*operands), epilogue), maps, kernels)
 
 
 def test_the_last_channels_of_a_map():
     x, kernel = normal(50, 97), normal(1, 64, 32)
-    result = multiply_halves([x], rounded([kernel]), unfinished(32))
+    result = gemm16([x], rounded([kernel]), bare_epilogue(32))
     assert error(result, summed([x], [kernel])) < BFLOAT16
 
 
 def test_no_cells():
-    assert multiply_halves([normal(0, 32)], rounded([normal(1, 32, 16)]), unfinished(16)).shape == (0, 16)
+    assert gemm16([normal(0, 32)], rounded([normal(1, 32, 16)]), bare_epilogue(16)).shape == (0, 16)
 
 
 @native
 @pytest.mark.parametrize("power", [-90, -30, 30, 90])
 def test_scaled_maps_give_scaled_sums_to_the_bit(power):
     maps, kernels = a_product(100, (64, 32), 48)
-    multiply = partial(multiply_halves, kernels=together(kernels), finish=unfinished(48))
+    multiply = partial(gemm16, kernels=together(kernels), epilogue=bare_epilogue(48))
     scaled = multiply([jnp.ldexp(x, power) for x in maps])
     np.testing.assert_array_equal(scaled, jnp.ldexp(multiply(maps), power))
 
 
 def test_a_scaled_kernel_gives_scaled_sums_to_the_bit():
     maps, kernels = a_product(100, (64,), 48)
-    sums, scaled = (multiply_halves(maps, rounded([scale * kernels[0]]), unfinished(48)) for scale in (1, 2.0**40))
+    sums, scaled = (gemm16(maps, rounded([scale * kernels[0]]), bare_epilogue(48)) for scale in (1, 2.0**40))
     np.testing.assert_array_equal(scaled, sums * 2.0**40)
 
 
@@ -172,7 +172,7 @@ def test_the_largest_sums_are_not_too_large(x):
 
     Each of a block's 128 sums, all rounded the same way, may be off by 2 to the -12.
     """
-    sums = multiply_halves([jnp.full((60, 512), x)], rounded([np.ones((1, 512, 32))]), unfinished(32))
+    sums = gemm16([jnp.full((60, 512), x)], rounded([np.ones((1, 512, 32))]), bare_epilogue(32))
     np.testing.assert_allclose(sums, np.float32(512 * np.float32(x)), rtol=129 * 2.0**-12, atol=1e-38)
 
 
@@ -181,28 +181,28 @@ def test_sums_of_the_largest_magnitude_are_right(inputs):
     """Each row has the signs of a column of the kernel: no map of such numbers has a larger sum with it."""
     kernel = normal(1, inputs, 32)
     x = 1.999 * jnp.sign(kernel[0].T)
-    sums = multiply_halves([x], rounded([kernel]), unfinished(32))
+    sums = gemm16([x], rounded([kernel]), bare_epilogue(32))
     assert error(sums, x @ kernel[0]) < BFLOAT16
     np.testing.assert_allclose(jnp.diag(sums), 1.999 * jnp.abs(kernel[0]).sum(0), rtol=129 * 2.0**-12)
 
 
 def test_one_large_number_leaves_others_what_they_are():
     x, kernel = normal(100, 64), normal(1, 64, 32)
-    sums = multiply_halves([x.at[3, 5].set(1e4)], rounded([kernel]), unfinished(32))
+    sums = gemm16([x.at[3, 5].set(1e4)], rounded([kernel]), bare_epilogue(32))
     others = jnp.arange(100) != 3
     assert error(sums[others], (x @ kernel[0])[others]) < 2 * BFLOAT16
 
 
 def test_what_is_not_a_number_stays_so_and_alone():
     x = normal(100, 64).at[3, 5].set(jnp.nan)
-    sums = multiply_halves([x], rounded([normal(1, 64, 32)]), unfinished(32))
+    sums = gemm16([x], rounded([normal(1, 64, 32)]), bare_epilogue(32))
     assert jnp.isnan(sums[3]).all()
     assert not jnp.isnan(jnp.delete(sums, 3, axis=0)).any()
 
 
 @native
 def test_infinite_numbers_leave_no_finite_sum():
-    sums = multiply_halves([normal(100, 64).at[3, 5].set(-jnp.inf)], rounded([normal(1, 64, 32)]), unfinished(32))
+    sums = gemm16([normal(100, 64).at[3, 5].set(-jnp.inf)], rounded([normal(1, 64, 32)]), bare_epilogue(32))
     assert not jnp.isfinite(sums[3]).any()
     assert jnp.isfinite(jnp.delete(sums, 3, axis=0)).all()
 
@@ -210,7 +210,7 @@ def test_infinite_numbers_leave_no_finite_sum():
 @native
 def test_what_is_not_a_number_in_a_window_stays_so():
     x, kernels = normal(1, 40, 40, 16).at[0, 8, 9, 3].set(jnp.nan), rows_of_halves(normal(3, 3, 16, 16), (16,))
-    sums = convolve_rows_of_halves([x], kernels, 1, (1, 1), unfinished(16))
+    sums = convolve_implicit_gemm16([x], kernels, 1, (1, 1), bare_epilogue(16))
     assert jnp.isnan(sums[0, 7:10, 8:11]).all()
     assert not jnp.isnan(sums[0, 20:]).any()
 
@@ -220,7 +220,7 @@ def convolved(x, kernel, stride, padding):
     return lax.conv_general_dilated(x, kernel, (stride,) * 2, (padding,) * 2, dimension_numbers=names)
 
 
-def rows_of_halves(kernel, widths, dtype=TYPE, form="rows of halves"):
+def rows_of_halves(kernel, widths, dtype=TYPE, form="implicit GEMM, 16 bits"):
     *halved, factors = in_form(np.asarray(kernel, np.float64), form, widths, dtype)
     return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
 
@@ -242,13 +242,13 @@ def rows_of_halves(kernel, widths, dtype=TYPE, form="rows of halves"):
 def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
     maps = [normal(*shape, width) for width in widths]
     kernel = normal(size, size, sum(widths), outputs)
-    finish = a_finish(outputs, "silu")
-    result = jax.jit(convolve_rows_of_halves, static_argnums=(2, 3))(
-        maps, rows_of_halves(kernel, widths), stride, padding, finish
+    epilogue = an_epilogue(outputs, "silu")
+    result = jax.jit(convolve_implicit_gemm16, static_argnums=(2, 3))(
+        maps, rows_of_halves(kernel, widths), stride, padding, epilogue
     )
 
     def plain(maps, kernels):
-        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, stride, padding), finish)
+        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, stride, padding), epilogue)
 
     check(result, plain, maps, [kernel])
 
@@ -261,12 +261,12 @@ def test_two_cells_at_once(shape, size, padding, widths, outputs):
     maps = [normal(*shape, width) for width in widths]
     kernel = normal(size, size, sum(widths), outputs)
     shape = convolved(jnp.concatenate(maps, -1), kernel, 1, padding).shape
-    finish = replace(a_finish(outputs, "silu"), shortcut=normal(*shape))
-    kernels = rows_of_halves(kernel, widths, form="two cells of halves")
-    result = jax.jit(convolve_two_cells_of_halves, static_argnums=2)(maps, kernels, padding, finish)
+    epilogue = replace(an_epilogue(outputs, "silu"), shortcut=normal(*shape))
+    kernels = rows_of_halves(kernel, widths, form="two columns, 16 bits")
+    result = jax.jit(convolve_two_columns16, static_argnums=2)(maps, kernels, padding, epilogue)
 
     def plain(maps, kernels):
-        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, 1, padding), finish)
+        return plainly(convolved(jnp.concatenate(maps, -1), *kernels, 1, padding), epilogue)
 
     check(result, plain, maps, [kernel])
 
@@ -278,7 +278,7 @@ def test_rows_of_the_largest_of_four_cells(shape, width):
         normal(*shape, 4),
         rows_of_halves(normal(3, 3, width + 4, 16), (width, 4)),
     )
-    convolve = partial(convolve_rows_of_halves, kernels=kernels, stride=2, padding=(1, 1), finish=unfinished(16))
+    convolve = partial(convolve_implicit_gemm16, kernels=kernels, stride=2, padding=(1, 1), epilogue=bare_epilogue(16))
     largest = convolve([max_pool2x2(x), other])
     assert error(convolve([x, other], tops=1), largest) < 2e-3  # scaled by numbers that may be larger
     assert error(convolve([x, other]), largest) > 0.1
@@ -286,26 +286,26 @@ def test_rows_of_the_largest_of_four_cells(shape, width):
 
 def test_scaled_rows_give_scaled_sums_to_the_bit():
     x, kernels = normal(1, 40, 20, 16), rows_of_halves(normal(3, 3, 16, 16), (16,))
-    convolve = partial(convolve_rows_of_halves, kernels=kernels, stride=1, padding=(1, 1), finish=unfinished(16))
+    convolve = partial(convolve_implicit_gemm16, kernels=kernels, stride=1, padding=(1, 1), epilogue=bare_epilogue(16))
     np.testing.assert_array_equal(convolve([jnp.ldexp(x, 40)]), jnp.ldexp(convolve([x]), 40))
 
 
 def test_the_largest_sums_of_windows_are_not_too_large():
     kernels = rows_of_halves(np.ones((1, 1, 288, 16)), (288,))
-    sums = convolve_rows_of_halves([jnp.full((1, 4, 4, 288), 1.999)], kernels, 1, (0, 0), unfinished(16))
+    sums = convolve_implicit_gemm16([jnp.full((1, 4, 4, 288), 1.999)], kernels, 1, (0, 0), bare_epilogue(16))
     np.testing.assert_allclose(sums, np.float32(288 * 1.999), rtol=145 * 2.0**-12)
 
 
 @pytest.mark.parametrize(("width", "columns"), [(15, 20), (290, 20), (2, 7)])
 def test_rows_that_there_is_no_code_for_are_refused(width, columns):
     with pytest.raises(ValueError, match=f"{columns} columns of {width} channels, kernel 1 by 1, step 1: a step has"):
-        convolve_rows_of_halves(
-            [normal(1, 4, columns, width)], [jnp.zeros((1, width * 16)), jnp.ones(1)], 1, (0, 0), unfinished(16)
+        convolve_implicit_gemm16(
+            [normal(1, 4, columns, width)], [jnp.zeros((1, width * 16)), jnp.ones(1)], 1, (0, 0), bare_epilogue(16)
         )
 
 
 def of_tiles(kernel):
-    form = "large tiles of wholes" if WHOLE else "large tiles of halves"
+    form = "Winograd F(4,3), int16" if WHOLE else "Winograd F(4,3), 16 bits"
     halved, factors = in_form(np.asarray(kernel, np.float64), form, (kernel.shape[2],), TYPE)
     return jnp.asarray(halved, TYPE), jnp.asarray(factors, jnp.float32)
 
@@ -315,13 +315,13 @@ def of_tiles(kernel):
 @pytest.mark.parametrize(("inputs", "outputs"), [(64, 64), (32, 48), (160, 64)])
 def test_tiles(shape, inputs, outputs):
     x, kernel = normal(*shape, inputs), normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
-    finish = a_finish(outputs)
+    epilogue = an_epilogue(outputs)
     kernels = of_tiles(kernel)
-    result = jax.jit(convolve_tiles_of_halves, static_argnums=2)(x, kernels, (1, 1), finish)
+    result = jax.jit(convolve_winograd16, static_argnums=2)(x, kernels, (1, 1), epilogue)
     plain = convolved(x, kernel, 1, (1, 1))
     assert result.shape == plain.shape
-    assert 0 < error(result, plainly(plain, finish)) < (BFLOAT16 if WHOLE else 2 * BFLOAT16)
-    unfinished_by = partial(convolve_tiles_of_halves, kernels=kernels, padding=(1, 1), finish=unfinished(outputs))
+    assert 0 < error(result, plainly(plain, epilogue)) < (BFLOAT16 if WHOLE else 2 * BFLOAT16)
+    unfinished_by = partial(convolve_winograd16, kernels=kernels, padding=(1, 1), epilogue=bare_epilogue(outputs))
     np.testing.assert_array_equal(unfinished_by(jnp.ldexp(x, 40)), jnp.ldexp(unfinished_by(x), 40))
 
 
@@ -329,7 +329,7 @@ def test_tiles(shape, inputs, outputs):
 def test_tiles_of_the_largest_numbers():
     kernel = jnp.sign(normal(3, 3, 256, 32))
     x = jnp.sign(normal(1, 12, 12, 256)) * 1.99
-    sums = convolve_tiles_of_halves(x, of_tiles(kernel), (1, 1), unfinished(32))
+    sums = convolve_winograd16(x, of_tiles(kernel), (1, 1), bare_epilogue(32))
     assert jnp.isfinite(sums).all()
     if WHOLE:  # a sum that is too large would come back with another sign
         assert error(sums, convolved(x, kernel, 1, (1, 1))) < 2 * BFLOAT16
@@ -340,9 +340,9 @@ def test_slopes_are_those_of_products_in_float32():
     kernels = rounded(kernels)
 
     def total(x):
-        return jnp.square(multiply_halves([x], kernels, unfinished(32))).sum()
+        return jnp.square(gemm16([x], kernels, bare_epilogue(32))).sum()
 
-    whole = multiply_halves([jnp.eye(64)], kernels, unfinished(32))
+    whole = gemm16([jnp.eye(64)], kernels, bare_epilogue(32))
     expected = 2 * (maps[0] @ whole) @ whole.T
     assert error(jax.grad(total)(*maps), expected) < BFLOAT16
 
@@ -350,36 +350,36 @@ def test_slopes_are_those_of_products_in_float32():
 def test_without_machine_code_xla_multiplies(monkeypatch):
     maps, kernels = a_product(30, (64, 32), 33)
     monkeypatch.setattr(native_call, "half", lambda: None)
-    result = multiply_halves(maps, together(kernels), unfinished(33))
+    result = gemm16(maps, together(kernels), bare_epilogue(33))
     assert error(result, summed(maps, kernels)) < BFLOAT16
 
 
 @pytest.mark.parametrize("width", [8, 41])
 def test_narrow_or_odd_maps_are_refused(width):
     with pytest.raises(ValueError, match=f"{width} channels: 16 are the least, all have to be even"):
-        multiply_halves([normal(5, width)], [jnp.zeros((1, width * 32), TYPE), jnp.ones(1)], unfinished(32))
+        gemm16([normal(5, width)], [jnp.zeros((1, width * 32), TYPE), jnp.ones(1)], bare_epilogue(32))
 
 
 @pytest.mark.parametrize("padding", [(0, 2), (2, 0)])
 def test_padding_as_wide_as_a_kernel_is_refused(padding):
     kernels = rows_of_halves(normal(2, 2, 16, 16), (16,))
     with pytest.raises(ValueError, match=r"padding .*: a kernel of 2 rows takes less"):
-        convolve_rows_of_halves([normal(1, 8, 8, 16)], kernels, 1, padding, unfinished(16))
+        convolve_implicit_gemm16([normal(1, 8, 8, 16)], kernels, 1, padding, bare_epilogue(16))
 
 
 def test_a_kernel_of_other_maps_is_refused():
     with pytest.raises(ValueError, match=r"64, 32 channels: .* as many as the kernel's 64"):
-        multiply_halves([normal(5, 64), normal(5, 32)], rounded([normal(1, 64, 32)]), unfinished(32))
+        gemm16([normal(5, 64), normal(5, 32)], rounded([normal(1, 64, 32)]), bare_epilogue(32))
 
 
 @pytest.mark.parametrize(("width", "outputs"), [(14, 16), (24, 16), (16, 48)])
 def test_kernels_of_other_windows_are_refused(width, outputs):
     kernels, x = rows_of_halves(normal(2, 2, 16, 16), (16,)), normal(1, 8, 8, width)
     with pytest.raises(ValueError, match=f"not one for {width} channels to {outputs}"):
-        convolve_rows_of_halves([x], kernels, 1, (0, 0), unfinished(outputs))
-    kernels = rows_of_halves(normal(2, 2, 16, 16), (16,), form="two cells of halves")
+        convolve_implicit_gemm16([x], kernels, 1, (0, 0), bare_epilogue(outputs))
+    kernels = rows_of_halves(normal(2, 2, 16, 16), (16,), form="two columns, 16 bits")
     with pytest.raises(ValueError, match=f"not one for {width} channels to {2 * outputs}"):
-        convolve_two_cells_of_halves([x], kernels, (0, 0), unfinished(outputs))
+        convolve_two_columns16([x], kernels, (0, 0), bare_epilogue(outputs))
 
 
 @native
@@ -391,8 +391,8 @@ def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
     for operands in (None, TYPE):
         fused = fuse(model, operands=operands)
         forms = {module.form for _, module in nnx.iter_modules(fused) if hasattr(module, "form")}
-        assert ("halves in panels" in forms) == (operands is TYPE)
-        tiles = {"half": "large tiles of halves", "i16": "large tiles of wholes"}.get(half())
+        assert ("GEMM, 16 bits" in forms) == (operands is TYPE)
+        tiles = {"half": "Winograd F(4,3), 16 bits", "i16": "Winograd F(4,3), int16"}.get(half())
         assert (tiles in forms) == (operands is TYPE and tiles is not None)
         maps.append(fused.encoder(fused.backbone(pictures)))
     for expected, result in zip(*maps, strict=True):
@@ -434,14 +434,14 @@ import test_halves as cases
 for rows, widths, outputs in ((100, (64, 48), 21), (300, (320,), 80), (1, (32,), 16)):
     maps, kernels = cases.a_product(rows, widths, outputs)
     kernel = cases.rounded([jnp.concatenate(kernels, axis=1)], jnp.bfloat16)
-    result = jax.jit(cases.multiply_halves)(maps, kernel, cases.unfinished(outputs))
+    result = jax.jit(cases.gemm16)(maps, kernel, cases.bare_epilogue(outputs))
     near = lambda x: x.astype(jnp.bfloat16).astype(jnp.float32)
     expected = cases.summed(list(map(near, maps)), list(map(near, kernels)))
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(sum(widths)))
 for size, stride, width in ((3, 1, 16), (2, 1, 24), (3, 2, 3)):
     x, kernel = cases.normal(2, 20, 37, width), cases.normal(size, size, width, 48)
     halved = cases.rows_of_halves(kernel, (width,), jnp.bfloat16)
-    result = cases.convolve_rows_of_halves([x], halved, stride, (1, 1), cases.unfinished(48))
+    result = cases.convolve_implicit_gemm16([x], halved, stride, (1, 1), cases.bare_epilogue(48))
     expected = cases.convolved(near(x), near(kernel), stride, (1, 1))
     np.testing.assert_allclose(result, expected, atol=2e-5 * np.sqrt(size**2 * width))
 print("all agree")

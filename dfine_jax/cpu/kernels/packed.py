@@ -1,0 +1,125 @@
+"""Convolutions by kernels in panels, for which CPUs have machine code, see ``dfine_jax.cpu.codegen``.
+
+Padding, bias, activation and affine block are part of it, so that a map is read once and its result written once.
+
+On other backends, and for derivatives, they are what they were before: products and sums of XLA's.
+"""
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jaxtyping import Array, Float
+
+from dfine_jax.cpu.call import Window, native, plan_gemm, plan_implicit_gemm, plan_winograd
+from dfine_jax.cpu.codegen.product import PANEL, whole_columns
+from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.winograd import winograd_f4
+from dfine_jax.ops.compute import Compute
+
+
+def pack(kernel: Float[np.ndarray | Array, "T I O"]) -> Float[np.ndarray | Array, "T size"]:
+    """The kernel's columns in panels, each row after row; zeros make the last column's panel a whole one."""
+    count, _, outputs = kernel.shape
+    numpy = np if isinstance(kernel, np.ndarray) else jnp
+    kernel = numpy.pad(kernel, ((0, 0), (0, 0), (0, whole_columns(outputs) - outputs)))
+    return numpy.concatenate([kernel[..., at].reshape(count, -1) for at in _panels(outputs)], -1)
+
+
+def packed_size(inputs: int, outputs: int) -> int:
+    """How many numbers ``pack`` makes of a kernel."""
+    return inputs * whole_columns(outputs)
+
+
+def _panels(outputs: int) -> list[slice]:
+    """The columns of each."""
+    columns = whole_columns(outputs)
+    return [slice(at, min(at + PANEL, columns)) for at in range(0, columns, PANEL)]
+
+
+def unpack(kernel: Float[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
+    """The opposite of ``pack``."""
+    count, size = kernel.shape
+    inputs = size // whole_columns(outputs)
+    panels = [kernel[:, inputs * at.start : inputs * at.stop] for at in _panels(outputs)]
+    return jnp.concatenate([panel.reshape(count, inputs, -1) for panel in panels], -1)[..., :outputs]
+
+
+def gemm(
+    maps: Sequence[Float[Array, "N *B _"]], kernels: Sequence[Float[Array, "1 _"]], epilogue: Epilogue
+) -> Float[Array, "N *B O"]:
+    """The sum of products of maps, cell by cell, with kernels in panels. CPUs put no maps together.
+
+    Where a map has more channels than its kernel has inputs, the last of them count.
+    """
+    return _product(maps, kernels, epilogue, Window(1, 1, (0, 0)))
+
+
+def convolve_implicit_gemm(
+    maps: Sequence[Float[Array, "B H W _"]],
+    kernels: Sequence[Float[Array, "k _"]],
+    stride: int,
+    padding: tuple[int, int],
+    epilogue: Epilogue,
+) -> Float[Array, "B h w O"]:
+    """The sum of convolutions of maps; what a row of a kernel covers in a row of its map is one row of a product."""
+    return _rows(maps, kernels, epilogue, Window(len(kernels[0]), stride, padding))
+
+
+def convolve_winograd(
+    x: Float[Array, "B H W I"], kernel: Float[Array, "36 size"], padding: tuple[int, int], epilogue: Epilogue
+) -> Float[Array, "B h w O"]:
+    """By large tiles, see ``dfine_jax.cpu.kernels.winograd``. CPUs transform and multiply a few of them at a time.
+
+    ``ValueError`` where 16 does not divide the channels, in and out.
+    """
+    if x.shape[-1] % WIDEST or len(epilogue.bias) % WIDEST:
+        raise ValueError(f"{x.shape[-1]} channels to {len(epilogue.bias)}: {WIDEST} has to divide both")
+    return _tiles([x], [kernel], epilogue, Window(3, 1, padding))
+
+
+def _plain_product(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "*B O"]:
+    return plain_gemm(maps, [unpack(kernel, len(epilogue.bias))[0] for kernel in kernels], epilogue)
+
+
+def plain_gemm(
+    maps: Sequence[Float[Array, "*B _"]], wholes: Sequence[Float[Array, "_ O"]], epilogue: Epilogue
+) -> Float[Array, "*B O"]:
+    """``gemm`` by kernels that are in no panels, by XLA."""
+    counted = [x[..., x.shape[-1] - len(whole) :] for x, whole in zip(maps, wholes, strict=True)]
+    return epilogue(Compute().einsum("...i,io->...o", jnp.concatenate(counted, -1), jnp.concatenate(wholes)))
+
+
+def _plain_rows(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "B h w O"]:
+    size, outputs = window.size, len(epilogue.bias)
+    wholes = [unpack(kernel, outputs).reshape(size, size, -1, outputs) for kernel in kernels]
+    return plain_convolve(maps, wholes, epilogue, window)
+
+
+def plain_convolve(
+    maps: Sequence[Float[Array, "B H W _"]],
+    wholes: Sequence[Float[Array, "k _ _ O"]],
+    epilogue: Epilogue,
+    window: Window,
+) -> Float[Array, "B h w O"]:
+    """``convolve_implicit_gemm`` by kernels that are in no panels, by XLA."""
+
+    def convolved(x: Float[Array, "B H W I"], whole: Float[Array, "k _ I O"]) -> Float[Array, "B h w O"]:
+        strides, padding = (window.stride, window.step), (window.padding, window.beside(x.shape[2]))
+        names, precision = ("NHWC", "HWIO", "NHWC"), Compute().precision
+        return lax.conv_general_dilated(x, whole, strides, padding, dimension_numbers=names, precision=precision)
+
+    return epilogue(sum(map(convolved, maps, wholes)))
+
+
+def _plain_tiles(
+    maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window
+) -> Float[Array, "B h w O"]:
+    return epilogue(winograd_f4(*maps, unpack(*kernels, len(epilogue.bias)), window.padding))
+
+
+_product = native("product", _plain_product, plan_gemm)
+_rows = native("rows", _plain_rows, plan_implicit_gemm)
+_tiles = native("tiles", _plain_tiles, plan_winograd, takes_narrow=True)
