@@ -72,7 +72,7 @@ def convolve_parts(
     if kernels[0].shape[:2] == (1, 1) and stride == 1:
         maps = [_side_by_side(each) for each in alike(maps, lambda x: x.shape[-1])]
     else:
-        maps = [x.astype(jnp.float32) for x in maps]  # so that each part of the sum is
+        maps, kernels = ([x.astype(jnp.float32) for x in arrays] for arrays in (maps, kernels))  # so is each summand
     if len(kernels) == 1:
         starts = np.cumsum([x.shape[-1] for x in maps])[:-1]
         kernels = jnp.split(kernels[0], starts, axis=2)
