@@ -299,3 +299,11 @@ def test_several_threads_may_call_at_once():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 5, 6])
+@pytest.mark.parametrize(("size", "stride"), [(3, 1), (3, 2), (5, 1), (5, 2)])
+def test_maps_narrower_than_a_kernel(width, size, stride):
+    window = (size, stride, (size // 2,) * 2)
+    check(*rows((1, 4, width), (16,), 16, window, an_epilogue(16)))
+    check(*channels((1, 4, width, 16), window, an_epilogue(16)))
