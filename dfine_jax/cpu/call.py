@@ -103,7 +103,7 @@ def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, wi
     high, wide = (window.over(side) for side in sides)
     size = even(high, ROWS)
     widths = [x.shape[-1] for x in maps]
-    zeros = sides[1] * max(widths)
+    zeros = ((wide - 1) * window.stride + window.size) * max(widths)
     edge = ((window.at_edge(sides[1]) - 1) * window.stride + window.size) * window.size * sum(widths)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
 
@@ -229,8 +229,6 @@ def native(
         if registers() is None or is_other_type or (epilogue.dtype != "float32" and half() != "i16"):
             return widened_and_plain(maps, kernels, epilogue, window)
         _check(maps, window)
-        if _is_narrow(maps[0], window):
-            return widened_and_plain(maps, kernels, epilogue, window)
         cpu, default = (partial(form, window=window) for form in (on_cpu, widened_and_plain))
         return lax.platform_dependent(maps, kernels, epilogue, cpu=cpu, default=default)
 
@@ -264,12 +262,3 @@ def _check(maps: list[Array], window: Window) -> None:
     _, *sides, _ = maps[0].shape
     if min(map(window.over, sides), default=1) < 1:
         raise ValueError(f"a map of {sides} is too small for a kernel of {window.size}")
-
-
-def _is_narrow(x: Array, window: Window) -> bool:
-    """Whether a map is narrower than what the results at one of its edges are computed from.
-
-    Machine code takes a row of the map for zeros beyond it, and would read past their end.
-    """
-    _, *sides, _ = x.shape
-    return len(sides) == 2 and sides[1] < (window.at_edge(sides[1]) - 1) * window.stride + window.columns

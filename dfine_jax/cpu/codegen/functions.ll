@@ -137,8 +137,13 @@ map:
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %share
 share:
-  %width = call i64 @get.width(ptr %work)
-  %zeros = mul i64 %width, %widest.next
+  ; A row beyond the map is as many zeros as the windows of a row of the result cover.
+  %wide = call i64 @get.wide(ptr %work)
+  %stride = call i64 @get.stride(ptr %work)
+  %wide.less = sub i64 %wide, 1
+  %last = mul i64 %wide.less, %stride
+  %covered = add i64 %last, %taps
+  %zeros = mul i64 %covered, %widest.next
   call void @set.zeros(ptr %work, i64 %zeros)
   %pictures = call i64 @dimension(ptr %frame, i32 1, i64 0, i64 0)
   %high = call i64 @get.high(ptr %work)

@@ -47,7 +47,7 @@ FIELDS = {
     "high": "i64",  # the result's height
     "wide": "i64",  # the result's width
     "taps": "i64",  # rows of a kernel
-    "zeros": "i64",  # as many as a row of the widest map has numbers
+    "zeros": "i64",  # as many numbers of the widest map as the windows of a row of the result cover
     "maps": "i64",
     "depth": "i64",  # numbers of a sum of products, of which each part's chunks take as many as a share has
     "share": "i64",
