@@ -3,15 +3,16 @@
 import colorsys
 import math
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dfine_jax.data.page import GAP, INK, PAPER, page_of
 from dfine_jax.data.samples import Dataset, Sample, UnreadablePictureError
 from dfine_jax.display import printable
 
-PAPER, INK, CROWD = (250, 250, 248), (40, 42, 46), (150, 150, 150)
-GAP = 10
+CROWD = (150, 150, 150)
 TEXT_SIZE = 15
 LOOKED_AT = 400
 """Pictures looked at to find some of every class."""
@@ -37,20 +38,7 @@ def contact_sheet(
             tiles.append(_tile(dataset, index, tile))
         except UnreadablePictureError:
             continue
-    columns = max(1, min(columns, len(tiles)))
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    width = columns * tile + (columns + 1) * GAP
-    legend = _legend(dataset.class_names, width)
-    sheet = Image.new("RGB", (width, sum(heights) + (len(rows) + 1) * GAP + legend.height), PAPER)
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            left = GAP + column * (tile + GAP) + (tile - picture.width) // 2
-            sheet.paste(picture, (left, top + (height - picture.height) // 2))
-        top += height + GAP
-    sheet.paste(legend, (0, top))
-    return sheet
+    return page_of(tiles, columns, tile, partial(_legend, dataset.class_names))
 
 
 def _choice(dataset: Dataset, count: int, seed: int) -> list[int]:

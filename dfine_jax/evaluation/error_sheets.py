@@ -10,7 +10,7 @@ from dfine_jax.display import printable
 from dfine_jax.evaluation.confusion import NOTHING
 from dfine_jax.evaluation.error_kinds import Error, Kind
 from dfine_jax.evaluation.label_errors import Suspect
-from dfine_jax.evaluation.tiles import INK, ORANGE, PAPER, YELLOW, Entry, Frame, draw_tile, page_of
+from dfine_jax.evaluation.tiles import INK, ORANGE, PAPER, YELLOW, Entry, Frame, draw_tile, page_with_legend
 from dfine_jax.evaluation.truth import Truth
 
 COUNT, COLUMNS, TILE = 20, 5, 240
@@ -65,7 +65,7 @@ def _sheet(dataset: Dataset, tiles: Iterable[tuple[int, list[Frame], str]]) -> I
             break
     if not drawn:
         drawn.append(_captioned(Image.new("RGB", (TILE, CAPTION_SIZE), PAPER), "none"))
-    return page_of(drawn, COLUMNS, TILE, LEGEND)
+    return page_with_legend(drawn, COLUMNS, TILE, LEGEND)
 
 
 def _labelled(truth: Truth, row: int) -> Frame:

@@ -6,7 +6,7 @@ from dfine_jax.data.samples import Dataset, UnreadablePictureError
 from dfine_jax.display import printable
 from dfine_jax.evaluation.coco_metrics import Evaluation
 from dfine_jax.evaluation.confusion import IGNORED, NOTHING, Verdict, judge, rows_by_picture
-from dfine_jax.evaluation.tiles import BLUE, GREY, ORANGE, YELLOW, Entry, Frame, draw_tile, page_of
+from dfine_jax.evaluation.tiles import BLUE, GREY, ORANGE, YELLOW, Entry, Frame, draw_tile, page_with_legend
 from dfine_jax.evaluation.truth import Truth
 
 RIGHT, WRONG, MISSED, IN_CROWD = BLUE, ORANGE, YELLOW, GREY
@@ -44,7 +44,7 @@ def comparison_sheet(
         except UnreadablePictureError:
             continue
         tiles.append(draw_tile(pixels, _frames(verdict, truth), tile))
-    return page_of(tiles, columns, tile, LEGEND)
+    return page_with_legend(tiles, columns, tile, LEGEND)
 
 
 def _frames(verdict: Verdict, truth: Truth) -> list[Frame]:

@@ -7,9 +7,10 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-PAPER, INK = (250, 250, 248), (40, 42, 46)
+from dfine_jax.data.page import GAP, INK, PAPER, page_of
+
 BLUE, ORANGE, YELLOW, GREY = (30, 130, 245), (240, 100, 0), (250, 205, 0), (150, 150, 150)
-GAP, TAG_SIZE, LEGEND_SIZE = 10, 11, 15
+TAG_SIZE, LEGEND_SIZE = 11, 15
 DASH = 5
 
 
@@ -74,22 +75,9 @@ def _dashes(pen: ImageDraw.ImageDraw, box: Sequence[int], colour: tuple[int, int
             pen.line((x, y, x, min(y + DASH, bottom)), fill=colour, width=2)
 
 
-def page_of(tiles: Sequence[Image.Image], columns: int, tile: int, entries: Sequence[Entry]) -> Image.Image:
+def page_with_legend(tiles: Sequence[Image.Image], columns: int, tile: int, entries: Sequence[Entry]) -> Image.Image:
     """Tiles in rows, and a legend below."""
-    columns = max(1, min(columns, len(tiles)))
-    rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
-    heights = [max(picture.height for picture in row) for row in rows]
-    legend = _legend(entries)
-    width = max(columns * (tile + GAP) + GAP, legend.width)
-    page = Image.new("RGB", (width, sum(heights) + (len(rows) + 1) * GAP + legend.height), PAPER)
-    top = GAP
-    for row, height in zip(rows, heights, strict=True):
-        for column, picture in enumerate(row):
-            left = GAP + column * (tile + GAP) + (tile - picture.width) // 2
-            page.paste(picture, (left, top + (height - picture.height) // 2))
-        top += height + GAP
-    page.paste(legend, (0, top))
-    return page
+    return page_of(tiles, columns, tile, lambda _: _legend(entries))
 
 
 def _legend(lines: Sequence[Entry]) -> Image.Image:
