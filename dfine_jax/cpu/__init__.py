@@ -5,6 +5,7 @@ All of it can be deleted: the network then runs by XLA alone. ``dfine_jax.machin
 
 from typing import TYPE_CHECKING
 
+import jax.numpy as jnp
 import numpy as np
 
 from dfine_jax.cpu.codegen.registers import HALVES, half, registers
@@ -22,14 +23,7 @@ def supported() -> bool:
 
 def operand_type() -> np.dtype | None:
     """The type of 16 bits whose products this processor is faster at than at float32's; None if there is none."""
-    return np.dtype(jax_dtype(HALVES[kind])) if (kind := half()) else None
-
-
-def jax_dtype(name: str) -> np.dtype:
-    """A type by name, NumPy's or JAX's own."""
-    import jax.numpy as jnp
-
-    return jnp.dtype(name)
+    return jnp.dtype(HALVES[kind]) if (kind := half()) else None
 
 
 def lower(model: "DFine", *, operands: np.dtype | None, quick: bool) -> tuple["DFine", "PackingPlan"]:

@@ -4,7 +4,7 @@ A block of the network becomes one of these by its class alone.
 """
 
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.kernels.attention import attend_heads
@@ -91,16 +91,10 @@ class NativeLayerNorm(LayerNorm):
 class NativeSelfAttention(SelfAttention):
     """By machine code."""
 
-    def __call__(
-        self,
-        x: Float[Array, "B Q D"],
-        position: Float[Array, "*B Q D"],
-        blocked: Bool[Array, "*B Q Q"] | None = None,
-    ) -> Float[Array, "B Q D"]:
+    def mix(self, query: Array, key: Array, value: Array, blocked: Array | None) -> Float[Array, "B Q D"]:
         if blocked is not None:
-            return super().__call__(x, position, blocked)
-        placed = x + position
-        return self.out(attend_heads(self.query(placed), self.key(placed), self.value(x), self.heads))
+            return super().mix(query, key, value, blocked)
+        return attend_heads(query, key, value, self.heads)
 
     @staticmethod
     def takes(attention: SelfAttention) -> bool:

@@ -9,7 +9,7 @@ GAP = 10
 
 
 def page_of(tiles: Sequence[Image.Image], columns: int, tile: int, legend: Callable[[int], Image.Image]) -> Image.Image:
-    """Puts pictures, no wider than ``tile``, into rows of so many, and below them what ``legend`` makes for their width."""
+    """Puts pictures, no wider than ``tile``, into rows, and below them what ``legend`` makes for the rows' width."""
     columns = max(1, min(columns, len(tiles)))
     rows = [tiles[start : start + columns] for start in range(0, len(tiles), columns)]
     heights = [max(picture.height for picture in row) for row in rows]

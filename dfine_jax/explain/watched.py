@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from dfine_jax.inference.fuse import fuse
 from dfine_jax.model.attention import SelfAttention
@@ -106,15 +106,9 @@ class WatchedPoints(DeformableAttention):
 class WatchedAttention(SelfAttention):
     """Keeps what it compares."""
 
-    def __call__(
-        self,
-        x: Float[Array, "B Q D"],
-        position: Float[Array, "*B Q D"],
-        blocked: Bool[Array, "*B Q Q"] | None = None,
-    ) -> Float[Array, "B Q D"]:
-        placed = x + position
-        self.compared = nnx.Intermediate(CellAttention(self.query(placed), self.key(placed)))
-        return super().__call__(x, position, blocked)
+    def mix(self, query: Array, key: Array, value: Array, blocked: Array | None) -> Float[Array, "B Q D"]:
+        self.compared = nnx.Intermediate(CellAttention(query, key))
+        return super().mix(query, key, value, blocked)
 
 
 class WatchedQuality(MLP):

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 from dfine_jax.errors import InputError
 from dfine_jax.export import onnx_file, stablehlo
-from dfine_jax.export.exportable import MOST_AT_A_TIME, exportable
+from dfine_jax.export.exportable import exportable
 from dfine_jax.export.manifest import Manifest
+from dfine_jax.inference.detector import MOST_AT_A_TIME
 from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.weights.atomic import new_folder
 

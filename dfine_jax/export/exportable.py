@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from dfine_jax.errors import InputError
 from dfine_jax.inference.compiled import picture_by_picture
+from dfine_jax.inference.detector import require_size
 from dfine_jax.inference.fuse import fuse
 from dfine_jax.inference.postprocess import postprocess
 from dfine_jax.inference.preprocess import normalise
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from dfine_jax.weights.folder import StoredModel
 
 Weights = dict[str, Array]
-MOST_AT_A_TIME = 4096
-"""Largest fixed batch."""
 
 
 class Port(NamedTuple):
@@ -60,10 +58,9 @@ def exportable(
 
     With ``end_to_end`` it goes from bytes of pictures that have the model's size to the best detections, else from
     normalised pictures to logits and boxes. ``dtype`` is the type of the large products, float32 or bfloat16.
-    ``InputError`` for a size that isn't divisible by 32.
+    ``InputError`` for a size that no detector takes.
     """
-    if settings.height % 32 or settings.width % 32:
-        raise InputError(f"size {settings.height}x{settings.width} (height x width): both must be divisible by 32")
+    require_size(settings)
     apply, params, batch_stats = functional(fuse(read_stored(stored, Compute.named(dtype)).model, for_cpu=False))
     parameters = frozenset(params)
 

@@ -31,5 +31,8 @@ class SelfAttention(nnx.Module):
     ) -> Float[Array, "B Q D"]:
         """``blocked[..., i, j]``: i may not look at j."""
         placed = x + position
-        query, key, value = self.query(placed), self.key(placed), self.value(x)
-        return self.out(attend(query, key, value, self.heads, self.compute, blocked))
+        return self.out(self.mix(self.query(placed), self.key(placed), self.value(x), blocked))
+
+    def mix(self, query: Array, key: Array, value: Array, blocked: Array | None) -> Float[Array, "B Q D"]:
+        """Values mixed by how much each query attends to each key, all (B, Q, D)."""
+        return attend(query, key, value, self.heads, self.compute, blocked)
