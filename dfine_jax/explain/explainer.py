@@ -19,10 +19,9 @@ from dfine_jax.inference.compiled import compile_lowered
 from dfine_jax.inference.detections import Detections
 from dfine_jax.inference.detector import require_size
 from dfine_jax.inference.pictures import load_picture, picture_name
-from dfine_jax.inference.postprocess import best_pairs
+from dfine_jax.inference.postprocess import best_pairs, edge_scale
 from dfine_jax.inference.preprocess import normalise, resize
 from dfine_jax.model.dfine import DFine
-from dfine_jax.model.distribution import distance_to_box
 from dfine_jax.preprocessing import Preprocessing
 
 MOST = 100
@@ -113,11 +112,7 @@ def _explanation(
     boxes = _in_pixels(boxes, size)
     edges = np.stack([of_queries(layer.corners) for layer in layers], axis=1)
     edges = edges.reshape(*edges.shape[:2], 4, len(seen.offsets))
-    # An edge moves evenly with its distance, so where it would be for two of them says it for every bin.
-    start, moved = (
-        _in_pixels(np.asarray(distance_to_box(initial, np.full_like(initial, distance), seen.reg_scale)), size)
-        for distance in (0, 1)
-    )
+    origins, units = map(np.asarray, edge_scale(jnp.asarray(initial), seen.reg_scale, np.float32([*size, *size])))
     shapes = [tuple(map(int, shape)) for shape in seen.shapes]
     levels, cells = _places_of(seen.selection.indices[0, queries], shapes)
     starts = np.cumsum([height * width for height, width in shapes])[:-1]
@@ -144,7 +139,7 @@ def _explanation(
         boxes=boxes,
         offsets=seen.offsets,
         distributions=np.asarray(jax.nn.softmax(edges, axis=-1)),
-        positions=start[..., None] + (moved - start)[..., None] * seen.offsets,
+        positions=origins[..., None] + units[..., None] * seen.offsets,
         points=np.stack([of_queries(points.locations) for points in seen.points], axis=1) * np.float32(size),
         weights=np.stack([of_queries(points.weights) for points in seen.points], axis=1),
         point_levels=np.repeat(np.arange(len(point_counts)), point_counts),

@@ -61,17 +61,27 @@ def postprocess_with_edges(
     detections, queries, sides = _best(output.logits, output.boxes, sizes, top)
     bins = output.corners.shape[-1] // 4 - 1
     corners = output.corners.reshape(*output.corners.shape[:-1], 4, bins + 1).astype(jnp.float32)
-    reference = output.reference.astype(jnp.float32)
-    outwards = jnp.array([-1.0, -1.0, 1.0, 1.0], jnp.float32)
-    units = outwards * jnp.tile(reference[..., 2:], 2) / jnp.reshape(output.reg_scale, ()) * sides
+    origins, units = edge_scale(output.reference.astype(jnp.float32), output.reg_scale, sides)
     offsets = weighting_function(output.up, output.reg_scale, bins)
     return DetectionsWithEdges(
         *detections,
         probabilities=jax.nn.softmax(jnp.take_along_axis(corners, queries[..., None], axis=1), axis=-1),
-        origins=jnp.take_along_axis(cxcywh_to_xyxy(reference) * sides, queries, axis=1),
+        origins=jnp.take_along_axis(origins, queries, axis=1),
         units=jnp.take_along_axis(units, queries, axis=1),
         offsets=jnp.broadcast_to(offsets, (len(corners), bins + 1)),
     )
+
+
+def edge_scale(
+    reference: Float[Array, "... 4"], reg_scale: Float[Array, "..."], sides: Float[Array, "... 4"]
+) -> tuple[Float[Array, "... 4"], Float[Array, "... 4"]]:
+    """Where x0, y0, x1, y1 of a reference box lie in pixels, and how far an offset of one moves each.
+
+    `reference` is cx, cy, w, h in fractions of a picture whose sides, by edge, are `sides`.
+    """
+    outwards = jnp.array([-1.0, -1.0, 1.0, 1.0], jnp.float32)
+    units = outwards * jnp.tile(reference[..., 2:], 2) / jnp.reshape(reg_scale, ()) * sides
+    return cxcywh_to_xyxy(reference) * sides, units
 
 
 def _best(logits: Array, boxes: Array, sizes: Array, top: int | None) -> tuple[TopDetections, Array, Array]:

@@ -33,6 +33,12 @@ def stored_hub(tmp_path_factory) -> HubFolder:
     return HubFolder(path, arrays)
 
 
+@pytest.fixture(scope="session")
+def backbone_arrays(stored_hub) -> dict[str, np.ndarray]:
+    """The tiny model's backbone, by our names."""
+    return {name: x for name, x in stored_hub.arrays.items() if name.startswith("backbone.")}
+
+
 @pytest.fixture
 def hub(stored_hub, tmp_path) -> HubFolder:
     """A copy that a test may damage."""

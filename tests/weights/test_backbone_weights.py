@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from reference import manifest
 from safetensors.numpy import save_file
-from tiny import TINY, tiny_model
+from tiny import TINY
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import DFine, variables
@@ -14,15 +14,9 @@ from dfine_jax.weights.sources import read_backbone
 
 
 @pytest.fixture(scope="module")
-def ours() -> dict[str, np.ndarray]:
-    params, batch_stats = variables(tiny_model())
-    return {name: np.asarray(x) for name, x in {**params, **batch_stats}.items() if name.startswith("backbone.")}
-
-
-@pytest.fixture(scope="module")
-def theirs(ours) -> dict[str, np.ndarray]:
+def theirs(backbone_arrays) -> dict[str, np.ndarray]:
     stored = {"head.fc.weight": np.zeros((3, 4), np.float32), "stem.stem1.bn.num_batches_tracked": np.zeros((), int)}
-    for name, value in ours.items():
+    for name, value in backbone_arrays.items():
         match = to_torch(BACKBONES[0], name)
         stored[match.name] = np.ascontiguousarray(match.layout.to_torch(value))
     return stored
@@ -42,22 +36,22 @@ def test_names_are_those_of_the_original_release(size):
     }
 
 
-def test_safetensors(ours, theirs, tmp_path):
+def test_safetensors(backbone_arrays, theirs, tmp_path):
     save_file(theirs, tmp_path / "hgnetv2.safetensors")
     read = read_backbone(tmp_path / "hgnetv2.safetensors", TINY)
-    assert read.keys() == ours.keys()
+    assert read.keys() == backbone_arrays.keys()
     for name, value in read.items():
-        np.testing.assert_array_equal(value, ours[name], err_msg=name)
+        np.testing.assert_array_equal(value, backbone_arrays[name], err_msg=name)
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("wrapped", [False, True])
-def test_pth(ours, theirs, tmp_path, wrapped):
+def test_pth(backbone_arrays, theirs, tmp_path, wrapped):
     torch = pytest.importorskip("torch")
     tensors = {name: torch.from_numpy(np.array(value)) for name, value in theirs.items()}
     torch.save({"model": tensors} if wrapped else tensors, tmp_path / "stage1.pth")
     for name, value in read_backbone(tmp_path / "stage1.pth", TINY).items():
-        np.testing.assert_array_equal(value, ours[name], err_msg=name)
+        np.testing.assert_array_equal(value, backbone_arrays[name], err_msg=name)
 
 
 def test_another_size_is_refused_with_everything_that_does_not_fit(theirs, tmp_path):

@@ -5,9 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
-from tiny import TINY, tiny_model
+from tiny import TINY
 
-from dfine_jax.model.dfine import variables
 from dfine_jax.weights.fill import CheckpointError
 from dfine_jax.weights.paddle_file import PaddleFile
 from dfine_jax.weights.rules import BACKBONES, to_torch
@@ -17,15 +16,9 @@ PADDLE = next(dialect for dialect in BACKBONES if "Paddle" in dialect.name)
 
 
 @pytest.fixture(scope="module")
-def ours() -> dict[str, np.ndarray]:
-    params, batch_stats = variables(tiny_model())
-    return {name: np.asarray(x) for name, x in {**params, **batch_stats}.items() if name.startswith("backbone.")}
-
-
-@pytest.fixture(scope="module")
-def theirs(ours) -> dict[str, np.ndarray]:
+def theirs(backbone_arrays) -> dict[str, np.ndarray]:
     stored = {"fc.weight": np.zeros((3, 4), np.float32), "last_conv.weight": np.zeros((4, 3, 1, 1), np.float32)}
-    for name, value in ours.items():
+    for name, value in backbone_arrays.items():
         match = to_torch(PADDLE, name)
         stored[match.name] = np.ascontiguousarray(match.layout.to_torch(value))
     return stored
@@ -41,14 +34,14 @@ def test_names(theirs):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 @pytest.mark.parametrize("prefix", ["", "backbone."])
-def test_read(ours, theirs, tmp_path, protocol, prefix):
+def test_read(backbone_arrays, theirs, tmp_path, protocol, prefix):
     table = {"StructuredToParameterName@@": {"stem.stem1.conv.weight": "conv2d_0.w_0"}}
     named = {prefix + name: value for name, value in theirs.items()}
     (tmp_path / "b0.pdparams").write_bytes(pickle.dumps({**named, **table}, protocol))
     read = read_backbone(tmp_path / "b0.pdparams", TINY)
-    assert read.keys() == ours.keys()
+    assert read.keys() == backbone_arrays.keys()
     for name, value in read.items():
-        np.testing.assert_array_equal(value, ours[name], err_msg=name)
+        np.testing.assert_array_equal(value, backbone_arrays[name], err_msg=name)
 
 
 def test_arrays_of_other_kinds(tmp_path):
@@ -99,6 +92,6 @@ def test_an_array_that_claims_more_than_it_has(tmp_path):
         PaddleFile(tmp_path / "a.pdparams")
 
 
-def test_all_backbones_names_have_all_tensors(ours):
+def test_all_backbones_names_have_all_tensors(backbone_arrays):
     for dialect in BACKBONES:
-        assert all(to_torch(dialect, name) for name in ours), dialect.name
+        assert all(to_torch(dialect, name) for name in backbone_arrays), dialect.name
