@@ -49,6 +49,13 @@ class Losses(NamedTuple):
     `_dn_<i>` and `_dn_pre` for the other places. The classes' kind is `vfl`, also where their loss is MAL."""
 
 
+Criterion = Callable[
+    [TrainingOutput, Targets, DenoisingQueries | None, LossWeights, MatchWeights],
+    Losses,
+]
+"""What ``criterion`` is, and what a loss of one's own can be in its place."""
+
+
 def criterion(
     output: TrainingOutput,
     targets: Targets,

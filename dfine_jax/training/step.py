@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, UInt8, UInt32
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import Apply
-from dfine_jax.training.criterion import criterion
+from dfine_jax.training.criterion import Criterion, criterion
 from dfine_jax.training.denoising import make_denoising
 from dfine_jax.training.optimizer import Ema, Group, Pace, update_ema
 from dfine_jax.training.packing import Packing, Values, Vectors
@@ -95,14 +95,19 @@ def start_state(
 
 
 def make_update(
-    apply: Apply, config: DFineConfig, recipe: Recipe, layout: Layout, optimizer: optax.GradientTransformation
+    apply: Apply,
+    config: DFineConfig,
+    recipe: Recipe,
+    layout: Layout,
+    optimizer: optax.GradientTransformation,
+    criterion: Criterion = criterion,
 ) -> Update:
     """The function from a state and a batch to the next state, for ``jax.jit`` with ``donate_argnums=0``.
 
-    A ``pace`` takes the place of the recipe's schedule. It sees the whole batch: under a sharded ``jit`` batch norms,
-    counts and denoising are the global batch's.
+    A ``pace`` takes the place of the recipe's schedule, a ``criterion`` that of the paper's loss. It sees the whole
+    batch: under a sharded ``jit`` batch norms, counts and denoising are the global batch's.
     """
-    loss_of = make_loss(apply, config, recipe)
+    loss_of = make_loss(apply, config, recipe, criterion)
     parts = recipe.optimization.accumulate
 
     def update(
@@ -141,17 +146,17 @@ def make_update(
     return update
 
 
-def make_loss(apply: Apply, config: DFineConfig, recipe: Recipe) -> Callable:
+def make_loss(apply: Apply, config: DFineConfig, recipe: Recipe, criterion: Criterion = criterion) -> Callable:
     """``loss(trained, params, batch_stats, images, targets, key)`` gives ``total, (terms, new batch statistics)``.
 
-    ``trained`` are those of ``params`` by which it is differentiated.
+    ``trained`` are those of ``params`` by which it is differentiated. ``images`` are bytes, or numbers from 0 to 1.
     """
     queries, copies = config.decoder.queries, recipe.denoising_copies
     denoises = copies > 0 and config.decoder.denoising_queries > 0
 
     def loss(trained, params, batch_stats, images, targets, key):
         denoising = make_denoising(key, targets, config.num_classes, queries, copies) if denoises else None
-        pixels = images.astype(jnp.float32) / 255
+        pixels = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
         output, batch_stats = apply({**params, **trained}, batch_stats, pixels, denoising, train=True)
         losses = criterion(output, targets, denoising, recipe.loss, recipe.matching)
         return losses.total, (losses.terms, batch_stats)

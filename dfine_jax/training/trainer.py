@@ -19,6 +19,7 @@ from dfine_jax.data.sampling import repeat_factors
 from dfine_jax.machine import Arithmetic
 from dfine_jax.model.dfine import DFine, functional
 from dfine_jax.training.checkpoint import Checkpoints, Standing, on_host
+from dfine_jax.training.criterion import Criterion, criterion
 from dfine_jax.training.devices import Devices
 from dfine_jax.training.errors import WriteError
 from dfine_jax.training.folder import CHECKPOINTS, LOG, claimed, require_ours, writing
@@ -104,6 +105,7 @@ def train(
     make_evaluate: Callable[[object, Devices], Evaluate] | None = None,
     on_evaluation: OnEvaluation | None = None,
     save: SavedModel | None = None,
+    criterion: Criterion = criterion,
     console: Console | None = None,
 ) -> Trained:
     """Trains until the recipe's last epoch.
@@ -120,6 +122,7 @@ def train(
         on_evaluation: called after each evaluation, in the first process.
         save: is given, in the first process, the average whenever its AP is the best so far, or, without an
             evaluation, at the end; and once more when a training is gone on with and it is not there.
+        criterion: a loss of your own in place of the paper's.
         console: where to print; nowhere if not given.
 
     Raises:
@@ -138,7 +141,7 @@ def train(
     groups = parameter_groups(start.params, recipe.optimization)
     layout = layout_of(start.params, start.batch_stats, groups)
     optimizer = make_optimizer(groups, recipe.optimization, len(batches))
-    update = devices.fitting(make_update(apply, config, recipe, layout, optimizer), recipe)
+    update = devices.fitting(make_update(apply, config, recipe, layout, optimizer, criterion), recipe)
     evaluate = make_evaluate(apply, devices) if make_evaluate else None
     save = save if devices.first_process else None
 
