@@ -288,7 +288,8 @@ def halves_product(side: int, dtype: str) -> Callable[[], float]:
     import jax.numpy as jnp
 
     from dfine_jax.cpu.epilogue import Epilogue
-    from dfine_jax.cpu.kernels.packed16 import gemm16, pack16
+    from dfine_jax.cpu.kernels.packed16 import gemm16
+    from dfine_jax.cpu.kernels.packing16 import pack16
 
     a, b = _matrices(side)
     kernel, factors = pack16([b[None]], jnp.dtype(dtype))

@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import make_api_page
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -31,6 +32,10 @@ def test_links_lead_somewhere(page):
 
 def test_readme_is_read_in_five_minutes():
     assert len((ROOT / "README.md").read_text("utf-8").splitlines()) <= 130
+
+
+def test_the_page_on_python_is_that_of_the_docstrings():
+    assert make_api_page.PAGE.read_text("utf-8") == make_api_page.page(), "python tests/support/make_api_page.py"
 
 
 def test_every_page_can_be_reached_from_readme():

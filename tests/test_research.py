@@ -106,6 +106,7 @@ class DrawnAsLast:
         return replace(record, labels=np.full_like(record.labels, 7))
 
 
+@pytest.mark.slow
 def test_training_loss_is_that_of_a_step():
     model = tiny_model()
     apply, params, batch_stats = functional(model)

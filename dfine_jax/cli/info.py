@@ -11,6 +11,7 @@ from rich.tree import Tree
 from dfine_jax.cli.options import model_of, parse_size
 from dfine_jax.config import SIZES, DFineConfig
 from dfine_jax.display import verbatim
+from dfine_jax.explain.maps import Shapes, output_shapes
 from dfine_jax.inference.compiled import count_operations
 from dfine_jax.model.dfine import DFine, variables
 from dfine_jax.published import PUBLISHED
@@ -19,7 +20,8 @@ from dfine_jax.published import PUBLISHED
 def run(
     model: str | None = None,
     size: Annotated[str | None, tyro.conf.arg(metavar="HxW")] = None,
-    depth: int = 2,
+    tree: bool = False,
+    depth: int | None = None,
 ) -> int:
     """Show what a model is made of.
 
@@ -27,12 +29,14 @@ def run(
     program, for one picture), the decoder's levels, the classes, and the tree of modules with the shapes of their
     variables.
 
-    For example, "dfine info" compares the sizes, and "dfine info --model nano-coco --depth 4" shows one in detail.
+    For example, "dfine info" compares the sizes, "dfine info --model nano-coco --depth 4" shows one in detail, and
+    "dfine info --model n --tree" how large maps are from stage to stage.
 
     Args:
         model: A size (n, s, m, l, x), a short name (nano-coco), a Hub id, a folder, or a .pth.
         size: Height and width of the picture, each divisible by 32; the model's own if not given.
-        depth: How deep the tree of modules goes.
+        tree: Show the shape of what each module gives for a picture (height x width x channels).
+        depth: How deep the tree of modules goes; 2 if not given, 3 with --tree.
     """
     console = Console()
     if model is None:
@@ -44,7 +48,8 @@ def run(
     with console.status("counting operations"):
         operations = count_operations(network, settings)
     console.print(_summary(model, network, operations, settings.height, settings.width))
-    console.print(_tree(network, depth))
+    given = output_shapes(network, settings.height, settings.width) if tree else {}
+    console.print(_tree(network, (3 if tree else 2) if depth is None else depth, given))
     return 0
 
 
@@ -101,9 +106,10 @@ def _count(module: object) -> int:
     return sum(int(np.prod(value.shape)) for value in params.values())
 
 
-def _tree(network: DFine, depth: int) -> Tree:
+def _tree(network: DFine, depth: int, given: dict[str, Shapes]) -> Tree:
+    """Modules with their parameters and, where they are known, with the shapes of what they give."""
     params, batch_stats = variables(network)
-    tree = Tree(f"DFine  {_count(network):,}")
+    tree = Tree(f"DFine  {_count(network):,}{_arrow(given.get(''))}", highlight=False)
     branches = {(): tree}
     totals: dict[tuple[str, ...], int] = {}
     everything = {**params, **batch_stats}
@@ -114,7 +120,13 @@ def _tree(network: DFine, depth: int) -> Tree:
     for path, total in sorted(totals.items(), key=lambda item: [(part.isdigit(), part.zfill(4)) for part in item[0]]):
         if len(path) > depth:
             continue
-        value = everything.get(".".join(path))
-        text = f"{path[-1]}  {list(value.shape)}" if value is not None else f"{path[-1]}  {total:,}"
-        branches[path] = branches[path[:-1]].add(text, highlight=False)
+        name = ".".join(path)
+        value = everything.get(name)
+        text = f"{total:,}{_arrow(given.get(name))}" if value is None else f"{list(value.shape)}"
+        branches[path] = branches[path[:-1]].add(f"{path[-1]}  {text}", highlight=False)
     return tree
+
+
+def _arrow(shapes: Shapes | None) -> str:
+    """What a module gives, as the end of its line."""
+    return "" if not shapes else "  -> " + ", ".join("x".join(map(str, shape)) for shape in shapes)

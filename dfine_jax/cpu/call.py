@@ -13,11 +13,9 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.codegen.attention import scratch_of_head
 from dfine_jax.cpu.codegen.attributes import check_attributes
 from dfine_jax.cpu.codegen.product import whole_columns
-from dfine_jax.cpu.codegen.registers import HALVES, WIDEST, half, registers
-from dfine_jax.cpu.codegen.sampling import QUERIES, scratch_of_query
+from dfine_jax.cpu.codegen.registers import HALVES, half, registers
 from dfine_jax.cpu.codegen.targets import register, target
 from dfine_jax.cpu.codegen.work import MOST, TAPS
 from dfine_jax.cpu.epilogue import Epilogue
@@ -90,13 +88,6 @@ def plan_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Win
     return Plan(size, -(-rows // size), size * whole_columns(outputs))
 
 
-def plan_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """For products of halves."""
-    size, chunks, sums = plan_gemm(maps, kernels, outputs, window)
-    inputs = kernels[0].shape[1] // whole_columns(outputs)
-    return Plan(size, chunks, sums + size * (1 + inputs // 2))
-
-
 def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For convolutions row by row."""
     pictures, *sides, _ = maps[0].shape
@@ -106,51 +97,6 @@ def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, wi
     zeros = ((wide - 1) * window.stride + window.size) * max(widths)
     edge = ((window.at_edge(sides[1]) - 1) * window.stride + window.size) * window.size * sum(widths)
     return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
-
-
-def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """The same in halves."""
-    pictures, *sides, _ = maps[0].shape
-    high, wide = window.over(sides[0]), window.wide(sides[1])
-    size = even(high, ROWS)
-    rows, columns = (size - 1) * window.stride + window.size, sides[1] + sum(window.beside(sides[1]))
-    top = min(window.pooled, 1)
-    rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
-    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
-
-
-def plan_winograd(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """For convolutions by large tiles."""
-    pictures, *sides, inputs = maps[0].shape
-    high, wide = (-(-window.over(side) // 4) for side in sides)
-    size = even(high * wide, CELLS)
-    scratch = (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs)
-    return Plan(size, pictures * -(-high * wide // size), scratch)
-
-
-def plan_winograd16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """The same in halves."""
-    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
-    return Plan(size, chunks, scratch - 18 * size * maps[0].shape[-1])
-
-
-def plan_winograd_int16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """The same in whole numbers, to which tiles are rounded after they were transformed."""
-    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
-    return Plan(size, chunks, scratch + size * maps[0].shape[-1] // 2)
-
-
-def plan_attention(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """For self-attention."""
-    pictures, tokens, width = maps[0].shape
-    heads = len(kernels[0])
-    return Plan(1, pictures * heads, scratch_of_head(tokens, width // heads))
-
-
-def plan_sampling(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """For deformable attention."""
-    pictures, queries, _ = maps[0].shape
-    return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))
 
 
 def even(count: int, most: int) -> int:

@@ -1,5 +1,6 @@
 """From a folded model to the same with layers for CPUs."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -18,10 +19,12 @@ from dfine_jax.cpu.blocks import (
 )
 from dfine_jax.cpu.codegen.epilogue import EPILOGUES
 from dfine_jax.cpu.codegen.registers import WIDEST, registers
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel
 from dfine_jax.cpu.kernels.sampling import has_native_points
-from dfine_jax.cpu.layers import PackedConv, PackedLinear, Weights, arrays_of
+from dfine_jax.cpu.kernels.table import KERNELS
+from dfine_jax.cpu.layers import PackedConv, PackedLinear, Weights
 from dfine_jax.cpu.plan import PackedKernel, PackingPlan
-from dfine_jax.cpu.select import HALVED, NATIVE, form_on_cpu, in_float32_on_cpu, shapes_in_form, types_in_form
+from dfine_jax.cpu.select import in_float32_on_cpu, kernel_on_cpu
 from dfine_jax.inference.folded import Conv, with_replaced
 from dfine_jax.model.attention import SelfAttention
 from dfine_jax.model.deformable import DeformableAttention
@@ -93,12 +96,12 @@ class _Lowering:
             conv.compute = Compute()  # what is between such convolutions need not be rounded and widened again
         is_native = self.is_native and conv.activation in EPILOGUES
         rounded = conv.compute.dtype != jnp.float32
-        form = form_on_cpu(shape, conv.stride, conv.widths, rounded, is_native, self.operands, is_upsampling)
+        form = kernel_on_cpu(shape, conv.stride, conv.widths, rounded, is_native, self.operands, is_upsampling)
         result = "float32"
-        if form in NATIVE and not name.startswith("decoder.") and self.operands == jnp.int16:
+        if form.is_native and not name.startswith("decoder.") and self.operands == jnp.int16:
             result = "float16"  # these processors wait for memory
-        if self.quick and form != "split":  # products of tiles are many more programs
-            form = "whole"
+        if self.quick and form.name != "split":  # products of tiles are many more programs
+            form = KERNELS["whole"]
         return PackedConv(conv, self._packed(f"{name}.kernel", form, shape, conv.widths, conv.compute), result)
 
     def _linear(self, name: str, linear: Linear) -> Linear | PackedLinear:
@@ -106,21 +109,18 @@ class _Lowering:
         kernel, dtype = (1, 1, inputs, outputs), linear.compute.dtype
         if not self.is_native or dtype != jnp.float32:
             self.dtypes[f"{name}.kernel"] = dtype
-            linear.kernel = nnx.Param(*arrays_of([(inputs, outputs)], [dtype]))
+            linear.kernel = nnx.Param(jax.ShapeDtypeStruct((inputs, outputs), dtype))
             return linear
-        form = form_on_cpu(kernel, 1, (inputs,), rounded=False, panels=True, halves=self.operands)
+        form = kernel_on_cpu(kernel, 1, (inputs,), rounded=False, panels=True, halves=self.operands)
         return PackedLinear(linear, self._packed(f"{name}.kernel", form, kernel, (inputs,), linear.compute))
 
-    def _packed(
-        self, name: str, form: str, kernel: tuple[int, int, int, int], widths: tuple[int, ...], compute: Compute
-    ) -> Weights:
+    def _packed(self, name: str, form: Kernel, kernel: HWIO, widths: tuple[int, ...], compute: Compute) -> Weights:
         """What a kernel becomes, and a note of it."""
-        shapes = shapes_in_form(kernel, form, widths)
-        dtypes = types_in_form(form, len(shapes), compute.dtype, self.operands)
-        self.halves |= form in HALVED
-        if form == "whole":
-            self.dtypes[name] = dtypes[0]
+        arrays = form.arrays(kernel, widths, compute.dtype, self.operands)
+        self.halves |= form.in_16_bits
+        if form.name == "whole":
+            self.dtypes[name] = arrays[0].dtype
         else:
-            self.kernels[name] = PackedKernel(form, widths)
-            self.dtypes.update({f"{name}.{index}": dtype for index, dtype in enumerate(dtypes)})
-        return Weights(form, arrays_of(shapes, dtypes))
+            self.kernels[name] = PackedKernel(form.name, widths)
+            self.dtypes.update({f"{name}.{index}": array.dtype for index, array in enumerate(arrays)})
+        return Weights(form.name, arrays)

@@ -7,13 +7,14 @@ import numpy as np
 from jaxtyping import ArrayLike
 
 from dfine_jax.cpu.codegen.targets import Purpose
-from dfine_jax.cpu.select import Form, in_form
+from dfine_jax.cpu.kernels.table import KERNELS
 
 
 class PackedKernel(NamedTuple):
     """What a kernel becomes."""
 
-    form: Form
+    form: str
+    """Its name in ``dfine_jax.cpu.kernels.table``."""
     widths: tuple[int, ...]
     """Channels of each map that it convolves, put together."""
 
@@ -40,7 +41,7 @@ class PackingPlan(NamedTuple):
             return
         kernel = np.asarray(value)
         kernel = kernel[None, None] if kernel.ndim == 2 else kernel
-        for index, part in enumerate(in_form(kernel, packed.form, packed.widths, self.operands)):
+        for index, part in enumerate(KERNELS[packed.form].packed(kernel, packed.widths, self.operands)):
             yield f"{name}.{index}", rounded(part, self.dtypes[f"{name}.{index}"])
 
     def register(self) -> None:

@@ -31,6 +31,8 @@ from dfine_jax.machine import arithmetic
 from dfine_jax.preprocessing import Preprocessing
 
 if TYPE_CHECKING:
+    from dfine_jax.explain.explainer import Explainer
+    from dfine_jax.explain.explanation import Explanation
     from dfine_jax.model.dfine import DFine
     from dfine_jax.weights.folder import StoredModel
 
@@ -48,6 +50,12 @@ def require_size(preprocessing: Preprocessing) -> None:
         raise InputError(f"size {height}x{width} (height x width): both must be divisible by 32")
     if height * width > MOST_PIXELS:
         raise InputError(f"size {height}x{width} (height x width): more than {MOST_PIXELS:,} pixels; give less")
+
+
+def _read_again(stored: "StoredModel") -> "DFine":
+    from dfine_jax.pretrained import read_stored  # brings the converter
+
+    return read_stored(stored).model
 
 
 class Found(NamedTuple):
@@ -97,6 +105,7 @@ class Detector:
         apply, params, batch_stats = functional(fuse(model, operands=operands))
         self._apply, _ = of_packed(apply, params)
         self._variables = jax.device_put((pack(params), batch_stats))
+        self._unfolded = lambda: model
 
     def _set(self, config: DFineConfig, preprocessing: Preprocessing, batch_size: int, edges: bool) -> None:
         if not 1 <= batch_size <= MOST_AT_A_TIME:
@@ -168,6 +177,7 @@ class Detector:
             kind = batch_stats if variable in program.batch_stats else params
             kind[variable] = value if value.ndim == 1 else jax.device_put(value)  # short ones are packed first
         detector.compiled = program.compiled
+        detector._unfolded = lambda: _read_again(stored)
         detector._variables = jax.device_put((pack(params), batch_stats))
         return detector
 
@@ -197,6 +207,20 @@ class Detector:
                 raise found.outcome
             results.append(found.outcome)
         return results
+
+    def explain(self, picture: Any, detections: int | Iterable[int] = 3, *, name: str | None = None) -> "Explanation":
+        """Tells how the model comes to its best detections of a picture, so many or those of the given places.
+
+        The first call compiles a program for it, of the weights as they were before norms were folded. See
+        ``dfine_jax.Explainer`` for what it takes and raises.
+        """
+        return self._explainer(picture, detections, name=name)
+
+    @cached_property
+    def _explainer(self) -> "Explainer":
+        from dfine_jax.explain.explainer import Explainer  # whoever only detects needs none of it
+
+        return Explainer(self._unfolded(), self.preprocessing)
 
     def stream(self, sources: Iterable[Any], threshold: float = 0.5, *, keep_pictures: bool = False) -> Iterator[Found]:
         """Detections of many pictures, in their order, as they come; unreadable ones don't stop the others.

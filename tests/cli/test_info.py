@@ -25,6 +25,21 @@ def test_a_model_shows_its_classes_and_modules(tmp_path, capsys):
         assert text in printed
 
 
+def test_tree_shows_the_maps_of_a_picture(capsys):
+    assert main(["info", "--model", "shapes", "--tree", "--size", "96x192"]) == 0
+    lines = [line.strip(" │├└─") for line in capsys.readouterr().out.splitlines()]
+    for line in (
+        "DFine  3,736,323  -> 60x8, 60x4, 60",
+        "backbone  1,862,668  -> 6x12x512, 3x6x1024",
+        "encoder  707,816  -> 6x12x128, 3x6x128",
+        "stem4  322  -> 24x48x16",
+        "encoder_proj  16,512  -> 90x128",
+    ):
+        assert line in lines
+    assert main(["info", "--model", "shapes"]) == 0
+    assert "->" not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("size", ["n", *(pytest.param(size, marks=pytest.mark.slow) for size in "smlx")])
 @pytest.mark.usefixtures("optimised")
 def test_operations_agree_with_the_paper(size, capsys):

@@ -16,17 +16,10 @@ from dfine_jax.cpu.codegen.registers import half
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.channelwise import convolve_depthwise
 from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, convolve_winograd, gemm, pack
-from dfine_jax.cpu.kernels.packed16 import (
-    convolve_implicit_gemm16,
-    convolve_two_columns16,
-    convolve_winograd16,
-    for_two_columns,
-    gemm16,
-    pack16,
-    pack16_windows,
-    pack16_winograd,
-)
+from dfine_jax.cpu.kernels.packed16 import convolve_implicit_gemm16, convolve_two_columns16, for_two_columns, gemm16
+from dfine_jax.cpu.kernels.packing16 import pack16, pack16_windows, pack16_winograd
 from dfine_jax.cpu.kernels.winograd import f4_kernel
+from dfine_jax.cpu.kernels.winograd16 import convolve_winograd16
 from dfine_jax.inference.fuse import fuse
 from dfine_jax.model.dfine import DFine
 

@@ -20,17 +20,10 @@ from dfine_jax.config import DFineConfig
 from dfine_jax.cpu import call as native_call
 from dfine_jax.cpu.codegen.registers import HALVES, WIDEST, binding, half, registers
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.packed16 import (
-    apart,
-    convolve_implicit_gemm16,
-    convolve_two_columns16,
-    convolve_winograd16,
-    gemm16,
-    pack16,
-    pack16_windows,
-    pack16_winograd,
-)
-from dfine_jax.cpu.select import in_form
+from dfine_jax.cpu.kernels.packed16 import convolve_implicit_gemm16, convolve_two_columns16, gemm16
+from dfine_jax.cpu.kernels.packing16 import apart, pack16, pack16_windows, pack16_winograd
+from dfine_jax.cpu.kernels.table import KERNELS
+from dfine_jax.cpu.kernels.winograd16 import convolve_winograd16
 from dfine_jax.inference.fuse import fuse
 from dfine_jax.model.dfine import DFine
 from dfine_jax.ops.resampling import max_pool2x2
@@ -221,7 +214,7 @@ def convolved(x, kernel, stride, padding):
 
 
 def rows_of_halves(kernel, widths, dtype=TYPE, form="implicit GEMM, 16 bits"):
-    *halved, factors = in_form(np.asarray(kernel, np.float64), form, widths, dtype)
+    *halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), widths, dtype)
     return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
 
 
@@ -306,7 +299,7 @@ def test_rows_that_there_is_no_code_for_are_refused(width, columns):
 
 def of_tiles(kernel):
     form = "Winograd F(4,3), int16" if WHOLE else "Winograd F(4,3), 16 bits"
-    halved, factors = in_form(np.asarray(kernel, np.float64), form, (kernel.shape[2],), TYPE)
+    halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), (kernel.shape[2],), TYPE)
     return jnp.asarray(halved, TYPE), jnp.asarray(factors, jnp.float32)
 
 
@@ -399,23 +392,37 @@ def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
         assert 0 < error(result, expected) < 0.02
 
 
+def other_kind(kind):
+    """Runs all that is here on a processor that is given another type."""
+    program = f"""
+import pytest
+from dfine_jax.cpu.codegen import registers
+registers.half = lambda: {kind!r}
+from dfine_jax.cpu import call as native_call
+assert native_call.half() == {kind!r}
+raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}]))
+"""
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(
     half() == "i16" or registers() is None or not binding().get_host_cpu_features().get("avx512vnni"),
     reason="no instructions for whole numbers, or they are what is tested here",
 )
 def test_code_in_whole_numbers():
-    """All that is here, on a processor that is given another type."""
-    program = f"""
-import pytest
-from dfine_jax.cpu.codegen import registers
-registers.half = lambda: "i16"
-from dfine_jax.cpu import call as native_call
-assert native_call.half() == "i16"
-raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}]))
-"""
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
+    other_kind("i16")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    half() == "half" or registers() is None or registers().lanes != WIDEST,
+    reason="no registers as wide as the code's, or float16 is what is tested here",
+)
+def test_code_in_float16():
+    """Without the instructions LLVM computes in float32 and rounds each sum to float16, as they do."""
+    other_kind("half")
 
 
 @pytest.mark.slow

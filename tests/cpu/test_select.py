@@ -9,33 +9,26 @@ from tiny import normal
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.codegen.work import MOST, TAPS
 from dfine_jax.cpu.kernels.packed import pack
+from dfine_jax.cpu.kernels.table import KERNELS
 from dfine_jax.cpu.kernels.two_columns import convolve_two_columns
 from dfine_jax.cpu.kernels.winograd import f2_kernels, f4_kernel
-from dfine_jax.cpu.select import (
-    NARROW,
-    ROUNDED,
-    WIDE,
-    form_on_cpu,
-    in_float32_on_cpu,
-    in_form,
-    shapes_in_form,
-)
+from dfine_jax.cpu.select import NARROW, ROUNDED, RULES, WIDE, in_float32_on_cpu, kernel_on_cpu
 from dfine_jax.ops.compute import Compute
 from dfine_jax.ops.convolution import convolve_parts
 
 
 def in_float64(kernel, form, widths=()):
     """What a kernel becomes, after checking that its type stays and its shapes are those that were promised."""
-    arrays = in_form(np.asarray(kernel, np.float64), form, widths)
+    arrays = KERNELS[form].packed(np.asarray(kernel, np.float64), widths)
     assert {array.dtype for array in arrays} == {np.dtype("float64")}
-    assert [array.shape for array in arrays] == shapes_in_form(kernel.shape, form, widths)
+    assert [array.shape for array in arrays] == KERNELS[form].packed_shapes(kernel.shape, widths)
     return arrays
 
 
 def test_a_whole_kernel_stays():
     kernel = np.ones((3, 3, 4, 5))
-    assert in_form(kernel, "whole", (4,))[0] is kernel
-    assert shapes_in_form(kernel.shape, "whole", (4,)) == [kernel.shape]
+    assert KERNELS["whole"].packed(kernel, (4,))[0] is kernel
+    assert KERNELS["whole"].packed_shapes(kernel.shape, (4,)) == [kernel.shape]
 
 
 def test_kernels_of_tiles():
@@ -93,7 +86,7 @@ def test_parts_are_those_that_a_sum_over_maps_takes(widths, dtype):
     ],
 )
 def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
-    assert form_on_cpu(shape, stride, widths, rounded=False, panels=False) == form
+    assert kernel_on_cpu(shape, stride, widths, rounded=False, panels=False).name == form
 
 
 @pytest.mark.parametrize(
@@ -119,7 +112,7 @@ def test_the_form_is_chosen_by_shape(shape, stride, widths, form):
     ],
 )
 def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
-    assert form_on_cpu(shape, stride, widths, rounded=False, panels=True) == form
+    assert kernel_on_cpu(shape, stride, widths, rounded=False, panels=True).name == form
 
 
 @pytest.mark.parametrize(
@@ -146,17 +139,17 @@ def test_the_form_where_there_is_machine_code(shape, stride, widths, form):
 def test_the_form_where_there_is_machine_code_in_16_bits(shape, widths, float16, bfloat16, int16):
     for name, form in dict(float16=float16, bfloat16=bfloat16, int16=int16).items():
         dtype = jnp.dtype(name)
-        assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, halves=dtype) == form
-        arrays = in_form(np.ones(shape), form, widths, dtype)
-        assert [array.shape for array in arrays] == shapes_in_form(shape, form, widths)
+        assert kernel_on_cpu(shape, 1, widths, rounded=False, panels=True, halves=dtype).name == form
+        arrays = KERNELS[form].packed(np.ones(shape), widths, dtype)
+        assert [array.shape for array in arrays] == KERNELS[form].packed_shapes(shape, widths)
 
 
 def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
     shape, widths = (3, 3, 3, 16), (3,)
-    form = form_on_cpu(shape, 2, widths, rounded=False, panels=True, halves=np.dtype("float16"))
-    assert form == "implicit GEMM, 16 bits"
-    kernel, factor = in_form(np.ones(shape), form, widths, np.dtype("float16"))
-    assert [kernel.shape, factor.shape] == shapes_in_form(shape, form, widths)
+    form = kernel_on_cpu(shape, 2, widths, rounded=False, panels=True, halves=np.dtype("float16"))
+    assert form.name == "implicit GEMM, 16 bits"
+    kernel, factor = form.packed(np.ones(shape), widths, np.dtype("float16"))
+    assert [kernel.shape, factor.shape] == form.packed_shapes(shape, widths)
     pairs = factor * kernel.reshape(3, 5, 16, 2)
     assert (pairs[:, :4] == 1).all()
     assert (pairs[:, 4] == [1, 0]).all()
@@ -165,15 +158,15 @@ def test_windows_of_an_odd_map_begin_with_a_pair_where_steps_are_even():
 def test_kernels_of_maps_that_come_apart_are_apart():
     shape, widths = (1, 1, 96, 64), (64, 32)
     options = dict(rounded=False, panels=True, halves=np.dtype("float16"))
-    assert form_on_cpu(shape, 1, widths, **options, apart=True) == "GEMM, 16 bits, split"
-    assert form_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True) == "GEMM"
-    assert len(in_form(np.ones(shape), "GEMM, 16 bits, split", widths, options["halves"])) == len(widths) + 1
-    assert len(in_form(np.ones(shape), "GEMM, 16 bits", widths, options["halves"])) == 2
+    assert kernel_on_cpu(shape, 1, widths, **options, apart=True).name == "GEMM, 16 bits, split"
+    assert kernel_on_cpu(shape, 1, widths, rounded=False, panels=True, apart=True).name == "GEMM"
+    assert len(KERNELS["GEMM, 16 bits, split"].packed(np.ones(shape), widths, options["halves"])) == len(widths) + 1
+    assert len(KERNELS["GEMM, 16 bits"].packed(np.ones(shape), widths, options["halves"])) == 2
 
 
 def test_a_form_of_16_bits_wants_a_type():
     with pytest.raises(ValueError, match="'GEMM, 16 bits, split' is made for one of the types of 16 bits"):
-        in_form(np.ones((1, 1, 96, 64)), "GEMM, 16 bits, split", (64, 32))
+        KERNELS["GEMM, 16 bits, split"].packed(np.ones((1, 1, 96, 64)), (64, 32))
 
 
 def test_rows_of_channels():
@@ -184,7 +177,7 @@ def test_rows_of_channels():
 
 def test_rounded_kernels_are_not_in_panels():
     shapes = [(1, 1, 128, 128), (3, 3, 128, 128), (3, 3, 1, 128)]
-    forms = [form_on_cpu(shape, 1, (128,), rounded=True, panels=True) for shape in shapes]
+    forms = [kernel_on_cpu(shape, 1, (128,), rounded=True, panels=True).name for shape in shapes]
     assert forms == ["whole", "Winograd F(2,3)", "whole"]
 
 
@@ -205,7 +198,8 @@ def test_kernels_in_panels(size, widths, form):
 
 def test_only_wide_rounded_kernels_go_through_small_tiles():
     forms = [
-        form_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True, panels=False) for width in (ROUNDED - 1, ROUNDED)
+        kernel_on_cpu((3, 3, width, ROUNDED), 1, (width,), rounded=True, panels=False).name
+        for width in (ROUNDED - 1, ROUNDED)
     ]
     assert forms == ["Winograd F(4,3)", "Winograd F(2,3)"]
 
@@ -224,3 +218,7 @@ def test_only_wide_rounded_kernels_go_through_small_tiles():
 )
 def test_what_cpus_compute_in_float32(shape, stride, expected):
     assert in_float32_on_cpu(shape, stride) is expected
+
+
+def test_every_form_has_a_rule():
+    assert {name for name, _ in RULES} == set(KERNELS)

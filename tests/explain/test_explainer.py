@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tiny import HEIGHT, WIDTH, tiny_model
 
+from dfine_jax.bundled import SHAPES_PICTURE
 from dfine_jax.errors import InputError
 from dfine_jax.evaluation.plots import as_png
 from dfine_jax.explain.explainer import Explainer
@@ -72,6 +73,21 @@ def test_what_is_explained_is_what_a_detector_finds(model, picture, explanation)
     np.testing.assert_array_equal(ours.label_ids, found.label_ids)
     np.testing.assert_allclose(ours.boxes, found.boxes, atol=1e-2)
     assert (ours.size, ours.class_names, ours.image) == (found.size, found.class_names, found.image)
+
+
+def test_a_detector_explains_what_it_finds(model, picture, explanation):
+    ours = Detector(model, SETTINGS).explain(picture, COUNT)
+    np.testing.assert_array_equal(ours.detections.boxes, explanation.detections.boxes)
+    np.testing.assert_array_equal(ours.distributions, explanation.distributions)
+
+
+@pytest.mark.slow
+def test_a_loaded_detector_explains_its_model():
+    detector = Detector.from_pretrained("shapes", size=(96, 96))
+    explanation = detector.explain(SHAPES_PICTURE, detections=1)
+    best = detector(SHAPES_PICTURE, threshold=0)[0]
+    np.testing.assert_allclose(explanation.detections.boxes[0], best.box, atol=0.1)
+    assert explanation.detections[0].label == best.label
 
 
 def test_shares_sum_to_one(explanation):

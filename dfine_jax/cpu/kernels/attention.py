@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.call import Window, native, plan_attention
+from dfine_jax.cpu.call import Plan, Window, native
+from dfine_jax.cpu.codegen.attention import scratch_of_head
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.ops.attention import attend_head
@@ -35,4 +36,11 @@ def _plain_heads(maps: list[Array], kernels: list[Array], epilogue: Epilogue, wi
     return jnp.moveaxis(mixed, 0, 2).reshape(maps[0].shape)
 
 
-_heads = native("attention", _plain_heads, plan_attention)
+def _plan(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """Heads of pictures."""
+    pictures, tokens, width = maps[0].shape
+    heads = len(kernels[0])
+    return Plan(1, pictures * heads, scratch_of_head(tokens, width // heads))
+
+
+_heads = native("attention", _plain_heads, _plan)

@@ -4,13 +4,18 @@ XLA for CPUs is slow at these: it pads maps in a pass of their own, and calculat
 used, with all that the row was made from.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.call import Window, native, plan_gemm, plan_implicit_gemm
 from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.codegen.work import TAPS
 from dfine_jax.cpu.epilogue import Epilogue
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec
 from dfine_jax.ops.convolution import convolve_windows
 from dfine_jax.ops.resampling import max_pool2x2
 
@@ -83,3 +88,25 @@ def _plain_norm(maps: list[Array], kernels: list[Array], epilogue: Epilogue, win
 _depthwise = native("depthwise", _plain_depthwise, plan_implicit_gemm, takes_narrow=True)
 _maximum = native("maximum", _plain_maximum, plan_implicit_gemm)
 _norm = native("norm", _plain_norm, plan_gemm)
+
+
+class Depthwise(Kernel):
+    """A depthwise kernel, one row of cells after another."""
+
+    name = "depthwise"
+
+    def supports(self, spec: Spec) -> bool:
+        of_each = spec.inputs == 1 and spec.widths == (spec.outputs,)
+        return of_each and spec.outputs >= WIDEST and max(spec.size) <= TAPS
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        rows, columns, _, outputs = kernel
+        return [(rows, columns * outputs)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return [kernel.reshape(len(kernel), -1)]
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return convolve_depthwise(*maps, *kernels, layer.stride, layer.padding, layer.epilogue)

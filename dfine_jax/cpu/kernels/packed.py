@@ -6,17 +6,19 @@ On other backends, and for derivatives, they are what they were before: products
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from dfine_jax.cpu.call import Window, native, plan_gemm, plan_implicit_gemm, plan_winograd
+from dfine_jax.cpu.call import CELLS, Plan, Window, even, native, plan_gemm, plan_implicit_gemm
 from dfine_jax.cpu.codegen.product import PANEL, whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.winograd import winograd_f4
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Multiply, Spec, split
+from dfine_jax.cpu.kernels.winograd import f4_kernel, winograd_f4
 from dfine_jax.ops.compute import Compute
 
 
@@ -120,6 +122,85 @@ def _plain_tiles(
     return epilogue(winograd_f4(*maps, unpack(*kernels, len(epilogue.bias)), window.padding))
 
 
+def plan_winograd(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """Tiles of pictures."""
+    pictures, *sides, inputs = maps[0].shape
+    high, wide = (-(-window.over(side) // 4) for side in sides)
+    size = even(high * wide, CELLS)
+    scratch = (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs)
+    return Plan(size, pictures * -(-high * wide // size), scratch)
+
+
 _product = native("product", _plain_product, plan_gemm)
 _rows = native("rows", _plain_rows, plan_implicit_gemm)
 _tiles = native("tiles", _plain_tiles, plan_winograd, takes_narrow=True)
+
+
+class Gemm(Kernel):
+    """A pointwise kernel in panels, for each map apart."""
+
+    name = "GEMM"
+    reads_last_channels = True
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_pointwise and spec.is_dense
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [(1, packed_size(width, kernel[3])) for width in widths]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return [pack(part[0]) for part in split(kernel, widths)]
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return gemm(maps, kernels, layer.epilogue)
+
+    def by_map(self, kernels: Sequence[Array]) -> list[Multiply]:
+        return [partial(_gemm_of_one, kernel) for kernel in kernels]
+
+
+def _gemm_of_one(kernel: Float[Array, "1 _"], x: Float[Array, "*B _"], epilogue: Epilogue) -> Float[Array, "*B O"]:
+    return gemm([x], [kernel], epilogue)
+
+
+class ImplicitGemm(Kernel):
+    """Rows of a kernel in panels, for each map apart."""
+
+    name = "implicit GEMM"
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_dense
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        rows, columns, _, outputs = kernel
+        return [(rows, packed_size(columns * width, outputs)) for width in widths]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        rows, *_, outputs = kernel.shape
+        return [pack(part.reshape(rows, -1, outputs)) for part in split(kernel, widths)]
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return convolve_implicit_gemm(maps, kernels, layer.stride, layer.padding, layer.epilogue)
+
+
+class PackedWinograd(Kernel):
+    """36 entries in panels."""
+
+    name = "Winograd F(4,3), packed"
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_winograd and spec.is_dense and spec.inputs % WIDEST == spec.outputs % WIDEST == 0
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [(36, packed_size(*kernel[2:]))]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return [pack(f4_kernel(kernel))]
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return convolve_winograd(*maps, *kernels, layer.padding, layer.epilogue)

@@ -19,50 +19,26 @@ On other backends, and for derivatives, products are in float32, of rounded kern
 """
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from dfine_jax.cpu.call import (
-    Window,
-    native,
-    plan_gemm16,
-    plan_implicit_gemm16,
-    plan_winograd16,
-    plan_winograd_int16,
-)
+from dfine_jax.cpu.call import ROWS, Plan, Window, even, native, plan_gemm
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
-from dfine_jax.cpu.codegen.wholes import WHOLE
-from dfine_jax.cpu.codegen.work import PAIRS, PAIRS_OF_TILES
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.packed import pack, packed_size, plain_convolve, plain_gemm, unpack
-from dfine_jax.cpu.kernels.winograd import winograd_f4
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Multiply, Spec, split
+from dfine_jax.cpu.kernels.packed import packed_size, plain_convolve, plain_gemm
+from dfine_jax.cpu.kernels.packing16 import MOST_PAIRS, apart, pack16, pack16_windows, unpack16, whole_pairs
+from dfine_jax.cpu.kernels.two_columns import for_two_columns
 from dfine_jax.ops.resampling import max_pool2x2
-
-FEW = 32
-"""Channels in all, in and out, below which rounding takes longer than is won."""
-
-FEW_WHOLES = 16
-"""The same for whole numbers: as few as a map in float16, which products in float32 would want widened, may have."""
-
-FEW_WHOLES_OF_TILES = 96
-"""The same for tiles of them."""
-
-MOST_PAIRS = 144
-"""Pairs of numbers of a window, all summed in float16 or as whole numbers: those of 32 channels and 3 by 3 cells."""
 
 
 def takes16(inputs: Sequence[int]) -> bool:
     """Whether there is code for products of halves of maps with so many channels."""
     return sum(inputs) % 2 == 0 and all(width >= WIDEST for width in inputs)
-
-
-def is_faster16(inputs: Sequence[int], outputs: int, dtype: np.dtype) -> bool:
-    """Whether products of maps of so many channels are better those of halves of this type."""
-    few = FEW_WHOLES if np.issubdtype(dtype, np.integer) else FEW
-    return takes16(inputs) and min(sum(inputs), outputs) >= few
 
 
 def windows_take16(rows: int, columns: int, step: int, inputs: int) -> bool:
@@ -71,77 +47,6 @@ def windows_take16(rows: int, columns: int, step: int, inputs: int) -> bool:
     Each window, so many columns after another, has to begin with a pair.
     """
     return step * inputs % 2 == 0 and rows * whole_pairs(columns * inputs) <= 2 * MOST_PAIRS
-
-
-def for_two_columns(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
-    """The kernel that gives two cells of a row at once."""
-    left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
-    return np.concatenate([left, right], axis=3)
-
-
-def whole_pairs(numbers: int) -> int:
-    """As many, or one more, so that there are only pairs."""
-    return numbers + numbers % 2
-
-
-def pack16_windows(kernels: Sequence[Float[np.ndarray, "k _ I O"]], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
-    """What ``pack16`` makes of kernels whose rows follow each other, odd ones filled with a zero; in k parts."""
-    size, *_, outputs = kernels[0].shape
-    rows = [kernel.reshape(size, -1, outputs) for kernel in kernels]
-    filled = [np.pad(each, ((0, 0), (0, each.shape[1] % 2), (0, 0))) for each in rows]
-    *halved, factors = pack16([each.reshape(1, -1, outputs) for each in filled], dtype, MOST_PAIRS)
-    return [*(each.reshape(size, -1) for each in halved), factors]
-
-
-def pack16(
-    kernels: Sequence[Float[np.ndarray, "T I O"]], dtype: np.dtype, pairs: int = PAIRS
-) -> list[Float[np.ndarray, "..."]]:
-    """Each kernel's columns in panels, two numbers of a column next to each other; and last, a factor for each.
-
-    Kernels are scaled by powers of two, which factors undo: to numbers from -1 to 1, the largest more than a half; or
-    to whole ones, where ``dtype`` is of those, such that sums of so many ``pairs`` don't exceed 32 bits.
-    """
-    are_whole = np.issubdtype(dtype, np.integer)
-    sizes = [_size_of_wholes(kernel, 2 * pairs) if are_whole else np.abs(kernel).max() for kernel in kernels]
-    factors = [2.0 ** np.ceil(np.log2(each)) if each else 1.0 for each in sizes]
-    scaled = [kernel / factor for kernel, factor in zip(kernels, factors, strict=True)]
-    return [*map(_in_pairs, map(np.rint, scaled) if are_whole else scaled), np.array(factors)]
-
-
-def pack16_winograd(kernel: Float[np.ndarray, "36 I O"], dtype: np.dtype) -> list[Float[np.ndarray, "..."]]:
-    """What ``pack16`` makes of each entry of a kernel of large tiles: they are of different magnitudes."""
-    *entries, factors = pack16(np.split(kernel, len(kernel)), dtype, PAIRS_OF_TILES)
-    return [np.concatenate(entries), factors]
-
-
-def _size_of_wholes(kernel: Float[np.ndarray, "T I O"], block: int) -> float:
-    """What a kernel has to be divided by, that numbers fit in 16 bits and any block's sum, with a map's, in 32."""
-    magnitudes = np.abs(kernel)
-    sums = np.add.reduceat(magnitudes, np.arange(0, kernel.shape[1], block), axis=1)
-    return max(magnitudes.max() / (2**15 - 1), sums.max() / (2 ** (31 - WHOLE) - block))
-
-
-def apart(kernels: Sequence[Num[Array, "..."]]) -> list[list[Num[Array, "..."]]]:
-    """What ``pack16`` would have made of each kernel by itself, from what it made of several."""
-    *halved, factors = kernels
-    return [[kernel, factors[index : index + 1]] for index, kernel in enumerate(halved)]
-
-
-def _in_pairs(kernel: Float[np.ndarray, "T I O"]) -> Float[np.ndarray, "T size"]:
-    first, second = (pack(kernel[:, start::2]) for start in (0, 1))
-    return np.stack([first, second], axis=-1).reshape(len(kernel), -1)
-
-
-def _wholes(kernels: Sequence[Num[Array, "..."]], outputs: int) -> list[Float[Array, "T I O"]]:
-    """The opposite of ``pack16``, but for rounding."""
-    *halved, factors = kernels
-    return [_out_of_pairs(kernel, outputs) * factor for kernel, factor in zip(halved, factors, strict=True)]
-
-
-def _out_of_pairs(kernel: Num[Array, "T size"], outputs: int) -> Float[Array, "T I O"]:
-    pairs = kernel.astype(jnp.float32).reshape(len(kernel), -1, 2)
-    numbers = jnp.stack([unpack(pairs[..., at], outputs) for at in (0, 1)], axis=2)
-    return numbers.reshape(len(kernel), -1, outputs)
 
 
 def gemm16(
@@ -223,28 +128,8 @@ def _check_windows(
             raise ValueError(f"a kernel of shape {kernel.shape} is not one for {channels} channels to {outputs}")
 
 
-def convolve_winograd16(
-    x: Float[Array, "B H W I"], kernels: Sequence[Num[Array, "..."]], padding: tuple[int, int], epilogue: Epilogue
-) -> Float[Array, "B h w O"]:
-    """``dfine_jax.cpu.kernels.packed.convolve_winograd`` by what ``pack16`` made of a kernel (36, I, O).
-
-    Of one in whole numbers ``pack16_winograd`` has to have made it.
-
-    ``ValueError`` where 16 does not divide the channels, in and out, and where whole numbers have fewer factors.
-    """
-    channels = x.shape[-1], len(epilogue.bias)
-    if any(count % WIDEST for count in channels):
-        raise ValueError(f"{channels[0]} channels to {channels[1]}: {WIDEST} has to divide both")
-    kernel, factors = kernels
-    are_whole = jnp.issubdtype(kernel.dtype, jnp.integer)
-    if are_whole and factors.shape != kernel.shape[:1]:
-        raise ValueError(f"{len(factors)} factors: whole numbers want one for each of {len(kernel)} entries")
-    tiles = _tiles_of_wholes if are_whole else _tiles
-    return tiles([x], kernels, epilogue, Window(3, 1, padding))
-
-
 def _plain_product(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "*B O"]:
-    (whole,) = _wholes([kernels[0], kernels[-1]], len(epilogue.bias))
+    (whole,) = unpack16([kernels[0], kernels[-1]], len(epilogue.bias))
     ends = np.cumsum([x.shape[-1] for x in maps[:-1]])
     return plain_gemm(maps, jnp.split(whole[0], ends), epilogue)
 
@@ -252,21 +137,132 @@ def _plain_product(maps: list[Array], kernels: list[Array], epilogue: Epilogue, 
 def _plain_rows(maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window) -> Float[Array, "B h w O"]:
     *halved, factors = kernels
     outputs, size, columns = len(epilogue.bias), window.size, window.columns
-    wholes = _wholes([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
+    wholes = unpack16([*(kernel.reshape(1, -1) for kernel in halved), factors], outputs)
     rows = [whole.reshape(size, -1, outputs)[:, : columns * x.shape[-1]] for x, whole in zip(maps, wholes, strict=True)]
     maps = [*map(max_pool2x2, maps[: window.pooled]), *maps[window.pooled :]]
     return plain_convolve(maps, [each.reshape(size, columns, -1, outputs) for each in rows], epilogue, window)
 
 
-def _plain_tiles(
-    maps: list[Array], kernels: list[Array], epilogue: Epilogue, window: Window
-) -> Float[Array, "B h w O"]:
-    kernel, factors = kernels
-    whole = _out_of_pairs(kernel, len(epilogue.bias)) * factors[:, None, None]
-    return epilogue(winograd_f4(*maps, whole, window.padding))
+def plan_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """For products of halves."""
+    size, chunks, sums = plan_gemm(maps, kernels, outputs, window)
+    inputs = kernels[0].shape[1] // whole_columns(outputs)
+    return Plan(size, chunks, sums + size * (1 + inputs // 2))
+
+
+def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """The same in halves."""
+    pictures, *sides, _ = maps[0].shape
+    high, wide = window.over(sides[0]), window.wide(sides[1])
+    size = even(high, ROWS)
+    rows, columns = (size - 1) * window.stride + window.size, sides[1] + sum(window.beside(sides[1]))
+    top = min(window.pooled, 1)
+    rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
+    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
 
 
 _product = native("halves", _plain_product, plan_gemm16, in_16_bits=True, takes_narrow=True)
 _rows = native("rows_of_halves", _plain_rows, plan_implicit_gemm16, in_16_bits=True, takes_narrow=True)
-_tiles = native("tiles_of_halves", _plain_tiles, plan_winograd16, in_16_bits=True)
-_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, plan_winograd_int16, in_16_bits=True, takes_narrow=True)
+
+
+class Gemm16(Kernel):
+    """A pointwise kernel for all maps together."""
+
+    name = "GEMM, 16 bits"
+    in_16_bits = True
+    reads_last_channels = True
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_pointwise and spec.is_dense and takes16(spec.widths)
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [(1, packed_size(*kernel[2:])), (1,)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return pack16([kernel[0]], operands)
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return gemm16(maps, kernels, layer.epilogue)
+
+
+class SplitGemm16(Kernel):
+    """A pointwise kernel in parts, of which each multiplies its own map: one of them is of half the size."""
+
+    name = "GEMM, 16 bits, split"
+    in_16_bits = True
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_pointwise and spec.is_dense and all(takes16((width,)) for width in spec.widths)
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [*((1, packed_size(width, kernel[3])) for width in widths), (len(widths),)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return pack16([part[0] for part in split(kernel, widths)], operands)
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        raise NotImplementedError("its maps are multiplied one by one")
+
+    def by_map(self, kernels: Sequence[Array]) -> list[Multiply]:
+        return [partial(_gemm16_of_one, pair) for pair in apart(kernels)]
+
+
+def _gemm16_of_one(pair: list[Num[Array, "..."]], x: Float[Array, "*B _"], epilogue: Epilogue) -> Float[Array, "*B O"]:
+    return gemm16([x], pair, epilogue)
+
+
+class ImplicitGemm16(Kernel):
+    """Rows of a square kernel, for each map apart."""
+
+    name = "implicit GEMM, 16 bits"
+    in_16_bits = True
+
+    def supports(self, spec: Spec) -> bool:
+        return _takes_windows(spec, columns=spec.size[1], step=spec.stride)
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        rows, columns, _, outputs = kernel
+        sizes = [packed_size(whole_pairs(columns * width), outputs) for width in widths]
+        return [*((rows, size) for size in sizes), (len(widths),)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return pack16_windows(split(kernel, widths), operands)
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return convolve_implicit_gemm16(maps, kernels, layer.stride, layer.padding, layer.epilogue, layer.pooled)
+
+
+class TwoColumns16(Kernel):
+    """Rows of a square kernel of stride 1 that give two columns at once, for each map apart."""
+
+    name = "two columns, 16 bits"
+    in_16_bits = True
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.stride == 1 and _takes_windows(spec, columns=spec.size[1] + 1, step=2)
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        rows, columns, _, outputs = kernel
+        sizes = [packed_size(whole_pairs((columns + 1) * width), 2 * outputs) for width in widths]
+        return [*((rows, size) for size in sizes), (len(widths),)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return pack16_windows(split(for_two_columns(kernel), widths), operands)
+
+    def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
+        return convolve_two_columns16(maps, kernels, layer.padding, layer.epilogue)
+
+
+def _takes_windows(spec: Spec, columns: int, step: int) -> bool:
+    """Whether there is code for the windows of a square kernel, of so many columns and so far from each other."""
+    rows = spec.size[0]
+    is_square = spec.size[0] == spec.size[1]
+    return spec.is_dense and is_square and all(windows_take16(rows, columns, step, width) for width in spec.widths)

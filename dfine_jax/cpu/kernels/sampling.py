@@ -5,8 +5,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfine_jax.config import DecoderConfig
-from dfine_jax.cpu.call import Window, native, plan_sampling
+from dfine_jax.cpu.call import Plan, Window, native
 from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.codegen.sampling import QUERIES, scratch_of_query
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.model import deformable
 from dfine_jax.ops.sampling import Shapes, maps_of_points
@@ -36,10 +37,16 @@ def attend_to_points(
     heights, widths, starts = maps_of_points(shapes, config.points)
     table = np.stack([deformable.offset_factors(config), widths, heights, starts]).astype(np.float32)
     epilogue = Epilogue(jnp.zeros(memory.shape[-1]), None)
-    attend = native("sampling", plain, plan_sampling)
+    attend = native("sampling", plain, _plan)
     return attend([offsets, scores, boxes, memory], [jnp.asarray(table)] * 4, epilogue, Window(1, 1, (0, 0)))
 
 
 def has_native_points(config: DecoderConfig, width: int) -> bool:
     """Whether there is machine code for maps of so many channels."""
     return config.method == "default" and width % (config.heads * WIDEST) == 0
+
+
+def _plan(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
+    """Queries of pictures."""
+    pictures, queries, _ = maps[0].shape
+    return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))

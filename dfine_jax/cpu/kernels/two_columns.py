@@ -1,8 +1,19 @@
 """Convolutions that give two cells of a row at once, by XLA."""
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+
+from dfine_jax.cpu.kernels.kernel import HWIO, Layer, Spec, XlaKernel
+
+
+def for_two_columns(kernel: Float[np.ndarray, "k k I O"]) -> Float[np.ndarray, "k k+1 I 2*O"]:
+    """The kernel that gives two cells of a row at once."""
+    left, right = (np.pad(kernel, ((0, 0), columns, (0, 0), (0, 0))) for columns in ((0, 1), (1, 0)))
+    return np.concatenate([left, right], axis=3)
 
 
 def convolve_two_columns(
@@ -24,3 +35,24 @@ def convolve_two_columns(
     )
     cells = pairs.reshape(*pairs.shape[:2], -1, pairs.shape[3] // 2)
     return cells[:, :, :width]
+
+
+class TwoColumns(XlaKernel):
+    """A kernel of one more column, for few channels out."""
+
+    name = "two columns"
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_winograd
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        *_, inputs, outputs = kernel
+        return [(3, 4, inputs, 2 * outputs)]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return [for_two_columns(kernel)]
+
+    def sums(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "B h w O"]:
+        return convolve_two_columns(*maps, *kernels, layer.padding)

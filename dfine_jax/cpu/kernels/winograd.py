@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.codegen.transforms import LARGE, SMALL, Transforms
+from dfine_jax.cpu.kernels.kernel import HWIO, Layer, Spec, XlaKernel
 from dfine_jax.ops.compute import Compute
 
 
@@ -98,3 +99,43 @@ def _along_both(matrix: np.ndarray, cells: list[Array]) -> list[Array]:
 def _combined(matrix: np.ndarray, arrays: Sequence[Array]) -> list[Array]:
     """One sum of arrays for each row of factors."""
     return [sum(float(factor) * x for factor, x in zip(row, arrays, strict=True) if factor) for row in matrix]
+
+
+class WinogradF2(XlaKernel):
+    """By tiles of 2x2 outputs; an array for each of 16 entries."""
+
+    name = "Winograd F(2,3)"
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_winograd
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [kernel[2:]] * 16
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return f2_kernels(kernel)
+
+    def sums(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "B h w O"]:
+        return winograd_f2(*maps, kernels, layer.padding, layer.compute)
+
+
+class WinogradF4(XlaKernel):
+    """By tiles of 4x4 outputs; one array with 36 entries."""
+
+    name = "Winograd F(4,3)"
+
+    def supports(self, spec: Spec) -> bool:
+        return spec.is_winograd
+
+    def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
+        return [(36, *kernel[2:])]
+
+    def pack(
+        self, kernel: Float[np.ndarray, "kh kw I O"], widths: tuple[int, ...], operands: np.dtype | None
+    ) -> list[Float[np.ndarray, "..."]]:
+        return [f4_kernel(kernel)]
+
+    def sums(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "B h w O"]:
+        return winograd_f4(*maps, *kernels, layer.padding)
