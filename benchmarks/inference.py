@@ -62,6 +62,7 @@ OURS = {
 }
 PEERS = {
     "onnxruntime": Contender("ONNX Runtime f32", peers.onnx_runtime, module="onnxruntime"),
+    "onnxruntime-ours": Contender("ONNX Runtime, our export", peers.our_graph, module="jax2onnx"),
     "openvino": Contender("OpenVINO f32", partial(peers.openvino, precision="f32"), module="openvino"),
     "openvino-bf16": Contender("OpenVINO bf16", partial(peers.openvino, precision="bf16"), "bfloat16", "openvino"),
     "torch": Contender("PyTorch eager f32", peers.pytorch),

@@ -75,6 +75,22 @@ def onnx_runtime(folder: Path) -> Run:
     return lambda: Answer(*session.run(["logits", "boxes"], {"pixels": pixels}))
 
 
+def our_graph(folder: Path) -> Run:
+    """What ``dfine export --to onnx`` writes of the model, without its end, in ONNX Runtime as above."""
+    import onnxruntime
+
+    from dfine_jax.export.exportable import exportable
+    from dfine_jax.export.onnx_file import PROGRAM, save_onnx
+    from dfine_jax.pretrained import open_pretrained
+
+    stored, pixels = open_pretrained(folder.parent / MODEL), _channels_last(folder)
+    save_onnx(exportable(stored, stored.preprocessing, end_to_end=False), folder, batch_size=len(pixels))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = THREADS
+    session = onnxruntime.InferenceSession(folder / PROGRAM, options, providers=["CPUExecutionProvider"])
+    return lambda: Answer(*session.run(["logits", "boxes"], {"images": pixels}))
+
+
 def openvino(folder: Path, precision: str) -> Run:
     """OpenVINO, which reads the same ONNX file; ``precision`` is f32 or bf16, ``RuntimeError`` if it isn't had."""
     from openvino import Core

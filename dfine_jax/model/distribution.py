@@ -42,7 +42,7 @@ def integral(corners: Float[Array, "... corners"], project: Float[Array, " W"]) 
     """
     edges = corners.reshape(*corners.shape[:-1], 4, project.shape[-1]).astype(jnp.float32)
     probabilities = jax.nn.softmax(edges, axis=-1)
-    return jnp.einsum("...n,n->...", probabilities, project, precision=jax.lax.Precision.HIGHEST)
+    return jnp.matmul(probabilities, project, precision=jax.lax.Precision.HIGHEST)
 
 
 def distance_to_box(

@@ -1,11 +1,12 @@
 """Activations by the names that configurations have for them."""
 
 from collections.abc import Callable
-from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from dfine_jax.ops.platform import is_portable
 
 Activation = Callable[[Array], Array]
 
@@ -27,14 +28,16 @@ def _silu_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return silu(x), tangent * (sigmoid + x * sigmoid * (1 - sigmoid))
 
 
+# Functions of jax.nn are looked up when they are called: what writes ONNX knows activations by these names, and puts
+# functions of its own in their place for as long as it traces.
 ACTIVATIONS: dict[str | None, Activation] = {
     None: lambda x: x,
-    "relu": jax.nn.relu,
-    "silu": silu,
-    "swish": silu,
-    "gelu": partial(jax.nn.gelu, approximate=False),
-    "gelu_new": partial(jax.nn.gelu, approximate=True),
-    "gelu_pytorch_tanh": partial(jax.nn.gelu, approximate=True),
-    "sigmoid": jax.nn.sigmoid,
+    "relu": lambda x: jax.nn.relu(x),
+    "silu": lambda x: jax.nn.silu(x) if is_portable() else silu(x),
+    "swish": lambda x: jax.nn.silu(x) if is_portable() else silu(x),
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
+    "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+    "sigmoid": lambda x: jax.nn.sigmoid(x),
     "tanh": jnp.tanh,
 }

@@ -62,5 +62,7 @@ def attend_head(
     scores = compute.einsum("bqd,bkd->bqk", query, key)
     if blocked is not None:
         scores = jnp.where(blocked, -jnp.inf, scores)
+    if is_portable():
+        return compute.einsum("bqk,bkd->bqd", jax.nn.softmax(scores, axis=-1), value)
     weights = jnp.exp(scores - lax.stop_gradient(scores.max(-1, keepdims=True)))
     return compute.einsum("bqk,bkd->bqd", weights, value) / weights.sum(-1, keepdims=True)

@@ -42,7 +42,8 @@ class Compute:
 
     def multiply(self, x: Float[Array, "*B I"], kernel: Float[Array, "I O"]) -> Float[Array, "*B O"]:
         """``x @ kernel``, like ``einsum``."""
-        return self.einsum("...i,io->...o", x, kernel)
+        rounded = [operand.astype(self.dtype) for operand in (x, kernel)]
+        return jnp.matmul(*rounded, precision=self.precision, preferred_element_type=jnp.float32)
 
     def convolve(
         self,

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 
 from dfine_jax.ops import shifts
 from dfine_jax.ops.bilinear import Bilinear, Forms, Operands, Shape
-from dfine_jax.ops.platform import on_platform
+from dfine_jax.ops.platform import is_portable, on_platform
 
 if TYPE_CHECKING:
     from dfine_jax.ops.compute import Compute
@@ -100,7 +100,7 @@ def _convolve_one(
     padding: tuple[int, int],
     compute: "Compute",
 ) -> Float[Array, "B h w O"]:
-    if is_product(x.shape[-1], kernel, stride):
+    if is_product(x.shape[-1], kernel, stride) and not is_portable():
         forms = (partial(form, compute=compute) for form in (by_cell, _by_map))
         return on_platform(x, kernel, cpu=next(forms), default=next(forms))
     x, kernel = x.astype(compute.dtype), kernel.astype(compute.dtype)
