@@ -33,6 +33,8 @@ from dfine_jax.inference.pictures import SUFFIXES
 
 MOST_BYTES = 4 * 2**20
 """Of a description; lists of pictures may be larger."""
+DEEPEST = 50
+"""Lists and mappings within each other that a description may have."""
 NOTHING = ("", "~", "null", "none")
 """What YAML takes for no value, when all is read as text."""
 NAME_FILES = re.compile(r"(obj|_darknet)?\.?(classes|class|names|labels)(\.txt)?|.*\.names", re.IGNORECASE)
@@ -119,21 +121,29 @@ def _load(path: Path) -> Mapping[str, Any]:
     try:
         text = read_text(path, MOST_BYTES)
         try:
-            content = yaml.load(text, Loader=_LOADER)
+            content = _composed(text, path)
         except yaml.YAMLError:
             if "\t" not in text:
                 raise
-            content = yaml.load(text.expandtabs(2), Loader=_LOADER)
+            content = _composed(text.expandtabs(2), path)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise DataError(f"{path}:{line}: not valid YAML: {error.problem or error.context}; mend the file") from error
-    except RecursionError as error:
-        raise DataError(f"{path}: nested too deeply for a description of a data set") from error
     except (OSError, yaml.YAMLError) as error:
         raise DataError(f"can't read {path}: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} names no classes: it needs a line such as `names: [cat, dog]`")
     return {key.strip().lower(): value for key, value in _merged(content).items() if isinstance(key, str)}
+
+
+def _composed(text: str, path: Path) -> Any:
+    """What a YAML text says. Its nesting is counted first: releases of PyYAML up to 6.0.3 end the process at too much."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise DataError(f"{path}: nested too deeply for a description of a data set")
+    return yaml.load(text, Loader=_LOADER)
 
 
 def _merged(content: Mapping[Any, Any], depth: int = 3) -> Mapping[Any, Any]:

@@ -155,6 +155,10 @@ def test_coco_files_that_are_refused(tmp_path, text, pattern):
         ("train: empty\nnames: [ant]\n", "has no usable picture"),
         ("train: empty\nnames: {one: ant}\n", "must be class numbers"),
         ("val: empty\nnames: [ant]\n", "has no train split"),
+        (f"train: empty\nmore: {'[' * 51}{']' * 51}\nnames: [ant]\n", "nested too deeply"),
+        (f"train: empty\nmore: {'[' * 40}{']' * 40}\nnames: [ant]\n", "has no usable picture"),
+        ("names: " + "[" * 10**6, "nested too deeply"),
+        ("- " * 10**6, "nested too deeply"),
     ],
 )
 def test_yolo_descriptions_that_are_refused(tmp_path, text, pattern):
