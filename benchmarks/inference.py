@@ -384,7 +384,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--sizes", nargs="+", choices="nsmlx", default=["n"], help="of the model (default: n)")
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1], help="pictures at a time (default: 1)")
     parser.add_argument("--rounds", type=int, default=20, help="how often each contender runs (default: 20)")
-    parser.add_argument("--peers", nargs="*", choices=PEERS, default=[*PEERS], help="to compare with (default: all)")
+    usual = [name for name in PEERS if name != "onnxruntime-ours"]
+    parser.add_argument("--peers", nargs="*", choices=PEERS, default=usual, help=f"(default: {' '.join(usual)})")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the numbers here as JSON")
     arguments = parser.parse_args()
     if arguments.rounds < 1 or min(arguments.batch_sizes) < 1:

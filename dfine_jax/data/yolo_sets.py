@@ -137,7 +137,7 @@ def _load(path: Path) -> Mapping[str, Any]:
 
 
 def _composed(text: str, path: Path) -> Any:
-    """What a YAML text says. Its nesting is counted first: releases of PyYAML up to 6.0.3 end the process at too much."""
+    """What a YAML text says. Its nesting is counted first: PyYAML up to 6.0.3 ends the process at too much of it."""
     depth = 0
     for event in yaml.parse(text, Loader=_LOADER):
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
