@@ -267,6 +267,8 @@ def find_folder(annotations: Path, names: Sequence[str], index: PictureIndex, fi
     Raises:
         DataError: none of them is anywhere near.
     """
+    if not names:  # all were left out
+        return annotations.parent
     near = [annotations.parent, annotations.parent.parent]
     stem = annotations.stem.removeprefix("instances_").removeprefix("_annotations.coco")
     parts = list(dict.fromkeys((stem, *part_names(annotations), stem.rstrip("0123456789"))))

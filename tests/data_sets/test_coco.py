@@ -241,6 +241,13 @@ def test_ids_that_are_there_twice(tmp_path, name):
         assert "2 boxes of image id 1, which is there twice" in dataset.problems[2].message
 
 
+def test_only_pictures_with_ids_that_are_there_twice(tmp_path):
+    write_picture(tmp_path / "a.png")
+    images = [IMAGE, {"id": "1", "file_name": "b.png"}]
+    with pytest.raises(DataError, match="has no usable picture; the first problem is .* image id 1 is there twice"):
+        open_dataset(write_coco(tmp_path / "x.json", images, [ANNOTATION]), None)
+
+
 def test_pictures_of_another_data_set_are_not_taken(tmp_path):
     for labels in ("labels.json", None):
         write_coco(tmp_path / "A/labels.json", annotations=[ANNOTATION])
