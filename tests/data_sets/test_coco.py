@@ -244,7 +244,7 @@ def test_ids_that_are_there_twice(tmp_path, name):
 def test_only_pictures_with_ids_that_are_there_twice(tmp_path):
     write_picture(tmp_path / "a.png")
     images = [IMAGE, {"id": "1", "file_name": "b.png"}]
-    with pytest.raises(DataError, match="has no usable picture; the first problem is .* image id 1 is there twice"):
+    with pytest.raises(DataError, match="has no usable picture"):
         open_dataset(write_coco(tmp_path / "x.json", images, [ANNOTATION]), None)
 
 

@@ -83,7 +83,7 @@ def test_a_detector_explains_what_it_finds(model, picture, explanation):
 
 @pytest.mark.slow
 def test_a_loaded_detector_explains_its_model():
-    detector = Detector.from_pretrained("shapes", size=(96, 96))
+    detector = Detector.from_pretrained("shapes", size=(160, 160))
     explanation = detector.explain(SHAPES_PICTURE, detections=1)
     best = detector(SHAPES_PICTURE, threshold=0)[0]
     np.testing.assert_allclose(explanation.detections.boxes[0], best.box, atol=0.1)
