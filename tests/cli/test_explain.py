@@ -22,6 +22,7 @@ def picture(tmp_path):
     return path
 
 
+@pytest.mark.slow
 def test_a_page_for_each_and_the_numbers(model, picture, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["explain", str(picture), "--model", model, "--detections", "2", "--save", str(out)]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import dfine_jax
 
 PACKAGE = Path(dfine_jax.__file__).parent
@@ -40,6 +42,7 @@ print("done")
 """
 
 
+@pytest.mark.slow
 def test_the_package_works_without_the_code_for_cpus(tmp_path):
     shutil.copytree(PACKAGE, tmp_path / "dfine_jax", ignore=shutil.ignore_patterns("cpu", "__pycache__"))
     command = [sys.executable, "-c", f"import sys; sys.path[:0] = [{str(tmp_path)!r}, {str(TESTS)!r}]\n{PROGRAM}"]

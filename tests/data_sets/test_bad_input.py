@@ -157,8 +157,8 @@ def test_coco_files_that_are_refused(tmp_path, text, pattern):
         ("val: empty\nnames: [ant]\n", "has no train split"),
         (f"train: empty\nmore: {'[' * 51}{']' * 51}\nnames: [ant]\n", "nested too deeply"),
         (f"train: empty\nmore: {'[' * 40}{']' * 40}\nnames: [ant]\n", "has no usable picture"),
-        ("names: " + "[" * 10**6, "nested too deeply"),
-        ("- " * 10**6, "nested too deeply"),
+        ("names: " + "[" * 10**6, "nest(ed too deeply|ing depth)"),
+        ("- " * 10**6, "nest(ed too deeply|ing depth)"),
     ],
 )
 def test_yolo_descriptions_that_are_refused(tmp_path, text, pattern):

@@ -44,6 +44,7 @@ def test_outputs_folded(size):
     assert found.boxes <= 2e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", DECODER_ACTIVATIONS)
 def test_every_place_counts(place):
     from tiny import tiny_config, tiny_model, tiny_pictures
