@@ -66,29 +66,28 @@ def ours(folder: Path, dtype: str) -> Run:
 
 def onnx_runtime(folder: Path) -> Run:
     """ONNX Runtime with its default optimisations."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(folder / GRAPH, options, providers=["CPUExecutionProvider"])
-    pixels = np.load(folder / PIXELS)
+    session, pixels = _session(folder / GRAPH), np.load(folder / PIXELS)
     return lambda: Answer(*session.run(["logits", "boxes"], {"pixels": pixels}))
 
 
 def our_graph(folder: Path) -> Run:
     """What ``dfine export --to onnx`` writes of the model, without its end, in ONNX Runtime as above."""
-    import onnxruntime
-
     from dfine_jax.export.exportable import exportable
     from dfine_jax.export.onnx_file import PROGRAM, save_onnx
     from dfine_jax.pretrained import open_pretrained
 
     stored, pixels = open_pretrained(folder.parent / MODEL), _channels_last(folder)
     save_onnx(exportable(stored, stored.preprocessing, end_to_end=False), folder, batch_size=len(pixels))
+    session = _session(folder / PROGRAM)
+    return lambda: Answer(*session.run(["logits", "boxes"], {"images": pixels}))
+
+
+def _session(graph: Path) -> Any:
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = THREADS
-    session = onnxruntime.InferenceSession(folder / PROGRAM, options, providers=["CPUExecutionProvider"])
-    return lambda: Answer(*session.run(["logits", "boxes"], {"images": pixels}))
+    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
 
 
 def openvino(folder: Path, precision: str) -> Run:

@@ -4,7 +4,6 @@
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import jax.numpy as jnp
@@ -65,13 +64,10 @@ def training_loss(model: DFine, recipe: Recipe | None = None, criterion: Criteri
     queries as well. ``recipe`` has the weights of terms and of the matching; without one it is the published one of
     the model's size. ``criterion`` can be a function of your own in place of the paper's.
     """
-    apply, config = functional(model).apply, model.config
-    recipe = recipe or Recipe.for_config(config)
-    denoised = make_loss(apply, config, recipe, criterion)
-    plain = make_loss(apply, config, replace(recipe, denoising_copies=0), criterion)
+    loss_of = make_loss(functional(model).apply, model.config, recipe or Recipe.for_config(model.config), criterion)
 
     def loss(params, batch_stats, images, targets, key=None):
-        total, _ = (plain if key is None else denoised)({}, params, batch_stats, images, targets, key)
+        total, _ = loss_of({}, params, batch_stats, images, targets, key)
         return total
 
     return loss

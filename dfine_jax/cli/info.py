@@ -48,7 +48,7 @@ def run(
     with console.status("counting operations"):
         operations = count_operations(network, settings)
     console.print(_summary(model, network, operations, settings.height, settings.width))
-    given = output_shapes(network, settings.height, settings.width) if tree else {}
+    given = output_shapes(network, settings) if tree else {}
     console.print(_tree(network, (3 if tree else 2) if depth is None else depth, given))
     return 0
 

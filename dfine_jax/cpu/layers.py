@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from dfine_jax.cpu.codegen.epilogue import EPILOGUES
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.kernel import Layer, Multiply
+from dfine_jax.cpu.kernels.kernel import Layer
 from dfine_jax.cpu.kernels.table import KERNELS
 from dfine_jax.cpu.operands import LastChannels, MaxPooled, Operand, Upsampled
 from dfine_jax.inference.folded import Conv
@@ -52,11 +52,10 @@ class PackedConv(nnx.Module):
         kernels = [self.kernel[...]] if self.form == "whole" else [kernel[...] for kernel in self.kernel]
         form = KERNELS[self.form]
         if isinstance(operands[0], Upsampled):
-            return self._of_upsampled(operands[0].map, *operands[1:], by_map=form.by_map(kernels), kernels=kernels)
+            return self._of_upsampled(operands[0].map, *operands[1:], kernels=kernels)
         pooled = sum(isinstance(operand, MaxPooled) for operand in operands)
         maps = [self._as_read(operand) for operand in operands]
-        epilogue = self._epilogue(residual=residual)
-        return form.convolve(maps, kernels, Layer(self.stride, self.padding, epilogue, self.compute, pooled))
+        return form.convolve(maps, kernels, self._layer(self._epilogue(residual=residual), pooled))
 
     def _as_read(self, operand: Operand) -> Float[Array, "B H W C"]:
         """The map that the form's code reads."""
@@ -68,17 +67,21 @@ class PackedConv(nnx.Module):
             case _:
                 return operand
 
-    def _of_upsampled(
-        self, coarse: Array, fine: Array, *, by_map: list[Multiply] | None, kernels: list[Array]
-    ) -> Float[Array, "B h w O"]:
+    def _of_upsampled(self, coarse: Array, fine: Array, *, kernels: list[Array]) -> Float[Array, "B h w O"]:
         """Multiplies the coarse map before it is upsampled, which is the same at a quarter of the work."""
+        form = KERNELS[self.form]
+        by_map = form.by_map(kernels)
         if by_map is None:
             ours, theirs = jnp.split(kernels[0][0, 0], [coarse.shape[-1]])
             product = upsample2x(self.compute.multiply(coarse, ours)) + self.compute.multiply(fine, theirs)
             return self._epilogue()(product).astype(self.compute.dtype)
-        multiply_coarse, multiply_fine = by_map
-        product = multiply_coarse(coarse, Epilogue(jnp.zeros_like(self.bias[...]), None))
-        return multiply_fine(fine, self._epilogue(coarse=product))
+        ours, theirs = by_map
+        bare_epilogue = Epilogue(jnp.zeros_like(self.bias[...]), None)
+        product = form.convolve([coarse], ours, self._layer(bare_epilogue))
+        return form.convolve([fine], theirs, self._layer(self._epilogue(coarse=product)))
+
+    def _layer(self, epilogue: Epilogue, pooled: int = 0) -> Layer:
+        return Layer(self.stride, self.padding, epilogue, self.compute, pooled)
 
     def _epilogue(self, **added: Float[Array, "..."] | None) -> Epilogue:
         affine = self.affine and jnp.concatenate([self.affine.scale[...], self.affine.bias[...]])

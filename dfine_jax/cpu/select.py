@@ -63,7 +63,7 @@ class Case(NamedTuple):
     @property
     def is_faster_by_tiles(self) -> bool:
         """Whether large tiles by machine code beat its other forms in float32."""
-        return self.is_native and self.wide >= WIDE and KERNELS["Winograd F(4,3), packed"].supports(self.spec)
+        return self.is_native and self.wide >= WIDE and self.spec.is_native_winograd
 
     @property
     def two_columns_are_fewer(self) -> bool:

@@ -13,20 +13,21 @@ from dfine_jax.preprocessing import Preprocessing
 Shapes = list[tuple[int, ...]]
 
 
-def output_shapes(model: DFine, height: int, width: int) -> dict[str, Shapes]:
+def output_shapes(model: DFine, settings: Preprocessing) -> dict[str, Shapes]:
     """Gives for each module, by dotted name, the shapes of the arrays that it returns for one picture.
 
-    The axis that counts pictures is left out. Nothing is computed. Modules that no picture passes (heads that
-    serve training alone) are missing; the whole model has the name "". ``InputError`` for a size that the model
-    doesn't take.
+    ``settings`` have its size. The axis that counts pictures is left out. Nothing is computed. Modules that no picture
+    passes (heads that serve training alone) are missing; the whole model has the name "". ``InputError`` for a size
+    that the model doesn't take.
     """
-    require_size(Preprocessing(height, width))
+    require_size(settings)
     shapes: dict[str, Shapes] = {}
     watched = nnx.clone(model)
     for path, module in list(nnx.iter_modules(watched)):
         module.__class__ = _watched(type(module), dotted(path), shapes)
     apply, params, batch_stats = functional(watched)
-    jax.eval_shape(apply, params, batch_stats, jax.ShapeDtypeStruct((1, height, width, 3), jnp.float32))
+    picture = jax.ShapeDtypeStruct((1, settings.height, settings.width, 3), jnp.float32)
+    jax.eval_shape(apply, params, batch_stats, picture)
     return shapes
 
 

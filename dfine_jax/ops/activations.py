@@ -28,13 +28,17 @@ def _silu_slope(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, A
     return silu(x), tangent * (sigmoid + x * sigmoid * (1 - sigmoid))
 
 
+def _silu(x: Float[Array, "*N"]) -> Float[Array, "*N"]:
+    return jax.nn.silu(x) if is_portable() else silu(x)
+
+
 # Functions of jax.nn are looked up when they are called: what writes ONNX knows activations by these names, and puts
 # functions of its own in their place for as long as it traces.
 ACTIVATIONS: dict[str | None, Activation] = {
     None: lambda x: x,
     "relu": lambda x: jax.nn.relu(x),
-    "silu": lambda x: jax.nn.silu(x) if is_portable() else silu(x),
-    "swish": lambda x: jax.nn.silu(x) if is_portable() else silu(x),
+    "silu": _silu,
+    "swish": _silu,
     "gelu": lambda x: jax.nn.gelu(x, approximate=False),
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "gelu_pytorch_tanh": lambda x: jax.nn.gelu(x, approximate=True),

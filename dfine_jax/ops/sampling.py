@@ -201,22 +201,15 @@ def _whole(index: Float[Array, "..."], size: Int[np.ndarray, "..."]) -> Int[Arra
 def _sum_at_once(
     rows: Float[Array, "B R C"], places: list[Int[Array, "P B M Q"]], weights: list[Float[Array, "P B M Q"]]
 ) -> Float[Array, "B M Q C"]:
-    if is_portable() and isinstance(rows.shape[0], int):  # a symbolic batch is a number that arrays can't be made of
-        return _sum_of_table(rows, places, weights)
-    # Picture by picture, so that devices that share a batch need not send each other their maps.
-    places, weights = (jnp.moveaxis(jnp.concatenate(each), 0, 3) for each in (places, weights))
-    return (jax.vmap(_rows_at)(rows, places) * weights[..., None]).sum(-2)
-
-
-def _sum_of_table(
-    rows: Float[Array, "B R C"], places: list[Int[Array, "P B M Q"]], weights: list[Float[Array, "P B M Q"]]
-) -> Float[Array, "B M Q C"]:
-    """By one table of all pictures' rows, from which other formats pick in one operation."""
     batch, count, channels = rows.shape
-    first = count * jnp.arange(batch, dtype=jnp.int32)[:, None, None, None]
     places, weights = (jnp.moveaxis(jnp.concatenate(each), 0, 3) for each in (places, weights))
-    picked = _rows_at(rows.reshape(batch * count, channels), places + first)
-    return jnp.matmul(weights[..., None, :], picked, precision=lax.Precision.HIGHEST)[..., 0, :]
+    if is_portable() and isinstance(batch, int):  # a symbolic batch is a number that arrays can't be made of
+        # From one table of all pictures' rows other formats pick in one operation.
+        first = count * jnp.arange(batch, dtype=jnp.int32)[:, None, None, None]
+        picked = _rows_at(rows.reshape(batch * count, channels), places + first)
+        return jnp.matmul(weights[..., None, :], picked, precision=lax.Precision.HIGHEST)[..., 0, :]
+    # Picture by picture, so that devices that share a batch need not send each other their maps.
+    return (jax.vmap(_rows_at)(rows, places) * weights[..., None]).sum(-2)
 
 
 def _sum_in_turn(

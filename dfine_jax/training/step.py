@@ -150,12 +150,14 @@ def make_loss(apply: Apply, config: DFineConfig, recipe: Recipe, criterion: Crit
     """``loss(trained, params, batch_stats, images, targets, key)`` gives ``total, (terms, new batch statistics)``.
 
     ``trained`` are those of ``params`` by which it is differentiated. ``images`` are bytes, or numbers from 0 to 1.
+    Without a ``key`` (None) there are no denoising queries.
     """
     queries, copies = config.decoder.queries, recipe.denoising_copies
     denoises = copies > 0 and config.decoder.denoising_queries > 0
 
     def loss(trained, params, batch_stats, images, targets, key):
-        denoising = make_denoising(key, targets, config.num_classes, queries, copies) if denoises else None
+        noisy = denoises and key is not None
+        denoising = make_denoising(key, targets, config.num_classes, queries, copies) if noisy else None
         pixels = images.astype(jnp.float32) / 255 if images.dtype == jnp.uint8 else images
         output, batch_stats = apply({**params, **trained}, batch_stats, pixels, denoising, train=True)
         losses = criterion(output, targets, denoising, recipe.loss, recipe.matching)

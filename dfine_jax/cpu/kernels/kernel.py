@@ -1,21 +1,20 @@
 """What a form of a kernel is: which convolutions it takes, how the kernel is packed for it, and the call."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
+from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.codegen.work import MOST, TAPS
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.ops.compute import Compute
 
 HWIO = tuple[int, int, int, int]
 """A kernel's shape: rows, columns, inputs, outputs."""
-Multiply = Callable[[Array, Epilogue], Array]
-"""The product of a map with a kernel that is known already."""
 
 
 class Spec(NamedTuple):
@@ -51,6 +50,11 @@ class Spec(NamedTuple):
         """Whether machine code takes it row by row: all channels of all maps, of which there are not too many."""
         few = len(self.widths) <= MOST and len(self.widths) * max(self.size) <= TAPS
         return self.inputs == sum(self.widths) and few
+
+    @property
+    def is_native_winograd(self) -> bool:
+        """Whether machine code does it by tiles: channels, in and out, have to fill registers."""
+        return self.is_winograd and self.is_dense and self.inputs % WIDEST == self.outputs % WIDEST == 0
 
 
 class Layer(NamedTuple):
@@ -97,8 +101,8 @@ class Kernel(ABC):
     def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
         """Convolves the maps by a packed kernel, with all that follows."""
 
-    def by_map(self, kernels: Sequence[Array]) -> list[Multiply] | None:
-        """Gives each map's own product where machine code has one, else None."""
+    def by_map(self, kernels: Sequence[Array]) -> list[list[Array]] | None:
+        """Gives what ``convolve`` takes for each map by itself; None for a form that is for all maps together."""
         return None
 
     def packed(

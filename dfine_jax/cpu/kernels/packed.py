@@ -6,7 +6,6 @@ On other backends, and for derivatives, they are what they were before: products
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,7 +16,7 @@ from dfine_jax.cpu.call import CELLS, Plan, Window, even, native, plan_gemm, pla
 from dfine_jax.cpu.codegen.product import PANEL, whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Multiply, Spec, split
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec, split
 from dfine_jax.cpu.kernels.winograd import f4_kernel, winograd_f4
 from dfine_jax.ops.compute import Compute
 
@@ -156,12 +155,8 @@ class Gemm(Kernel):
     def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
         return gemm(maps, kernels, layer.epilogue)
 
-    def by_map(self, kernels: Sequence[Array]) -> list[Multiply]:
-        return [partial(_gemm_of_one, kernel) for kernel in kernels]
-
-
-def _gemm_of_one(kernel: Float[Array, "1 _"], x: Float[Array, "*B _"], epilogue: Epilogue) -> Float[Array, "*B O"]:
-    return gemm([x], [kernel], epilogue)
+    def by_map(self, kernels: Sequence[Array]) -> list[list[Array]]:
+        return [[kernel] for kernel in kernels]
 
 
 class ImplicitGemm(Kernel):
@@ -192,7 +187,7 @@ class PackedWinograd(Kernel):
     name = "Winograd F(4,3), packed"
 
     def supports(self, spec: Spec) -> bool:
-        return spec.is_winograd and spec.is_dense and spec.inputs % WIDEST == spec.outputs % WIDEST == 0
+        return spec.is_native_winograd
 
     def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [(36, packed_size(*kernel[2:]))]

@@ -19,7 +19,6 @@ On other backends, and for derivatives, products are in float32, of rounded kern
 """
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -29,7 +28,7 @@ from dfine_jax.cpu.call import ROWS, Plan, Window, even, native, plan_gemm
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.epilogue import Epilogue
-from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Multiply, Spec, split
+from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec, split
 from dfine_jax.cpu.kernels.packed import packed_size, plain_convolve, plain_gemm
 from dfine_jax.cpu.kernels.packing16 import MOST_PAIRS, apart, pack16, pack16_windows, unpack16, whole_pairs
 from dfine_jax.cpu.kernels.two_columns import for_two_columns
@@ -188,7 +187,10 @@ class Gemm16(Kernel):
 
 
 class SplitGemm16(Kernel):
-    """A pointwise kernel in parts, of which each multiplies its own map: one of them is of half the size."""
+    """A pointwise kernel in parts, of which each multiplies its own map: one of them is of half the size.
+
+    ``convolve`` takes one map, with its part.
+    """
 
     name = "GEMM, 16 bits, split"
     in_16_bits = True
@@ -205,14 +207,10 @@ class SplitGemm16(Kernel):
         return pack16([part[0] for part in split(kernel, widths)], operands)
 
     def convolve(self, maps: Sequence[Array], kernels: Sequence[Array], layer: Layer) -> Float[Array, "..."]:
-        raise NotImplementedError("its maps are multiplied one by one")
+        return gemm16(maps, kernels, layer.epilogue)
 
-    def by_map(self, kernels: Sequence[Array]) -> list[Multiply]:
-        return [partial(_gemm16_of_one, pair) for pair in apart(kernels)]
-
-
-def _gemm16_of_one(pair: list[Num[Array, "..."]], x: Float[Array, "*B _"], epilogue: Epilogue) -> Float[Array, "*B O"]:
-    return gemm16([x], pair, epilogue)
+    def by_map(self, kernels: Sequence[Array]) -> list[list[Array]]:
+        return apart(kernels)
 
 
 class ImplicitGemm16(Kernel):

@@ -66,7 +66,7 @@ class Winograd16(Kernel):
     in_16_bits = True
 
     def supports(self, spec: Spec) -> bool:
-        return spec.is_winograd and spec.is_dense and spec.inputs % WIDEST == spec.outputs % WIDEST == 0
+        return spec.is_native_winograd
 
     def packed_shapes(self, kernel: HWIO, widths: tuple[int, ...]) -> list[tuple[int, ...]]:
         return [(36, packed_size(*kernel[2:])), (1,)]
