@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from dfine_jax.cpu.codegen.attributes import check_attributes
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import HALVES, half, registers
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.codegen.targets import register, target
 from dfine_jax.cpu.codegen.work import MOST, TAPS
 from dfine_jax.cpu.epilogue import Epilogue
@@ -85,7 +86,7 @@ def plan_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Win
     """For products, and whatever else takes each cell by itself."""
     rows = math.prod(maps[0].shape[:-1])
     size = CELLS // 2 if rows < FEW else CELLS
-    return Plan(size, -(-rows // size), size * whole_columns(outputs))
+    return Plan(size, -(-rows // size), scratch_size("gemm", count=size, columns=whole_columns(outputs)))
 
 
 def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
@@ -96,7 +97,9 @@ def plan_implicit_gemm(maps: list[Array], kernels: list[Array], outputs: int, wi
     widths = [x.shape[-1] for x in maps]
     zeros = ((wide - 1) * window.stride + window.size) * max(widths)
     edge = ((window.at_edge(sides[1]) - 1) * window.stride + window.size) * window.size * sum(widths)
-    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + zeros + edge)
+    columns = whole_columns(outputs)
+    scratch = scratch_size("rows", wide=wide, columns=columns, zero_count=zeros, edge_count=edge)
+    return Plan(size, pictures * -(-high // size), scratch)
 
 
 def even(count: int, most: int) -> int:

@@ -52,7 +52,8 @@ multiply:
   %result = call ptr @get.result(ptr %work)
   %narrow = call i64 @get.narrow(ptr %work)
   %begin = call ptr @place(ptr %result, i64 %narrow, i64 %to)
-  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %count, ptr %begin, ptr %scratch)
+  SCRATCH.gemm
+  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %count, ptr %begin, ptr %sums)
   ret void
 }
 
@@ -170,11 +171,9 @@ entry:
   %wide = call i64 @get.wide(ptr %work)
   %columns = call i64 @get.columns(ptr %work)
   %outputs = call i64 @get.outputs(ptr %work)
-  %zeros.size = call i64 @get.zeros(ptr %work)
-  %sums.size = mul i64 %wide, %columns
-  %zeros = getelementptr float, ptr %scratch, i64 %sums.size
-  %edges = getelementptr float, ptr %zeros, i64 %zeros.size
-  %zeros.bytes = mul i64 %zeros.size, 4
+  %zero_count = call i64 @get.zeros(ptr %work)
+  SCRATCH.rows
+  %zeros.bytes = mul i64 %zero_count, 4
   call ptr @memset(ptr %zeros, i32 0, i64 %zeros.bytes)
   %stride.less = sub i64 %stride, 1
   %low.up = add i64 %low, %stride.less
@@ -202,11 +201,11 @@ row:
   %to.offset = mul i64 %index, %row.size
   %to = call ptr @place(ptr %result.begin, i64 %narrow, i64 %to.offset)
   call void @strip(ptr %work, i64 %picture, i64 %top, i64 0, i64 %left, i1 true, ptr %zeros, ptr %edges, ptr %to,
-                   ptr %scratch)
+                   ptr %sums)
   call void @strip(ptr %work, i64 %picture, i64 %top, i64 %left, i64 %right, i1 false, ptr %zeros, ptr %edges, ptr %to,
-                   ptr %scratch)
+                   ptr %sums)
   call void @strip(ptr %work, i64 %picture, i64 %top, i64 %right, i64 %wide, i1 true, ptr %zeros, ptr %edges, ptr %to,
-                   ptr %scratch)
+                   ptr %sums)
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %count
   br i1 %is.more, label %row, label %done
@@ -225,21 +224,17 @@ entry:
   %halved = call i64 @get.halved(ptr %work)
   %numbers = lshr i64 %channels, %halved
   %inputs.each = mul i64 %count, %numbers
-  %inputs.size = mul i64 %inputs.each, 36
   %products.each = mul i64 %count, %outputs
-  %products.size = mul i64 %products.each, 36
   %kernel.each = mul i64 %numbers, %outputs
-  %products = getelementptr float, ptr %scratch, i64 %inputs.size
-  %scales = getelementptr float, ptr %products, i64 %products.size
-  %outside = getelementptr float, ptr %scales, i64 %count
+  SCRATCH.tiles
   %spread = call ptr @get.spread(ptr %work)
   %product = call ptr @get.multiply(ptr %work)
-  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
+  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %scales, ptr %outside)
   br label %multiply
 multiply:
   %entry.index = phi i64 [ 0, %entry ], [ %entry.next, %multiply ]
   %input.offset = mul i64 %entry.index, %inputs.each
-  %input = getelementptr float, ptr %scratch, i64 %input.offset
+  %input = getelementptr float, ptr %inputs, i64 %input.offset
   %kernel.offset = mul i64 %entry.index, %kernel.each
   %kernel.one = getelementptr float, ptr %kernel, i64 %kernel.offset
   %product.offset = mul i64 %entry.index, %products.each

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 from dfine_jax.cpu.codegen.exponential import error_function, exponential
 from dfine_jax.cpu.codegen.registers import WIDEST, Registers
-from dfine_jax.cpu.codegen.text import first_lanes, lines, splat, widened
+from dfine_jax.cpu.codegen.text import first_lanes, lines, loop, splat, widened
 
 LARGEST = 65504
 """Of numbers in float16."""
@@ -122,53 +122,7 @@ def _finish(lanes: int, name: str, activation: str) -> str:
             f"{vector} zeroinitializer)"
         )
 
-    return f"""
-define internal void @finish.{name}(ptr %work, ptr %sums, ptr %result, i64 %rows) {{
-entry:
-  %biases = call ptr @get.bias(ptr %work)
-  %affine = call ptr @get.affine(ptr %work)
-  %outputs = call i64 @get.outputs(ptr %work)
-  %columns = call i64 @get.columns(ptr %work)
-  %scale.one = load float, ptr %affine
-  %scale = call {vector} @splat(float %scale.one)
-  %shift.at = getelementptr float, ptr %affine, i64 1
-  %shift.one = load float, ptr %shift.at
-  %shift = call {vector} @splat(float %shift.one)
-  %coarse = call ptr @get.coarse(ptr %work)
-  %shortcut = call ptr @get.shortcut(ptr %work)
-  %has.coarse = icmp ne ptr %coarse, null
-  %has.shortcut = icmp ne ptr %shortcut, null
-  %first = call ptr @get.result(ptr %work)
-  %first.address = ptrtoint ptr %first to i64
-  %address = ptrtoint ptr %result to i64
-  %bytes = sub i64 %address, %first.address
-  %narrow = call i64 @get.narrow(ptr %work)
-  %power = sub i64 2, %narrow
-  %begin = ashr i64 %bytes, %power
-  %is.narrow = icmp ne i64 %narrow, 0
-  %shortcut.narrow = call i64 @get.narrow.shortcut(ptr %work)
-  %shortcut.power = sub i64 2, %shortcut.narrow
-  %is.shortcut.narrow = icmp ne i64 %shortcut.narrow, 0
-  br label %row
-row:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %row.end ]
-  %from.offset = mul i64 %index, %columns
-  %from = getelementptr float, ptr %sums, i64 %from.offset
-  %to.offset = mul i64 %index, %outputs
-  %to.bytes = shl i64 %to.offset, %power  ; nothing is called in between: cells may be of few channels
-  %to = getelementptr i8, ptr %result, i64 %to.bytes
-  %place = add i64 %begin, %to.offset
-  %shortcut.bytes = shl i64 %place, %shortcut.power
-  %shortcut.row = getelementptr i8, ptr %shortcut, i64 %shortcut.bytes
-  br i1 %has.coarse, label %find, label %found
-find:
-  %coarse.there = call ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs)
-  br label %found
-found:
-  %coarse.row = phi ptr [ %coarse, %row ], [ %coarse.there, %find ]
-  br label %some
-some:
-  %column = phi i64 [ 0, %found ], [ %column.next, %some.end ]
+    some = f"""
   {first_lanes(lanes, "are.real", "%column", "%outputs")}
   {lines(loaded("x", "from"))}
   {lines(loaded("bias", "biases"))}
@@ -200,20 +154,58 @@ store:
   br i1 %is.narrow, label %to.narrow, label %to.wide
 to.narrow:
   {lines(_stored_narrow(lanes) if has_narrow else ["unreachable"])}
-  {"br label %some.end" if has_narrow else ""}
+  {"br label %stored" if has_narrow else ""}
 to.wide:
   %to.at = getelementptr float, ptr %to, i64 %column
   call void @llvm.masked.store.{suffix}.p0({vector} %finished, ptr %to.at, i32 4, {mask} %are.real)
-  br label %some.end
-some.end:
-  %column.next = add i64 %column, {lanes}
-  %is.more = icmp slt i64 %column.next, %outputs
-  br i1 %is.more, label %some, label %row.end
-row.end:
-  %index.next = add i64 %index, 1
-  %is.another = icmp slt i64 %index.next, %rows
-  br i1 %is.another, label %row, label %done
-done:
+  br label %stored
+stored:
+"""
+    row = f"""
+  %from.offset = mul i64 %index, %columns
+  %from = getelementptr float, ptr %sums, i64 %from.offset
+  %to.offset = mul i64 %index, %outputs
+  %to.bytes = shl i64 %to.offset, %power  ; nothing is called in between: cells may be of few channels
+  %to = getelementptr i8, ptr %result, i64 %to.bytes
+  %place = add i64 %begin, %to.offset
+  %shortcut.bytes = shl i64 %place, %shortcut.power
+  %shortcut.row = getelementptr i8, ptr %shortcut, i64 %shortcut.bytes
+  br i1 %has.coarse, label %find, label %found
+find:
+  %coarse.there = call ptr @coarse.row(ptr %work, ptr %coarse, i64 %place, i64 %outputs)
+  br label %found
+found:
+  %coarse.row = phi ptr [ %coarse, %row ], [ %coarse.there, %find ]
+{loop("some", "column", "%outputs", some, step=lanes, before="found", last="stored")}
+"""
+    return f"""
+define internal void @finish.{name}(ptr %work, ptr %sums, ptr %result, i64 %rows) {{
+entry:
+  %biases = call ptr @get.bias(ptr %work)
+  %affine = call ptr @get.affine(ptr %work)
+  %outputs = call i64 @get.outputs(ptr %work)
+  %columns = call i64 @get.columns(ptr %work)
+  %scale.one = load float, ptr %affine
+  %scale = call {vector} @splat(float %scale.one)
+  %shift.at = getelementptr float, ptr %affine, i64 1
+  %shift.one = load float, ptr %shift.at
+  %shift = call {vector} @splat(float %shift.one)
+  %coarse = call ptr @get.coarse(ptr %work)
+  %shortcut = call ptr @get.shortcut(ptr %work)
+  %has.coarse = icmp ne ptr %coarse, null
+  %has.shortcut = icmp ne ptr %shortcut, null
+  %first = call ptr @get.result(ptr %work)
+  %first.address = ptrtoint ptr %first to i64
+  %address = ptrtoint ptr %result to i64
+  %bytes = sub i64 %address, %first.address
+  %narrow = call i64 @get.narrow(ptr %work)
+  %power = sub i64 2, %narrow
+  %begin = ashr i64 %bytes, %power
+  %is.narrow = icmp ne i64 %narrow, 0
+  %shortcut.narrow = call i64 @get.narrow.shortcut(ptr %work)
+  %shortcut.power = sub i64 2, %shortcut.narrow
+  %is.shortcut.narrow = icmp ne i64 %shortcut.narrow, 0
+{loop("row", "index", "%rows", row, last="some.end")}
   ret void
 }}
 """

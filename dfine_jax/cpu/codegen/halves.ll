@@ -38,9 +38,7 @@ entry:
   %factor = load float, ptr %factors
   %first.map = call ptr @map(ptr %work, i64 0)
   %kernel = call ptr @map.kernel(ptr %first.map)
-  %sums.size = mul i64 %count, %columns
-  %scales = getelementptr float, ptr %scratch, i64 %sums.size
-  %halves = getelementptr float, ptr %scales, i64 %count
+  SCRATCH.gemm16
   br label %map
 map:
   %index = phi i64 [ 0, %entry ], [ %index.next, %map ]
@@ -59,9 +57,9 @@ map:
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %multiply
 multiply:
-  call void @rounded.cells(ptr %here, i64 %maps, i64 %count, float %factor, ptr %halves, i64 %inputs, ptr %scales)
+  call void @rounded.cells(ptr %here, i64 %maps, i64 %count, float %factor, ptr %rounded, i64 %inputs, ptr %scales)
   %pairs = lshr i64 %inputs, 1
-  call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel)
+  call void @set.map(ptr %here, i64 0, ptr %rounded, i64 %pairs, i64 %pairs, ptr %kernel)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
   call void @set.window(ptr %here, i64 0, i64 PAIRS, i64 0)
   %outputs = call i64 @get.outputs(ptr %work)
@@ -69,7 +67,7 @@ multiply:
   %result = call ptr @get.result(ptr %work)
   %result.narrow = call i64 @get.narrow(ptr %work)
   %begin = call ptr @place(ptr %result, i64 %result.narrow, i64 %result.offset)
-  call void @cells(ptr %work, ptr %here, i64 1, i64 %count, ptr %begin, ptr %scratch)
+  call void @cells(ptr %work, ptr %here, i64 1, i64 %count, ptr %begin, ptr %sums)
   ret void
 }
 
@@ -122,12 +120,11 @@ entry:
   %across = call i64 @llvm.smax.i64(i64 %reached, i64 %width.low)
   %above.picture = mul i64 %picture, %height
   %from.row = add i64 %above.picture, %from
-  %sums.size = mul i64 %wide, %columns
-  %after.sums = getelementptr float, ptr %scratch, i64 %sums.size
+  SCRATCH.rows16
   br label %map
 map:
   %index = phi i64 [ 0, %entry ], [ %index.next, %rounded.map ]
-  %scales = phi ptr [ %after.sums, %entry ], [ %scales.next, %rounded.map ]
+  %memory = phi ptr [ %first.map.memory, %entry ], [ %next.map, %rounded.map ]
   %map.at = call ptr @map(ptr %work, i64 %index)
   %base = call ptr @map.base(ptr %map.at)
   %channels = call i64 @map.numbers(ptr %map.at)
@@ -136,7 +133,7 @@ map:
   %factor = load float, ptr %factor.at
   %is.top = icmp slt i64 %index, %tops
   %below = zext i1 %is.top to i64  ; rows more
-  %all.rows = add i64 %rows, %below
+  %all_rows = add i64 %rows, %below
   %bottom.below = add i64 %bottom, %below
   %until = call i64 @llvm.smin.i64(i64 %bottom.below, i64 %height)
   %inside = sub i64 %until, %from
@@ -154,18 +151,18 @@ map:
   %across.up = add i64 %across.odd, 1
   %down.halves = and i64 %across.up, -2
   %down = lshr i64 %down.halves, 1
-  %halves = getelementptr float, ptr %scales, i64 %wide
+  SCRATCH.map16.FROM.memory
   %left = mul i64 %low, %channels
   %right.begin = add i64 %left, %row.size
   %above = mul i64 %outside, %down.halves
   %inside.begin = add i64 %above, %left
-  %inside.at = getelementptr half, ptr %halves, i64 %inside.begin
+  %inside.at = getelementptr half, ptr %rounded, i64 %inside.begin
   %here.at = getelementptr %Map, ptr %here, i64 %index
   call void @set.map(ptr %here, i64 %index, ptr %source, i64 %row.size, i64 %row.size, ptr %kernel)
   call void @set.narrow.map(ptr %here, i64 %index, i64 %narrow)
   %scale = call float @rounded(ptr %here.at, i64 1, i64 %inside, float %factor, ptr %inside.at, i64 %down.halves)
   call void @fill(ptr %scales, i64 %wide, float %scale)
-  call void @pad(ptr %halves, i64 %all.rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
+  call void @pad(ptr %rounded, i64 %all_rows, i64 %outside, i64 %inside, i64 %left, i64 %right.begin, i64 %down.halves)
   br i1 %is.top, label %top.map, label %rounded.map
 top.map:
   %bottom.top = call i64 @llvm.smin.i64(i64 %bottom, i64 %height)
@@ -176,12 +173,9 @@ rounded.map:
   %summed = mul i64 %taps, %run
   %pitch.halves = mul i64 %step, %channels
   %pitch = lshr i64 %pitch.halves, 1
-  call void @set.map(ptr %here, i64 %index, ptr %halves, i64 %summed, i64 %pitch, ptr %kernel)
+  call void @set.map(ptr %here, i64 %index, ptr %rounded, i64 %summed, i64 %pitch, ptr %kernel)
   call void @set.scales(ptr %here, i64 %index, ptr %scales)
   call void @set.window(ptr %here, i64 %index, i64 %run, i64 %down)
-  %used = mul i64 %all.rows, %down
-  %after = getelementptr float, ptr %halves, i64 %used
-  %scales.next = getelementptr float, ptr %after, i64 16  ; which is read with what comes before
   %index.next = add i64 %index, 1
   %is.more = icmp slt i64 %index.next, %maps
   br i1 %is.more, label %map, label %result
@@ -197,7 +191,7 @@ result:
 row:
   %row.index = phi i64 [ 0, %result ], [ %row.next, %row ]
   %to = phi ptr [ %begin, %result ], [ %to.next, %row ]
-  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %wide, ptr %to, ptr %scratch)
+  call void @cells(ptr %work, ptr %here, i64 %maps, i64 %wide, ptr %to, ptr %sums)
   call void @move.down(ptr %here, i64 %maps, i64 %stride)
   %to.next = call ptr @place(ptr %to, i64 %result.narrow, i64 %result.size)
   %row.next = add i64 %row.index, 1

@@ -4,34 +4,18 @@ What a row of a kernel covers in a row of a map lies together, as for ``@chunk.r
 of the kernel's gets a product of the map's row, transposed, and the gradient's.
 """
 
-from dfine_jax.cpu.codegen.matrices import DEPTH, PACKED
-from dfine_jax.cpu.codegen.product import LAST, PANEL
+from dfine_jax.cpu.codegen.matrices import over_panels
+from dfine_jax.cpu.codegen.scratch import DEPTH
+from dfine_jax.cpu.codegen.text import loop
 
 
 def kernel_gradients() -> str:
     """``@kernel.gradients``, which XLA's handler calls, and what it calls."""
-    return _ROWS + _CHUNK + _CALL
+    return _rows() + _chunk() + _CALL
 
 
-_ROWS = """
-; As many rows of a picture's map as a kernel has, from one on, each with its padding to so many cells.
-define internal void @padded.rows(ptr %work, i64 %picture, i64 %top, i64 %cells, ptr %to) {
-entry:
-  %map = call ptr @map(ptr %work, i64 0)
-  %base = call ptr @map.base(ptr %map)
-  %channels = call i64 @map.numbers(ptr %map)
-  %taps = call i64 @get.taps(ptr %work)
-  %height = call i64 @get.height(ptr %work)
-  %width = call i64 @get.width(ptr %work)
-  %low = call i64 @get.low(ptr %work)
-  %first = sub i64 0, %low
-  %above = mul i64 %picture, %height
-  %row.size = mul i64 %width, %channels
-  %size = mul i64 %cells, %channels
-  %bytes = mul i64 %size, 4
-  br label %row
-row:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %next ]
+def _rows() -> str:
+    row = """
   %which = add i64 %top, %index
   %begin.offset = mul i64 %index, %size
   %begin = getelementptr float, ptr %to, i64 %begin.offset
@@ -47,16 +31,67 @@ there:
   call void @padded(ptr %from, i64 0, i64 %width, i64 %channels, i64 %first, i64 %cells, ptr %begin)
   br label %next
 next:
-  %index.next = add i64 %index, 1
-  %is.more = icmp slt i64 %index.next, %taps
-  br i1 %is.more, label %row, label %done
-done:
+"""
+    return f"""
+; As many rows of a picture's map as a kernel has, from one on, each with its padding to so many cells.
+define internal void @padded.rows(ptr %work, i64 %picture, i64 %top, i64 %cells, ptr %to) {{
+entry:
+  %map = call ptr @map(ptr %work, i64 0)
+  %base = call ptr @map.base(ptr %map)
+  %channels = call i64 @map.numbers(ptr %map)
+  %taps = call i64 @get.taps(ptr %work)
+  %height = call i64 @get.height(ptr %work)
+  %width = call i64 @get.width(ptr %work)
+  %low = call i64 @get.low(ptr %work)
+  %first = sub i64 0, %low
+  %above = mul i64 %picture, %height
+  %row.size = mul i64 %width, %channels
+  %size = mul i64 %cells, %channels
+  %bytes = mul i64 %size, 4
+{loop("row", "index", "%taps", row, last="next")}
   ret void
-}
+}}
 """
 
 
-_CHUNK = f"""
+def _chunk() -> str:
+    tap = """
+  %tap.offset = mul i64 %tap.index, %row_size
+  %tap.from = getelementptr float, ptr %from, i64 %tap.offset
+  %to.offset = mul i64 %tap.index, %each
+  %tap.to = getelementptr float, ptr %to, i64 %to.offset
+  call void @set.map(ptr %here, i64 0, ptr %tap.from, i64 %numbers, i64 1, ptr %packed)
+  call void @add.panel(ptr %here, i1 %is.narrow, i64 %covered, ptr %tap.to, i64 %width, i64 %step, i1 %is.begin)
+"""
+    panel = f"""
+  %each = mul i64 %covered, %width
+  %panel.from = getelementptr float, ptr %gradient.block, i64 %column
+  call void @pack(ptr %panel.from, i64 %numbers, i64 %outputs, i64 1, i64 %columns, ptr %packed)
+{loop("tap", "tap.index", "%taps", tap, before="panel")}
+"""
+    block = f"""
+  %left = sub i64 %wide, %cell
+  %numbers = call i64 @llvm.smin.i64(i64 %left, i64 {DEPTH})
+  %is.first.block = icmp eq i64 %cell, 0
+  %is.begin = and i1 %is.first.row, %is.first.block
+  %from.offset = mul i64 %cell, %step
+  %from = getelementptr float, ptr %padded, i64 %from.offset
+  %gradient.cell = add i64 %cells.above, %cell
+  %gradient.offset = mul i64 %gradient.cell, %outputs
+  %gradient.block = getelementptr float, ptr %gradient, i64 %gradient.offset
+{over_panels(panel, before="block", last="tap.end")}
+"""
+    row = f"""
+  %picture = sdiv i64 %row.index, %high
+  %place = srem i64 %row.index, %high
+  %place.strided = mul i64 %place, %stride
+  %top = sub i64 %place.strided, %low
+  call void @padded.rows(ptr %work, i64 %picture, i64 %top, i64 %cells, ptr %padded)
+  %cells.above = mul i64 %row.index, %wide
+  %is.first.row = icmp eq i64 %row.index, %begin
+{loop("block", "cell", "%wide", block, step=DEPTH, before="row", last="panel.end")}
+"""
+    return f"""
 ; Of one part of the rows of all pictures' results, in which a picture's place is taken by the part.
 define internal void @chunk.gradients(ptr %work, i64 %part, i64 %first, i64 %count, ptr %scratch) {{
 entry:
@@ -77,10 +112,8 @@ entry:
   %wide.less = sub i64 %wide, 1
   %last.cell = mul i64 %wide.less, %stride
   %cells = add i64 %last.cell, %taps
-  %size = mul i64 %cells, %channels
-  %padded.size = mul i64 %taps, %size
-  %padded = getelementptr float, ptr %scratch, i64 {PACKED}
-  %narrower = getelementptr float, ptr %padded, i64 %padded.size
+  %row_size = mul i64 %cells, %channels
+  SCRATCH.gradients
   %kernel.rows = mul i64 %taps, %covered
   %kernel.size = mul i64 %kernel.rows, %outputs
   %result.offset = mul i64 %part, %kernel.size
@@ -89,75 +122,16 @@ entry:
   %begin = mul i64 %part, %share
   %begin.next = add i64 %begin, %share
   %end = call i64 @llvm.smin.i64(i64 %begin.next, i64 %depth)
-  br label %row
-row:
-  %row.index = phi i64 [ %begin, %entry ], [ %row.next, %row.end ]
-  %picture = sdiv i64 %row.index, %high
-  %place = srem i64 %row.index, %high
-  %place.strided = mul i64 %place, %stride
-  %top = sub i64 %place.strided, %low
-  call void @padded.rows(ptr %work, i64 %picture, i64 %top, i64 %cells, ptr %padded)
-  %cells.above = mul i64 %row.index, %wide
-  %is.first.row = icmp eq i64 %row.index, %begin
-  br label %block
-block:
-  %cell = phi i64 [ 0, %row ], [ %cell.next, %block.end ]
-  %cell.next = add i64 %cell, {DEPTH}
-  %left = sub i64 %wide, %cell
-  %numbers = call i64 @llvm.smin.i64(i64 %left, i64 {DEPTH})
-  %is.first.block = icmp eq i64 %cell, 0
-  %is.begin = and i1 %is.first.row, %is.first.block
-  %from.offset = mul i64 %cell, %step
-  %from = getelementptr float, ptr %padded, i64 %from.offset
-  %gradient.cell = add i64 %cells.above, %cell
-  %gradient.offset = mul i64 %gradient.cell, %outputs
-  %gradient.block = getelementptr float, ptr %gradient, i64 %gradient.offset
-  br label %panel
-panel:
-  %column = phi i64 [ 0, %block ], [ %column.next, %panel.end ]
-  %column.next = add i64 %column, {PANEL}
-  %columns.left = sub i64 %outputs, %column
-  %columns = call i64 @llvm.smin.i64(i64 %columns.left, i64 {PANEL})
-  %is.narrow = icmp sle i64 %columns, {LAST}
-  %panel.width = select i1 %is.narrow, i64 {LAST}, i64 {PANEL}
-  %is.whole = icmp eq i64 %columns, %panel.width
-  %result.at = getelementptr float, ptr %result, i64 %column
-  %to = select i1 %is.whole, ptr %result.at, ptr %narrower
-  %width = select i1 %is.whole, i64 %outputs, i64 %panel.width
-  %each = mul i64 %covered, %width
-  %panel.from = getelementptr float, ptr %gradient.block, i64 %column
-  call void @pack(ptr %panel.from, i64 %numbers, i64 %outputs, i64 1, i64 %columns, ptr %scratch)
-  br label %tap
-tap:
-  %tap.index = phi i64 [ 0, %panel ], [ %tap.next, %tap ]
-  %tap.offset = mul i64 %tap.index, %size
-  %tap.from = getelementptr float, ptr %from, i64 %tap.offset
-  %to.offset = mul i64 %tap.index, %each
-  %tap.to = getelementptr float, ptr %to, i64 %to.offset
-  call void @set.map(ptr %here, i64 0, ptr %tap.from, i64 %numbers, i64 1, ptr %scratch)
-  call void @add.panel(ptr %here, i1 %is.narrow, i64 %covered, ptr %tap.to, i64 %width, i64 %step, i1 %is.begin)
-  %tap.next = add i64 %tap.index, 1
-  %is.tap = icmp slt i64 %tap.next, %taps
-  br i1 %is.tap, label %tap, label %panel.end
-panel.end:
-  %is.panel = icmp slt i64 %column.next, %outputs
-  br i1 %is.panel, label %panel, label %block.end
-block.end:
-  %is.block = icmp slt i64 %cell.next, %wide
-  br i1 %is.block, label %block, label %row.end
-row.end:
-  %row.next = add i64 %row.index, 1
-  %is.row = icmp slt i64 %row.next, %end
-  br i1 %is.row, label %row, label %rows.end
-rows.end:
+{loop("row", "row.index", "%end", row, start="%begin", last="block.end")}
   br i1 %is.whole, label %done, label %unpad
 unpad:
-  call void @unpad(ptr %narrower, i64 %panel.width, i64 %kernel.rows, ptr %result.at, i64 %columns, i64 %outputs)
+  call void @unpad(ptr %beyond, i64 %panel.width, i64 %kernel.rows, ptr %result.at, i64 %columns, i64 %outputs)
   br label %done
 done:
   ret void
 }}
 """
+
 
 _CALL = """
 ; Of maps (pictures, height, width, channels in) and gradients (pictures, height, width, channels out) to (parts, rows

@@ -4,18 +4,11 @@ from collections.abc import Iterable, Iterator
 
 from dfine_jax.cpu.codegen.exponential import exponential
 from dfine_jax.cpu.codegen.registers import WIDEST, Registers
-from dfine_jax.cpu.codegen.text import first_lanes, lines, splat
+from dfine_jax.cpu.codegen.scratch import CORNERS
+from dfine_jax.cpu.codegen.text import first_lanes, lines, loop, repeated, splat
 
 QUERIES = 24
 """That a thread is given at a time."""
-
-CORNERS = 4
-"""Cells around a point."""
-
-
-def scratch_of_query(points: int) -> int:
-    """Numbers in a thread's own memory: of one head's points each corner's place and its share."""
-    return 2 * CORNERS * -(-points // WIDEST) * WIDEST
 
 
 def sampling(layout: Registers) -> str:
@@ -36,7 +29,7 @@ declare {vector} @llvm.floor.{suffix}({vector})
 
 def _places(lanes: int) -> str:
     """``@places``, for whose arguments see its comment."""
-    vector, integers, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i32>", f"<{lanes} x i1>", f"v{lanes}f32"
+    vector, mask, suffix = f"<{lanes} x float>", f"<{lanes} x i1>", f"v{lanes}f32"
     halves = {"x": range(0, 2 * lanes, 2), "y": range(1, 2 * lanes, 2)}
 
     def loaded(name: str, pointer: str, index: str, are_real: str) -> Iterable[str]:
@@ -47,28 +40,7 @@ def _places(lanes: int) -> str:
         )
 
     corners = [(row, column) for row in range(2) for column in range(2)]
-    return f"""
-; Of a head's points, from offsets and scores, the place of each of the four cells around in a map of so many channels,
-; and its share, times a weight of a softmax whose sum is the result. The table has for each point by what offsets are
-; multiplied besides the box, the width and height of its level and the first of its cells.
-define internal float @places(ptr %offsets, ptr %scores, i64 %count, ptr %box, ptr %table, i64 %channels, ptr %cells,
-                              ptr %shares, i64 %pitch) {{
-entry:
-  %top = call float @largest(ptr %scores, i64 %count)
-  %tops = call {vector} @splat(float %top)
-  %twice = mul i64 %count, 2
-  {lines(_box())}
-  {lines(f"%box.{side}s = call {vector} @splat(float %box.{side})" for side in ("x", "y", "w", "h"))}
-  %widths.from = getelementptr float, ptr %table, i64 %count
-  %heights.from = getelementptr float, ptr %widths.from, i64 %count
-  %starts.from = getelementptr float, ptr %heights.from, i64 %count
-  %channels.short = trunc i64 %channels to i32
-  %channel.first = insertelement {integers} poison, i32 %channels.short, i64 0
-  %channel.counts = shufflevector {integers} %channel.first, {integers} poison, <{lanes} x i32> zeroinitializer
-  br label %some
-some:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %some ]
-  %sum = phi {vector} [ zeroinitializer, %entry ], [ %sum.next, %some ]
+    some = f"""
   {first_lanes(lanes, "are.real", "%index", "%count")}
   {lines(loaded("score", "%scores", "%index", "%are.real"))}
   %below = fsub {vector} %score, %tops
@@ -96,10 +68,25 @@ some:
   {lines(_on_axis(lanes, "x", "w", "width"))}
   {lines(_on_axis(lanes, "y", "h", "height"))}
   {lines(line for corner in corners for line in _corner(lanes, *corner))}
-  %index.next = add i64 %index, {lanes}
-  %is.more = icmp slt i64 %index.next, %count
-  br i1 %is.more, label %some, label %done
-done:
+"""
+    return f"""
+; Of a head's points, from offsets and scores, the place of each of the four cells around in a map of so many channels,
+; and its share, times a weight of a softmax whose sum is the result. The table has for each point by what offsets are
+; multiplied besides the box, the width and height of its level and the first of its cells.
+define internal float @places(ptr %offsets, ptr %scores, i64 %count, ptr %box, ptr %table, i64 %channels, ptr %cells,
+                              ptr %shares, i64 %pitch) {{
+entry:
+  %top = call float @largest(ptr %scores, i64 %count)
+  %tops = call {vector} @splat(float %top)
+  %twice = mul i64 %count, 2
+  {lines(_box())}
+  {lines(f"%box.{side}s = call {vector} @splat(float %box.{side})" for side in ("x", "y", "w", "h"))}
+  %widths.from = getelementptr float, ptr %table, i64 %count
+  %heights.from = getelementptr float, ptr %widths.from, i64 %count
+  %starts.from = getelementptr float, ptr %heights.from, i64 %count
+  %channels.short = trunc i64 %channels to i32
+  {lines(repeated(lanes, "i32", "channels.short", "channel.counts"))}
+{loop("some", "index", "%count", some, step=lanes, carried={"sum": (vector, "zeroinitializer")})}
   %total = call reassoc float @llvm.vector.reduce.fadd.{suffix}(float 0.0, {vector} %sum.next)
   ret float %total
 }}
@@ -174,16 +161,24 @@ def _picked(lanes: int) -> str:
         yield f"%x.{index} = load {vector}, ptr %from.{index}, align 4"
         yield f"%share.at.{index} = getelementptr float, ptr %shares, i64 %slot.{index}"
         yield f"%share.{index} = load float, ptr %share.at.{index}, align 4"
-        yield f"%share.first.{index} = insertelement {vector} poison, float %share.{index}, i64 0"
+        yield from repeated(lanes, "float", f"share.{index}", f"share.all.{index}")
         yield (
-            f"%share.all.{index} = shufflevector {vector} %share.first.{index}, {vector} poison, "
-            f"<{lanes} x i32> zeroinitializer"
-        )
-        yield (
-            f"%sum.next.{index} = call {vector} @llvm.fma.{suffix}({vector} %x.{index}, {vector} %share.all.{index}, "
+            f"%sum.{index}.next = call {vector} @llvm.fma.{suffix}({vector} %x.{index}, {vector} %share.all.{index}, "
             f"{vector} %sum.{index})"
         )
 
+    zeros = {f"sum.{index}": (vector, "zeroinitializer") for index in corners}
+    add = lines(line for index in corners for line in corner(index))
+    some = f"""
+  %column.from = getelementptr float, ptr %map, i64 %column
+{loop("add", "point", "%count", add, before="some", carried=zeros)}
+  %upper = fadd {vector} %sum.0.next, %sum.1.next
+  %lower = fadd {vector} %sum.2.next, %sum.3.next
+  %all = fadd {vector} %upper, %lower
+  %y = fmul {vector} %all, %factor
+  %to = getelementptr float, ptr %result, i64 %column
+  store {vector} %y, ptr %to, align 4
+"""
     return f"""
 ; The sum of the picked cells' channels, divided by the sum of weights.
 define internal void @picked(ptr %map, i64 %count, ptr %cells, ptr %shares, i64 %pitch, float %sum, i64 %channels,
@@ -191,35 +186,38 @@ define internal void @picked(ptr %map, i64 %count, ptr %cells, ptr %shares, i64 
 entry:
   %inverse = fdiv float 1.0, %sum
   %factor = call {vector} @splat(float %inverse)
-  br label %some
-some:
-  %column = phi i64 [ 0, %entry ], [ %column.next, %some.end ]
-  %column.from = getelementptr float, ptr %map, i64 %column
-  br label %add
-add:
-  %point = phi i64 [ 0, %some ], [ %point.next, %add ]
-  {lines(f"%sum.{i} = phi {vector} [ zeroinitializer, %some ], [ %sum.next.{i}, %add ]" for i in corners)}
-  {lines(line for index in corners for line in corner(index))}
-  %point.next = add i64 %point, 1
-  %is.more = icmp slt i64 %point.next, %count
-  br i1 %is.more, label %add, label %some.end
-some.end:
-  %upper = fadd {vector} %sum.next.0, %sum.next.1
-  %lower = fadd {vector} %sum.next.2, %sum.next.3
-  %all = fadd {vector} %upper, %lower
-  %y = fmul {vector} %all, %factor
-  %to = getelementptr float, ptr %result, i64 %column
-  store {vector} %y, ptr %to, align 4
-  %column.next = add i64 %column, {lanes}
-  %is.another = icmp slt i64 %column.next, %channels
-  br i1 %is.another, label %some, label %done
-done:
+{loop("some", "column", "%channels", some, step=lanes, last="add.end")}
   ret void
 }}
 """
 
 
 def _chunk() -> str:
+    head = """
+  %head.points = mul i64 %head.index, %points
+  %head.scores = getelementptr float, ptr %query.scores, i64 %head.points
+  %head.pairs = mul i64 %head.index, %pairs
+  %head.offsets = getelementptr float, ptr %query.offsets, i64 %head.pairs
+  %column = mul i64 %head.index, %channels
+  %head.maps = getelementptr float, ptr %picture.maps, i64 %column
+  %head.result = getelementptr float, ptr %query.result, i64 %column
+  %sum = call float @places(ptr %head.offsets, ptr %head.scores, i64 %points, ptr %box, ptr %table, i64 %width,
+                            ptr %cells, ptr %shares, i64 %pitch)
+  call void @picked(ptr %head.maps, i64 %points, ptr %cells, ptr %shares, i64 %pitch, float %sum, i64 %channels,
+                    ptr %head.result)
+"""
+    query = f"""
+  %which = add i64 %first.query, %index
+  %box.offset = mul i64 %which, 4
+  %box = getelementptr float, ptr %boxes, i64 %box.offset
+  %point.offset = mul i64 %which, %all.points
+  %query.scores = getelementptr float, ptr %scores, i64 %point.offset
+  %pair.offset = mul i64 %point.offset, 2
+  %query.offsets = getelementptr float, ptr %offsets, i64 %pair.offset
+  %result.offset = mul i64 %which, %width
+  %query.result = getelementptr float, ptr %result, i64 %result.offset
+{loop("head", "head.index", "%heads", head, before="query")}
+"""
     return f"""
 define internal void @chunk.sampling(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch) {{
 entry:
@@ -247,43 +245,9 @@ entry:
   %first.query = add i64 %picture.first, %first
   %points.up = add i64 %points, {WIDEST - 1}
   %pitch = and i64 %points.up, {-WIDEST}
-  %cells.size = mul i64 %pitch, {CORNERS}
-  %shares = getelementptr float, ptr %scratch, i64 %cells.size
+  SCRATCH.sampling
   %pairs = mul i64 %points, 2
-  br label %query
-query:
-  %index = phi i64 [ 0, %entry ], [ %index.next, %query.end ]
-  %which = add i64 %first.query, %index
-  %box.offset = mul i64 %which, 4
-  %box = getelementptr float, ptr %boxes, i64 %box.offset
-  %point.offset = mul i64 %which, %all.points
-  %query.scores = getelementptr float, ptr %scores, i64 %point.offset
-  %pair.offset = mul i64 %point.offset, 2
-  %query.offsets = getelementptr float, ptr %offsets, i64 %pair.offset
-  %result.offset = mul i64 %which, %width
-  %query.result = getelementptr float, ptr %result, i64 %result.offset
-  br label %head
-head:
-  %head.index = phi i64 [ 0, %query ], [ %head.next, %head ]
-  %head.points = mul i64 %head.index, %points
-  %head.scores = getelementptr float, ptr %query.scores, i64 %head.points
-  %head.pairs = mul i64 %head.index, %pairs
-  %head.offsets = getelementptr float, ptr %query.offsets, i64 %head.pairs
-  %column = mul i64 %head.index, %channels
-  %head.maps = getelementptr float, ptr %picture.maps, i64 %column
-  %head.result = getelementptr float, ptr %query.result, i64 %column
-  %sum = call float @places(ptr %head.offsets, ptr %head.scores, i64 %points, ptr %box, ptr %table, i64 %width,
-                            ptr %scratch, ptr %shares, i64 %pitch)
-  call void @picked(ptr %head.maps, i64 %points, ptr %scratch, ptr %shares, i64 %pitch, float %sum, i64 %channels,
-                    ptr %head.result)
-  %head.next = add i64 %head.index, 1
-  %is.head = icmp slt i64 %head.next, %heads
-  br i1 %is.head, label %head, label %query.end
-query.end:
-  %index.next = add i64 %index, 1
-  %is.more = icmp slt i64 %index.next, %count
-  br i1 %is.more, label %query, label %done
-done:
+{loop("query", "index", "%count", query, last="head.end")}
   ret void
 }}
 """

@@ -19,6 +19,7 @@ from dfine_jax.cpu.codegen.packing import packing
 from dfine_jax.cpu.codegen.product import products
 from dfine_jax.cpu.codegen.registers import Half, Registers, binding, half, registers
 from dfine_jax.cpu.codegen.sampling import sampling
+from dfine_jax.cpu.codegen.scratch import laid_out
 from dfine_jax.cpu.codegen.tiles import tiles, tiles_of_halves, tiles_of_narrow
 from dfine_jax.cpu.codegen.work import MOST, PAIRS, PAIRS_OF_TILES, TAPS, work
 
@@ -125,7 +126,7 @@ def source(layout: Registers, purpose: Purpose, kind: Half | None) -> str:
     written = written.replace("[MOST", f"[{MOST}").replace("[TAPS", f"[{TAPS}")
     written = written.replace("PAIRS.OF.TILES", str(PAIRS_OF_TILES)).replace("PAIRS", str(PAIRS))
     entries = [_entry(name, *parts) for name, parts in _targets(purpose, kind).items()]
-    return placed("\n".join([work(), written, *computed, *entries]))
+    return laid_out(placed("\n".join([work(), written, *computed, *entries])))
 
 
 def _entry(name: str, function: str, finish: str) -> str:

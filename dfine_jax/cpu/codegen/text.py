@@ -1,6 +1,6 @@
 """Pieces of LLVM's language that all code here is written with."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 
 import numpy as np
 
@@ -8,6 +8,40 @@ import numpy as np
 def lines(code: Iterable[str]) -> str:
     """Indented, as code in a function is."""
     return "\n  ".join(code)
+
+
+def loop(
+    block: str,
+    index: str,
+    stop: str,
+    body: str,
+    *,
+    start: str = "0",
+    step: int = 1,
+    before: str = "entry",
+    last: str | None = None,
+    carried: Mapping[str, tuple[str, str]] | None = None,
+) -> str:
+    """Gives a loop over ``%{index}`` from ``start`` to before ``stop``, run at least once; ``{block}.end`` follows it.
+
+    The loop comes after the block ``before`` and begins the block ``block``. ``last`` is the block that the body ends
+    in, where that is another one: that after an inner loop. Values that are carried from round to round, with type and
+    start, are called ``%{name}`` in the body, which sets ``%{name}.next``.
+    """
+    last = last or block
+    values = {index: ("i64", start)} | dict(carried or {})
+    phis = [
+        f"%{name} = phi {kind} [ {value}, %{before} ], [ %{name}.next, %{last} ]"
+        for name, (kind, value) in values.items()
+    ]
+    return f"""  br label %{block}
+{block}:
+  {lines(phis)}
+  {body.strip()}
+  %{index}.next = add i64 %{index}, {step}
+  %{block}.is.more = icmp slt i64 %{index}.next, {stop}
+  br i1 %{block}.is.more, label %{block}, label %{block}.end
+{block}.end:"""
 
 
 def splat(lanes: int, value: float) -> str:

@@ -36,22 +36,16 @@ entry:
   %outputs = call i64 @get.outputs(ptr %work)
   %pairs = lshr i64 %channels, 1
   %inputs.each = mul i64 %count, %channels
-  %inputs.size = mul i64 %inputs.each, 36
   %products.each = mul i64 %count, %outputs
-  %products.size = mul i64 %products.each, 36
   %kernel.each = mul i64 %pairs, %outputs
-  %halves.size = mul i64 %count, %pairs
-  %products = getelementptr float, ptr %scratch, i64 %inputs.size
-  %scales = getelementptr float, ptr %products, i64 %products.size
-  %halves = getelementptr float, ptr %scales, i64 %count
-  %outside = getelementptr float, ptr %halves, i64 %halves.size
+  SCRATCH.int16_tiles
   %spread = call ptr @get.spread(ptr %work)
-  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %scratch, ptr %scales, ptr %outside)
+  call void %spread(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %inputs, ptr %scales, ptr %outside)
   br label %multiply
 multiply:
   %entry.index = phi i64 [ 0, %entry ], [ %entry.next, %multiply ]
   %input.offset = mul i64 %entry.index, %inputs.each
-  %input = getelementptr float, ptr %scratch, i64 %input.offset
+  %input = getelementptr float, ptr %inputs, i64 %input.offset
   %kernel.offset = mul i64 %entry.index, %kernel.each
   %kernel.one = getelementptr float, ptr %kernel, i64 %kernel.offset
   %product.offset = mul i64 %entry.index, %products.each
@@ -60,8 +54,8 @@ multiply:
   %factor = load float, ptr %factor.at
   call void @set.map(ptr %here, i64 0, ptr %input, i64 %channels, i64 %channels, ptr %kernel.one)
   call void @set.narrow.map(ptr %here, i64 0, i64 0)
-  call void @rounded.cells(ptr %here, i64 1, i64 %count, float %factor, ptr %halves, i64 %channels, ptr %scales)
-  call void @set.map(ptr %here, i64 0, ptr %halves, i64 %pairs, i64 %pairs, ptr %kernel.one)
+  call void @rounded.cells(ptr %here, i64 1, i64 %count, float %factor, ptr %rounded, i64 %channels, ptr %scales)
+  call void @set.map(ptr %here, i64 0, ptr %rounded, i64 %pairs, i64 %pairs, ptr %kernel.one)
   call void @set.scales(ptr %here, i64 0, ptr %scales)
   call void @set.window(ptr %here, i64 0, i64 PAIRS.OF.TILES, i64 0)
   call void @rows.of.halves(ptr %here, i64 1, i64 %count, ptr %product.one, i64 %outputs)

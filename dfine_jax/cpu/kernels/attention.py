@@ -7,8 +7,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.call import Plan, Window, native
-from dfine_jax.cpu.codegen.attention import scratch_of_head
+from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.ops.attention import attend_head
 from dfine_jax.ops.compute import Compute
@@ -40,7 +41,8 @@ def _plan(maps: list[Array], kernels: list[Array], outputs: int, window: Window)
     """Heads of pictures."""
     pictures, tokens, width = maps[0].shape
     heads = len(kernels[0])
-    return Plan(1, pictures * heads, scratch_of_head(tokens, width // heads))
+    scratch = scratch_size("attention", tokens=tokens, columns=whole_columns(tokens), channels=width // heads)
+    return Plan(1, pictures * heads, scratch)
 
 
 _heads = native("attention", _plain_heads, _plan)

@@ -6,8 +6,8 @@ import jax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.call import call, threads
-from dfine_jax.cpu.codegen.matrices import PACKED
 from dfine_jax.cpu.codegen.product import LAST, PANEL
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.codegen.targets import register, target
 
 
@@ -21,9 +21,10 @@ def gradient_for_kernel(
     covered = size * x.shape[-1]
     share = -(-batch * high // threads())
     parts = -(-batch * high // share)
-    padded = size * ((wide - 1) * stride + size) * x.shape[-1]
-    narrower = 0 if outputs % LAST == 0 else size * covered * PANEL
-    shape, scratch = (parts, size, covered, outputs), PACKED + padded + narrower
+    row_size = ((wide - 1) * stride + size) * x.shape[-1]
+    beyond = 0 if outputs % LAST == 0 else size * covered * PANEL
+    scratch = scratch_size("gradients", taps=size, row_size=row_size, beyond_count=beyond)
+    shape = (parts, size, covered, outputs)
     numbers = dict(low=padding[0], share=share, stride=stride)
     sums = call(target("kernel_gradients", None), "gradients", [x, gradient], shape, parts, scratch, **numbers)
     return sum(sums[1:], sums[0]).reshape(size, size, x.shape[-1], outputs)

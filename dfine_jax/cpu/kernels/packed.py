@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from dfine_jax.cpu.call import CELLS, Plan, Window, even, native, plan_gemm, plan_implicit_gemm
 from dfine_jax.cpu.codegen.product import PANEL, whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec, split
 from dfine_jax.cpu.kernels.winograd import f4_kernel, winograd_f4
@@ -121,12 +122,15 @@ def _plain_tiles(
     return epilogue(winograd_f4(*maps, unpack(*kernels, len(epilogue.bias)), window.padding))
 
 
-def plan_winograd(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """Tiles of pictures."""
+def plan_winograd(
+    maps: list[Array], kernels: list[Array], outputs: int, window: Window, kind: str = "tiles", pairs: bool = False
+) -> Plan:
+    """Tiles of pictures, in scratch memory of this kind, where pairs of a tile's numbers may take one's place."""
     pictures, *sides, inputs = maps[0].shape
     high, wide = (-(-window.over(side) // 4) for side in sides)
     size = even(high * wide, CELLS)
-    scratch = (36 * (inputs + outputs) + 1) * size + max(inputs, 16 * outputs)
+    numbers = dict(channels=inputs, numbers=inputs // 2 if pairs else inputs, pairs=inputs // 2, outputs=outputs)
+    scratch = scratch_size(kind, count=size, outside_count=max(inputs, 16 * outputs), **numbers)
     return Plan(size, pictures * -(-high * wide // size), scratch)
 
 

@@ -27,6 +27,7 @@ from jaxtyping import Array, Float, Num
 from dfine_jax.cpu.call import ROWS, Plan, Window, even, native, plan_gemm
 from dfine_jax.cpu.codegen.product import whole_columns
 from dfine_jax.cpu.codegen.registers import WIDEST
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec, split
 from dfine_jax.cpu.kernels.packed import packed_size, plain_convolve, plain_gemm
@@ -144,9 +145,10 @@ def _plain_rows(maps: list[Array], kernels: list[Array], epilogue: Epilogue, win
 
 def plan_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """For products of halves."""
-    size, chunks, sums = plan_gemm(maps, kernels, outputs, window)
-    inputs = kernels[0].shape[1] // whole_columns(outputs)
-    return Plan(size, chunks, sums + size * (1 + inputs // 2))
+    size, chunks, _ = plan_gemm(maps, kernels, outputs, window)
+    columns = whole_columns(outputs)
+    pairs = kernels[0].shape[1] // columns // 2
+    return Plan(size, chunks, scratch_size("gemm16", count=size, columns=columns, pairs=pairs))
 
 
 def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
@@ -156,8 +158,10 @@ def plan_implicit_gemm16(maps: list[Array], kernels: list[Array], outputs: int, 
     size = even(high, ROWS)
     rows, columns = (size - 1) * window.stride + window.size, sides[1] + sum(window.beside(sides[1]))
     top = min(window.pooled, 1)
-    rounded = sum(wide + (rows + top) * ((columns + top) * x.shape[-1] // 2 + 1) + WIDEST for x in maps)
-    return Plan(size, pictures * -(-high // size), wide * whole_columns(outputs) + rounded)
+    downs = [(columns + top) * x.shape[-1] // 2 + 1 for x in maps]
+    rounded = sum(scratch_size("map16", wide=wide, all_rows=rows + top, down=down) for down in downs)
+    sums = scratch_size("rows16", wide=wide, columns=whole_columns(outputs))
+    return Plan(size, pictures * -(-high // size), sums + rounded)
 
 
 _product = native("halves", _plain_product, plan_gemm16, in_16_bits=True, takes_narrow=True)

@@ -7,7 +7,8 @@ from jaxtyping import Array, Float
 from dfine_jax.config import DecoderConfig
 from dfine_jax.cpu.call import Plan, Window, native
 from dfine_jax.cpu.codegen.registers import WIDEST
-from dfine_jax.cpu.codegen.sampling import QUERIES, scratch_of_query
+from dfine_jax.cpu.codegen.sampling import QUERIES
+from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.model import deformable
 from dfine_jax.ops.sampling import Shapes, maps_of_points
@@ -49,4 +50,6 @@ def has_native_points(config: DecoderConfig, width: int) -> bool:
 def _plan(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
     """Queries of pictures."""
     pictures, queries, _ = maps[0].shape
-    return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch_of_query(kernels[0].shape[1]))
+    points = kernels[0].shape[1]
+    scratch = scratch_size("sampling", pitch=-(-points // WIDEST) * WIDEST)
+    return Plan(QUERIES, pictures * -(-queries // QUERIES), scratch)

@@ -1,12 +1,13 @@
 """3x3 convolutions by tiles of 4x4 outputs, multiplied in 16 bits; ``packed16.py`` says how numbers are rounded."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Num
 
-from dfine_jax.cpu.call import Plan, Window, native
+from dfine_jax.cpu.call import Window, native
 from dfine_jax.cpu.codegen.registers import WIDEST
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.kernel import HWIO, Kernel, Layer, Spec
@@ -43,20 +44,10 @@ def _plain_tiles(
     return epilogue(winograd_f4(*maps, whole, window.padding))
 
 
-def _plan(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """As ``plan_winograd``; transformed tiles take half."""
-    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
-    return Plan(size, chunks, scratch - 18 * size * maps[0].shape[-1])
-
-
-def _plan_of_wholes(maps: list[Array], kernels: list[Array], outputs: int, window: Window) -> Plan:
-    """As ``plan_winograd``; tiles are rounded to whole numbers after they were transformed."""
-    size, chunks, scratch = plan_winograd(maps, kernels, outputs, window)
-    return Plan(size, chunks, scratch + size * maps[0].shape[-1] // 2)
-
-
-_tiles = native("tiles_of_halves", _plain_tiles, _plan, in_16_bits=True)
-_tiles_of_wholes = native("tiles_of_wholes", _plain_tiles, _plan_of_wholes, in_16_bits=True, takes_narrow=True)
+_tiles = native("tiles_of_halves", _plain_tiles, partial(plan_winograd, pairs=True), in_16_bits=True)
+_tiles_of_wholes = native(
+    "tiles_of_wholes", _plain_tiles, partial(plan_winograd, kind="int16_tiles"), in_16_bits=True, takes_narrow=True
+)
 
 
 class Winograd16(Kernel):
