@@ -398,14 +398,15 @@ def test_maps_of_a_model_are_nearly_what_they_are_in_float32():
     reason="no instructions for whole numbers, or they are what is tested here",
 )
 def test_code_in_whole_numbers():
-    """All that is here, on a processor that is given another type."""
+    """All that is here, on a processor that is given another type; and it does what is emulated."""
+    emulated = str(Path(__file__).with_name("test_instructions.py"))
     program = f"""
 import pytest
 from dfine_jax.cpu.codegen import registers
 registers.half = lambda: "i16"
 from dfine_jax.cpu import call as native_call
 assert native_call.half() == "i16"
-raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}]))
+raise SystemExit(pytest.main(["-q", "-n", "0", "-m", "not slow", {__file__!r}, {emulated!r}]))
 """
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert result.returncode == 0, result.stdout + result.stderr

@@ -2,7 +2,7 @@
 
 Kernels are rounded ahead and maps as they are multiplied; all else is in float32. In bfloat16 sums are, too. In float16
 sums are rounded as they grow, and added in float32 after 256 products, in tiles 128, and in windows after a map's, 288
-at most. With three bits more in each number errors are 0.4 to 0.7 of bfloat16's, those of large tiles up to 1.4 times
+at most. With three bits more in each number errors are 0.4 to 0.75 of bfloat16's, those of large tiles up to 1.4 times
 what bfloat16's small tiles have. Its range does not matter, for each kernel, and of maps what a thread takes at a time,
 is scaled by a power of two.
 
