@@ -38,7 +38,7 @@ def test_machine_code_does_what_is_emulated_to_the_bit(inputs, outputs):
 @pytest.mark.parametrize("kind", HALVES)
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 def test_errors_are_what_they_are_said_to_be(kind, inputs, outputs):
-    """In float16 up to three quarters of bfloat16's, of whole numbers a quarter, see ``dfine_jax.cpu.kernels.packed16``.
+    """In float16 up to three quarters of bfloat16's, of whole numbers a quarter, see ``packed16.py``.
 
     In bfloat16 they are those of rounding operands, and nothing else.
     """
