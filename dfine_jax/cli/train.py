@@ -58,9 +58,10 @@ class Command:
 
     Without settings it takes a recipe for your data and your machine and prints it before it begins: pictures as large
     as the model's own, larger where boxes would be too small; a batch of up to 32 that fits in memory; learning rates,
-    warm-up and average to go with it; a number of steps that grows with the data (1,500 for 100 pictures), or with the
-    option --minutes as many as end in that time; evaluations on the val part, or where there is none on a tenth of the
-    pictures, held out (unless --no-holdout); an early end where AP no longer rises. What you give stays as you give it.
+    warm-up and average to go with it; DEIM's loss for the classes; a number of steps that grows with the data (1,500
+    for 100 pictures), or with the option --minutes as many as end in that time; evaluations on the val part, or where
+    there is none on a tenth of the pictures, held out (unless --no-holdout); an early end where AP no longer rises.
+    What you give stays as you give it.
 
     OUTPUT/model gets the best model so far, for dfine detect --model OUTPUT/model, with the thresholds that show it
     best and a README; beside it lie checkpoints, log.jsonl, curves and pictures of evaluations, and training.json with

@@ -84,6 +84,7 @@ def recipe_in_words(configuration: Configuration, chosen: Chosen, facts: Facts, 
         _line("image size", _size, recipe, own, chosen.reasons["image_size"]),
         _line("batch", _batch, recipe, own, chosen.reasons["batch_size"]),
         _line("learning rates", _rates, recipe, own, chosen.reasons["learning_rate"]),
+        _line("classes' loss", _loss, recipe, own, chosen.reasons["loss"]),
         _line("length", _length, recipe, own, chosen.reasons["length"]),
         *([("", _guess(chosen.seconds))] if recipe.minutes is None else []),
         ("schedule", f"{opt.warmup_steps:,} steps of warm-up, {recipe.falling}"),
@@ -113,6 +114,10 @@ def _size(recipe: Recipe) -> str:
 
 def _rates(recipe: Recipe) -> str:
     return f"{recipe.optimization.learning_rate:g}, backbone {recipe.optimization.backbone_learning_rate:g}"
+
+
+def _loss(recipe: Recipe) -> str:
+    return recipe.loss.kind
 
 
 def _length(recipe: Recipe) -> str:

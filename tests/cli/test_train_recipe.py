@@ -153,12 +153,13 @@ def test_a_training_without_settings_gives_a_model_that_detect_shows_by_its_own_
     assert re.search(r"image size +\d+ x \d+ \(", printed)
     assert re.search(r"batch +2 \(", printed)
     assert "length          6 steps (as asked for)" in printed
+    assert "classes' loss   mal (of DEIM" in printed
     model = output / "model"
     assert (model / "README.md").read_text().startswith("# A detector of 8 classes")
     own = json.loads((model / "thresholds.json").read_text())
     assert 0 <= own["all"]["threshold"] < 1
     written = from_json((output / "training.json").read_text())
-    assert (written.recipe.steps, written.holdout) == (6, True)
+    assert (written.recipe.steps, written.recipe.loss.kind, written.holdout) == (6, "mal", True)
     assert main(["detect", one_piece, "--model", str(model)]) == 0
     assert main(["detect", str(next(Path(one_piece).rglob("*.png"))), "--model", str(model)]) == 0
     assert "above the model's own thresholds" in capsys.readouterr().out
@@ -168,11 +169,12 @@ def test_a_training_without_settings_gives_a_model_that_detect_shows_by_its_own_
 def test_a_training_of_minutes_writes_the_steps_it_laid_and_keeps_them(one_piece, tmp_path, capsys):
     output = tmp_path / "run"
     arguments = ["train", "--data", one_piece, "--model", "shapes", "--image-size", "64", "--output", str(output)]
+    arguments += ["--loss.kind", "vfl"]
     assert main([*arguments, "--minutes", "1"]) == 0
     assert "steps in all, by the time that those so far took" in capsys.readouterr().out
     written = from_json((output / "training.json").read_text())
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    assert written.recipe.minutes == 1
+    assert (written.recipe.minutes, written.recipe.loss.kind) == (1, "vfl")
     assert lines[-1]["step"] == written.recipe.steps
     assert written.recipe.optimization.warmup_steps <= written.recipe.steps / 10 + 1
     assert main(["train", "--resume", "--output", str(output)]) == 0  # there is nothing left to do

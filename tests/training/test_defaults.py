@@ -155,6 +155,12 @@ def test_the_time_of_all_is_guessed():
     assert 13 < chosen(CELLS, minutes=15).seconds / 60 < 17
 
 
+def test_classes_are_learned_by_the_matchability_aware_loss():
+    published = Recipe.for_config(CELLS.config, fine_tune=True).loss
+    assert published.kind == "vfl"
+    assert chosen(CELLS).recipe.loss == replace(published, kind="mal")
+
+
 def test_reasons_name_the_numbers():
     reasons = chosen(CELLS, minutes=15).reasons
     assert "own is 192" in reasons["image_size"]
