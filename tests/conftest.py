@@ -36,14 +36,16 @@ SECONDS = 10
 """How long a download may take."""
 
 
-LONGEST, QUICKEST = ("training", "model", "cli"), ("data_sets",)
-"""Folders of tests whose files take longest, and of which no file takes long."""
+LONGEST = ("test_accelerator.py", "test_trainer.py", "test_functional_transforms.py", "training", "model", "cli")
+QUICKEST = ("data_sets",)
+"""Files, and folders of tests whose files take longest; and folders of which no file takes long."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest begin first and the quickest last, so that all processes end at about the same time."""
-    places = dict.fromkeys(QUICKEST, len(LONGEST) + 1) | {folder: place for place, folder in enumerate(LONGEST)}
-    items.sort(key=lambda item: places.get(item.path.parent.name, len(LONGEST)))
+    places = dict.fromkeys(QUICKEST, len(LONGEST) + 1) | {name: place for place, name in enumerate(LONGEST)}
+    names = {item: (item.path.name, item.path.parent.name) for item in items}
+    items.sort(key=lambda item: min(places.get(name, len(LONGEST)) for name in names[item]))
 
 
 def pytest_collection_finish() -> None:

@@ -43,7 +43,10 @@ def download(repo: str, *, revision: str | None = None, token: str | None = None
     except errors.RepositoryNotFoundError:
         problem = "the Hub has no such repository, or it is private and needs a token"
     except errors.LocalEntryNotFoundError:
-        problem = "not in the local cache, and the Hub can't be reached (no network, or HF_HUB_OFFLINE is set)"
+        problem = (
+            "not in the local cache, and the Hub can't be reached (no network, or HF_HUB_OFFLINE is set): connect "
+            "once, or name a folder or file that holds the weights"
+        )
     except (errors.HfHubHTTPError, OSError, RuntimeError) as error:
         problem = f"the download failed ({(str(error).splitlines() or [''])[0]:.200})"
     raise CheckpointError(f"{repo}{at}: {problem}")

@@ -367,32 +367,37 @@ def result(process: subprocess.Popen) -> dict:
 ALIKE = 3
 
 
-@pytest.mark.slow
-def test_more_devices_give_the_same_losses(tmp_path):
-    one, two, four = (result(run(tmp_path / str(n), devices=n))["losses"] for n in (1, 2, 4))
-    assert len(one) == STEPS
-    np.testing.assert_allclose(two[:ALIKE], one[:ALIKE], rtol=2e-6)
-    np.testing.assert_allclose(four[:ALIKE], one[:ALIKE], rtol=2e-6)
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory) -> dict:
+    """What a process on one device ends with, undisturbed."""
+    ended = result(run(tmp_path_factory.mktemp("alone") / "run"))
+    assert len(ended["losses"]) == STEPS
+    return ended
 
 
 @pytest.mark.slow
-def test_two_processes_give_the_same_losses(tmp_path):
+def test_more_devices_give_the_same_losses(alone, tmp_path):
+    two, four = (result(run(tmp_path / str(n), devices=n))["losses"] for n in (2, 4))
+    np.testing.assert_allclose(two[:ALIKE], alone["losses"][:ALIKE], rtol=2e-6)
+    np.testing.assert_allclose(four[:ALIKE], alone["losses"][:ALIKE], rtol=2e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_same_losses(alone, tmp_path):
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = str(free.getsockname()[1])
     both = [run(tmp_path / "two", "--processes", "2", "--process", str(i), "--port", port, devices=1) for i in range(2)]
     first, second = map(result, both)
-    one = result(run(tmp_path / "one"))
     assert first["digest"] == second["digest"]
-    np.testing.assert_allclose(first["losses"][:ALIKE], one["losses"][:ALIKE], rtol=2e-6)
+    np.testing.assert_allclose(first["losses"][:ALIKE], alone["losses"][:ALIKE], rtol=2e-6)
 
 
 @pytest.mark.slow
-def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
-    undisturbed = result(run(tmp_path / "whole"))
+def test_killed_at_random_moments_it_ends_bit_equal(alone, tmp_path):
     chance = random.Random(0)
     output = tmp_path / "killed"
-    for _ in range(6):
+    for _ in range(4):
         process = run(output, "--workers", "1")
         log = output / "log.jsonl"
         before = log.read_text() if log.exists() else ""
@@ -401,4 +406,4 @@ def test_killed_at_random_moments_it_ends_bit_equal(tmp_path):
         time.sleep(chance.uniform(0, 1.5))  # saves take about half a second
         process.kill()
         process.communicate()
-    assert result(run(output)) == undisturbed
+    assert result(run(output)) == alone
