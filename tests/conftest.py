@@ -36,7 +36,7 @@ SECONDS = 10
 """How long a download may take."""
 
 
-LONGEST = ("test_accelerator.py", "test_trainer.py", "test_functional_transforms.py", "training", "model", "cli")
+LONGEST = ("test_research.py", "test_trainer.py", "test_accelerator.py", "training", "model", "cli")
 QUICKEST = ("data_sets",)
 """Files, and folders of tests whose files take longest; and folders of which no file takes long."""
 

@@ -62,9 +62,8 @@ def main() -> int:
             if wrong := _tried(name, path):
                 _note(found, f"{name}: {wrong.replace(folder, '')}", str(number))
         if number % 1000 == 999:
-            print(
-                f"{number + 1 - given.first:,} inputs, {time.monotonic() - began:.0f} s, {len(found)} kinds of faults"
-            )
+            tried, seconds = number + 1 - given.first, time.monotonic() - began
+            print(f"{tried:,} inputs, {seconds:.0f} s, {len(found)} kinds of faults", flush=True)
     for wrong, where in sorted(found.items()):
         print(f"{len(where):5}  {wrong}   [{', '.join(where[:3])}]")
     print(f"{given.inputs:,} inputs of {len(names)} kinds in {time.monotonic() - began:.0f} s: {len(found)} faults")
