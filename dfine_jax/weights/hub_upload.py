@@ -37,6 +37,8 @@ def upload(
     token = token or get_token()
     if token is None:
         raise InputError("nobody is logged in to the Hub: run `hf auth login`, set HF_TOKEN, or give --token")
+    if constants.HF_HUB_OFFLINE:
+        raise InputError(f"{repository} was not sent: HF_HUB_OFFLINE is set, so nothing is sent")
     api = HfApi(token=token)
     of_the_network = errors.HfHubHTTPError.__bases__[0]  # the HTTP library's, which is another in other releases
     try:
@@ -45,8 +47,6 @@ def upload(
             api.create_branch(repository, branch=revision, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repository, revision=revision, commit_message=message)
         return str(made)
-    except errors.OfflineModeIsEnabled:
-        problem = "HF_HUB_OFFLINE is set, so nothing is sent"
     except errors.HfHubHTTPError as error:
         problem = _refused(error)
     except (of_the_network, OSError, RuntimeError) as error:
