@@ -200,9 +200,8 @@ def test_derivatives_forward(kind):
         np.testing.assert_allclose(result, expected, atol=2e-5)
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow if kind == "points" else ()) for kind in KINDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
 def test_derivatives_backward(kind):
     ours, plain, maps = KINDS[kind](an_epilogue(OUTPUTS[kind], "silu"))
     slopes = [jax.grad(lambda x, function=function: jnp.sum(jnp.sin(function(x))))(maps) for function in (ours, plain)]

@@ -42,6 +42,7 @@ def direct(x, kernel, stride, padding):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compute", COMPUTES, ids=["xla", "native"])
 @pytest.mark.parametrize("name", CONVOLUTIONS)
 def test_convolutions(name, compute):
