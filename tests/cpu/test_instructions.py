@@ -4,12 +4,12 @@ import instructions
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from native_cases import error, packed16
 from tiny import normal
 
 from dfine_jax.cpu.codegen.registers import HALVES, half
 from dfine_jax.cpu.epilogue import Epilogue
 from dfine_jax.cpu.kernels.packed16 import gemm16
-from dfine_jax.cpu.kernels.packing16 import pack16
 
 ROWS = 24
 """That one thread is given at a time: all are scaled alike."""
@@ -18,21 +18,15 @@ SHAPES = [(32, 16), (64, 21), (256, 32), (258, 48), (600, 17)]
 
 
 def packed(kernel, kind):
-    dtype = np.dtype(HALVES[kind])
-    numbers, factor = pack16([np.asarray(kernel, np.float64)], dtype)
-    return jnp.asarray(numbers, dtype), np.float32(factor[0])
-
-
-def error(result, exact):
-    return np.sqrt(np.square(result - exact).mean() / np.square(exact).mean())
+    return packed16([kernel], np.dtype(HALVES[kind]))
 
 
 @pytest.mark.skipif(half() is None, reason="no machine code in 16 bits for this processor")
 @pytest.mark.parametrize(("inputs", "outputs"), SHAPES)
 def test_machine_code_does_what_is_emulated_to_the_bit(inputs, outputs):
-    x, (kernel, factor) = normal(ROWS, inputs), packed(normal(1, inputs, outputs), half())
-    found = gemm16([x], [kernel, jnp.asarray([factor])], Epilogue(jnp.zeros(outputs), None))
-    np.testing.assert_array_equal(found, instructions.gemm(half(), x, kernel, factor, outputs))
+    x, kernels = normal(ROWS, inputs), packed(normal(1, inputs, outputs), half())
+    found = gemm16([x], kernels, Epilogue(jnp.zeros(outputs), None))
+    np.testing.assert_array_equal(found, instructions.gemm(half(), x, *kernels, outputs))
 
 
 @pytest.mark.parametrize("kind", HALVES)

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from jax import lax
-from native_cases import an_epilogue, plainly
+from native_cases import an_epilogue, error, packed16, plainly
 from tiny import normal
 
 from dfine_jax.config import DFineConfig
@@ -37,13 +37,7 @@ BFLOAT16 = 2.4e-3
 
 
 def rounded(kernels, dtype=TYPE):
-    """Arrays as a fused model has them."""
-    *halved, factors = pack16([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
-    return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
-
-
-def error(result, expected):
-    return float(jnp.sqrt(jnp.square(result - expected).mean() / jnp.square(expected).mean()))
+    return packed16(kernels, dtype)
 
 
 def check(result, plain, maps, kernels):

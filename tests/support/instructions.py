@@ -42,7 +42,7 @@ def gemm(kind, x, packed, factor, outputs):
     operands = x.shape[1] // 2
     kernel = np.asarray(out_of_pairs(jnp.asarray(packed).astype(jnp.float32), whole_columns(outputs)))[0]
     pairs = kernel.reshape(operands, 2, -1).transpose(0, 2, 1)[:, :outputs]
-    rounded, scales = ROUNDED[kind](np.asarray(x, np.float32), np.float32(factor))
+    rounded, scales = ROUNDED[kind](np.asarray(x, np.float32), np.float32(factor[0]))
     total = np.zeros((len(x), outputs), np.float32)
     block = operands if kind == "bfloat" else PAIRS
     for first in range(0, operands, block):

@@ -14,6 +14,7 @@ from dfine_jax.cpu.kernels.attention import attend_heads
 from dfine_jax.cpu.kernels.channelwise import convolve_depthwise, layer_norm, max_pool
 from dfine_jax.cpu.kernels.kernel_gradients import gradient_for_kernel
 from dfine_jax.cpu.kernels.packed import convolve_implicit_gemm, convolve_winograd, gemm, pack
+from dfine_jax.cpu.kernels.packing16 import pack16
 from dfine_jax.cpu.kernels.products import BY_TRANSPOSED, OF_TRANSPOSED, PLAIN, product
 from dfine_jax.cpu.kernels.sampling import attend_to_points
 from dfine_jax.cpu.kernels.winograd import f4_kernel
@@ -185,6 +186,17 @@ def matrices(form: str, rows: int, depth: int, columns: int) -> tuple[jax.Array,
     """Those whose product in this form has so many rows and columns."""
     first, second = normal(rows, depth), normal(depth, columns)
     return first.T if form == OF_TRANSPOSED else first, second.T if form == BY_TRANSPOSED else second
+
+
+def packed16(kernels, dtype) -> list[jax.Array]:
+    """Kernels (T, I, O) packed together in a type of 16 bits, as a fused model has them."""
+    *halved, factors = pack16([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
+    return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
+
+
+def error(result, expected) -> float:
+    """The root of the mean square of what is wrong, by that of what is right."""
+    return float(np.sqrt(np.square(result - expected).mean() / np.square(expected).mean()))
 
 
 def check_product(form: str, rows: int, depth: int, columns: int) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dfine_jax.cpu.codegen.exponential import error_function, exponential
 from dfine_jax.cpu.codegen.registers import WIDEST, Registers
 from dfine_jax.cpu.codegen.text import first_lanes, lines, loop, splat, widened
+from dfine_jax.cpu.codegen.work import fields
 
 LARGEST = 65504
 """Of numbers in float16."""
@@ -182,9 +183,7 @@ found:
 define internal void @finish.{name}(ptr %work, ptr %sums, ptr %result, i64 %rows) {{
 entry:
   %biases = call ptr @get.bias(ptr %work)
-  %affine = call ptr @get.affine(ptr %work)
-  %outputs = call i64 @get.outputs(ptr %work)
-  %columns = call i64 @get.columns(ptr %work)
+  {fields("affine", "outputs", "columns")}
   %scale.one = load float, ptr %affine
   %scale = call {vector} @splat(float %scale.one)
   %shift.at = getelementptr float, ptr %affine, i64 1

@@ -7,6 +7,7 @@ of the kernel's gets a product of the map's row, transposed, and the gradient's.
 from dfine_jax.cpu.codegen.matrices import over_panels
 from dfine_jax.cpu.codegen.scratch import DEPTH
 from dfine_jax.cpu.codegen.text import loop
+from dfine_jax.cpu.codegen.work import fields
 
 
 def kernel_gradients() -> str:
@@ -39,10 +40,7 @@ entry:
   %map = call ptr @map(ptr %work, i64 0)
   %base = call ptr @map.base(ptr %map)
   %channels = call i64 @map.numbers(ptr %map)
-  %taps = call i64 @get.taps(ptr %work)
-  %height = call i64 @get.height(ptr %work)
-  %width = call i64 @get.width(ptr %work)
-  %low = call i64 @get.low(ptr %work)
+  {fields("taps", "height", "width", "low")}
   %first = sub i64 0, %low
   %above = mul i64 %picture, %height
   %row.size = mul i64 %width, %channels
@@ -99,14 +97,7 @@ entry:
   %map = call ptr @map(ptr %work, i64 0)
   %channels = call i64 @map.numbers(ptr %map)
   %gradient = call ptr @map.kernel(ptr %map)
-  %depth = call i64 @get.depth(ptr %work)
-  %share = call i64 @get.share(ptr %work)
-  %taps = call i64 @get.taps(ptr %work)
-  %stride = call i64 @get.stride(ptr %work)
-  %low = call i64 @get.low(ptr %work)
-  %high = call i64 @get.high(ptr %work)
-  %wide = call i64 @get.wide(ptr %work)
-  %outputs = call i64 @get.outputs(ptr %work)
+  {fields("depth", "share", "taps", "stride", "low", "high", "wide", "outputs")}
   %covered = mul i64 %taps, %channels
   %step = mul i64 %stride, %channels
   %wide.less = sub i64 %wide, 1

@@ -8,6 +8,7 @@ from dfine_jax.cpu.codegen.product import LAST, PANEL
 from dfine_jax.cpu.codegen.registers import Registers
 from dfine_jax.cpu.codegen.scratch import DEPTH
 from dfine_jax.cpu.codegen.text import first_lanes, loop
+from dfine_jax.cpu.codegen.work import fields
 
 
 def matrices(layout: Registers) -> str:
@@ -32,6 +33,11 @@ def over_panels(body: str, *, before: str, last: str | None = None) -> str:
   %width = select i1 %is.whole, i64 %outputs, i64 %panel.width
 """
     return loop("panel", "column", "%outputs", begun + body, step=PANEL, before=before, last=last)
+
+
+def beyond_size(outputs: int, rows: int) -> int:
+    """Numbers of ``%beyond``, see ``over_panels``, for so many rows: none where the columns fill all panels."""
+    return 0 if outputs % LAST == 0 else rows * PANEL
 
 
 def _unpad(lanes: int) -> str:
@@ -108,13 +114,7 @@ entry:
   %base = call ptr @map.base(ptr %map)
   %pitch = call i64 @map.pitch(ptr %map)
   %kernel = call ptr @map.kernel(ptr %map)
-  %depth = call i64 @get.depth(ptr %work)
-  %share = call i64 @get.share(ptr %work)
-  %step = call i64 @get.step(ptr %work)
-  %down = call i64 @get.down(ptr %work)
-  %across = call i64 @get.across(ptr %work)
-  %outputs = call i64 @get.outputs(ptr %work)
-  %rows = call i64 @get.rows(ptr %work)
+  {fields("depth", "share", "step", "down", "across", "outputs", "rows")}
   %begin = mul i64 %part, %share
   %begin.next = add i64 %begin, %share
   %end = call i64 @llvm.smin.i64(i64 %begin.next, i64 %depth)

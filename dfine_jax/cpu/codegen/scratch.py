@@ -81,16 +81,16 @@ def laid_out(source: str) -> str:
 
 def _pointers(kind: str, begin: str) -> Iterator[str]:
     """Lines that set a pointer to each region; nothing follows the last one, so that code needs no size of it."""
+    *names, last = SCRATCH[kind]
     before, offset = begin, "0"
-    for name, size in SCRATCH[kind].items():
+    for name in names:
         yield f"%{name} = getelementptr float, ptr %{before}, i64 {offset}"
-        if name == list(SCRATCH[kind])[-1]:
-            return
-        before, offset = name, _operand(size[0])
-        for place, factor in enumerate(size[1:], 2):
-            product = f"%{name}.size" + ("" if place == len(size) else f".{place}")
-            yield f"{product} = mul i64 {offset}, {_operand(factor)}"
-            offset = product
+        first, *others = map(_operand, SCRATCH[kind][name])
+        before, offset = name, first
+        for place, factor in enumerate(others):
+            yield f"%{name}.size.{place} = mul i64 {offset}, {factor}"
+            offset = f"%{name}.size.{place}"
+    yield f"%{last} = getelementptr float, ptr %{before}, i64 {offset}"
 
 
 def _operand(factor: str | int) -> str:

@@ -9,6 +9,7 @@ from dfine_jax.cpu.codegen.registers import Half, Registers
 from dfine_jax.cpu.codegen.rounding import LARGEST, larger, rounded, scale
 from dfine_jax.cpu.codegen.text import lines, loaded, splat
 from dfine_jax.cpu.codegen.transforms import LARGE
+from dfine_jax.cpu.codegen.work import fields
 
 GROWTH = math.ceil(2 * math.log2(np.abs(LARGE.inputs).sum(1).max()))
 """To which power of two numbers may grow when they are transformed."""
@@ -42,10 +43,7 @@ entry:
   %channels = call i64 @map.numbers(ptr %map)
   %channels.bytes = mul i64 %channels, 4
   call ptr @memset(ptr %outside, i32 0, i64 %channels.bytes)
-  %height = call i64 @get.height(ptr %work)
-  %width = call i64 @get.width(ptr %work)
-  %low = call i64 @get.low(ptr %work)
-  %wide = call i64 @get.wide(ptr %work)
+  {fields("height", "width", "low", "wide")}
   %wide.up = add i64 %wide, 3
   %beside = sdiv i64 %wide.up, 4
   %row.size = mul i64 %width, %channels
@@ -106,9 +104,7 @@ def _gather(lanes: int) -> str:
     return f"""
 define internal void @gather(ptr %work, i64 %picture, i64 %first, i64 %count, ptr %products, ptr %sums) {{
 entry:
-  %result = call ptr @get.result(ptr %work)
-  %outputs = call i64 @get.outputs(ptr %work)
-  %finish = call ptr @get.finish(ptr %work)
+  {fields("result", "outputs", "finish")}
   %height = call i64 @get.high(ptr %work)
   %width = call i64 @get.wide(ptr %work)
   %width.up = add i64 %width, 3

@@ -1,5 +1,7 @@
 """What the threads that share one call know of it, as LLVM's types with functions to read and set each field."""
 
+from dfine_jax.cpu.codegen.text import lines
+
 MOST = 8
 """Maps that one call takes."""
 
@@ -122,6 +124,11 @@ define internal ptr @place(ptr %array, i64 %narrow, i64 %number) {{
   ret ptr %place
 }}
 {"".join(fields)}"""
+
+
+def fields(*names: str) -> str:
+    """Lines that read fields of ``%work``, each to a value of its name."""
+    return lines(f"%{name} = call {FIELDS[name]} @get.{name}(ptr %work)" for name in names)
 
 
 def _of_map(index: int, name: str) -> str:

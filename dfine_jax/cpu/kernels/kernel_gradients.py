@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.call import call, threads
-from dfine_jax.cpu.codegen.product import LAST, PANEL
+from dfine_jax.cpu.codegen.matrices import beyond_size
 from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.codegen.targets import register, target
 
@@ -22,7 +22,7 @@ def gradient_for_kernel(
     share = -(-batch * high // threads())
     parts = -(-batch * high // share)
     row_size = ((wide - 1) * stride + size) * x.shape[-1]
-    beyond = 0 if outputs % LAST == 0 else size * covered * PANEL
+    beyond = beyond_size(outputs, size * covered)
     scratch = scratch_size("gradients", taps=size, row_size=row_size, beyond_count=beyond)
     shape = (parts, size, covered, outputs)
     numbers = dict(low=padding[0], share=share, stride=stride)

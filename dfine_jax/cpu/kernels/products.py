@@ -9,7 +9,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from dfine_jax.cpu.call import call, even, threads
-from dfine_jax.cpu.codegen.product import LAST, PANEL
+from dfine_jax.cpu.codegen.matrices import beyond_size
 from dfine_jax.cpu.codegen.scratch import scratch_size
 from dfine_jax.cpu.codegen.targets import register, target
 from dfine_jax.ops.bilinear import Bilinear, Forms, Operation, Shape
@@ -75,7 +75,7 @@ def _natively(a: Float[Array, "_ _"], b: Float[Array, "_ _"], form: str) -> Floa
     plan = _plan(a, b, form, rows)
     parts = -(-plan.depth // plan.share)
     chunks = parts * -(-rows // plan.size)
-    scratch = scratch_size("matrices", beyond_count=0 if columns % LAST == 0 else plan.size * PANEL)
+    scratch = scratch_size("matrices", beyond_count=beyond_size(columns, plan.size))
     shape = (parts, rows, columns)
     sums = call(target("matrices", None), "matrices", [a, b], shape, chunks, scratch, **plan._asdict())
     return sum(sums[1:], sums[0])  # XLA is slow at summing over an axis of so few
