@@ -15,6 +15,7 @@ import jax
 import tyro
 from rich.console import Console
 
+from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.cli.options import say_remarks
 from dfine_jax.cli.train_recipe import chosen_for, early_options, facts_of, recipe_in_words, wishes_of
 from dfine_jax.cli.train_results import Results
@@ -26,7 +27,7 @@ from dfine_jax.display import printable, say
 from dfine_jax.errors import InputError
 from dfine_jax.hub_config import from_hub
 from dfine_jax.json_file import read_object
-from dfine_jax.pretrained import open_pretrained
+from dfine_jax.pretrained import SHORT_NAMES, open_pretrained
 from dfine_jax.training.configuration import (
     FILE_NAME,
     Configuration,
@@ -126,7 +127,15 @@ def _run_chosen(
     data = open_datasets(configuration, console)
     config, own_size = _model_of(configuration, opened)
     trained = configuration.model is not None
-    facts = facts_of(config, own_size, data.train, data.held_out, labelled=data.labelled, trained=trained)
+    facts = facts_of(
+        config,
+        own_size,
+        data.train,
+        data.held_out,
+        labelled=data.labelled,
+        trained=trained,
+        knows_photographs=_knows_photographs(configuration),
+    )
     wishes = wishes_of(early)
     while True:
         settings, chosen = chosen_for(
@@ -287,6 +296,13 @@ def _model_of(configuration: Configuration, opened: Open) -> tuple[DFineConfig, 
     if configuration.architecture:
         return from_hub(read_object(configuration.architecture)), Recipe().image_size
     return DFineConfig.from_size(configuration.size), Recipe().image_size
+
+
+def _knows_photographs(configuration: Configuration) -> bool:
+    """Whether the backbone that a training begins with has learned from any: the package's own model has not."""
+    if configuration.model is None:
+        return configuration.backbone is not None
+    return SHORT_NAMES.get(configuration.model, configuration.model) != str(SHAPES_MODEL)
 
 
 def make_start(configuration: Configuration, dataset: Dataset, opened: Open = open_pretrained) -> Start:

@@ -40,7 +40,14 @@ def wishes_of(early: argparse.Namespace) -> Wishes:
 
 
 def facts_of(
-    config: DFineConfig, own_size: int, dataset: Dataset, held_out: Dataset | None, *, labelled: int, trained: bool
+    config: DFineConfig,
+    own_size: int,
+    dataset: Dataset,
+    held_out: Dataset | None,
+    *,
+    labelled: int,
+    trained: bool,
+    knows_photographs: bool,
 ) -> Facts:
     """The facts about data, model and machine that decide what is left open; see ``Facts``."""
     local = jax.local_devices()
@@ -56,6 +63,7 @@ def facts_of(
         config=config.with_classes(dataset.class_names),
         own_size=own_size,
         trained=trained,
+        knows_photographs=knows_photographs,
         devices=jax.device_count(),
         memory=memory,
         speed=training_speed(local[0]),

@@ -46,7 +46,7 @@ class Losses(NamedTuple):
     """The plain sum of `terms`."""
     terms: dict[str, Float[Array, ""]]
     """Weighted, by name: `loss_<kind>` for the last layer, with `_aux_<i>` for layer i before it, `_pre`, `_enc_0`,
-    `_dn_<i>` and `_dn_pre` for the other places. The classes' kind is `vfl`, also where their loss is MAL."""
+    `_dn_<i>` and `_dn_pre` for the other places. The classes' kind is that of their loss, `vfl` or `mal`."""
 
 
 Criterion = Callable[
@@ -73,7 +73,7 @@ def criterion(
         match_weights: of the matching's cost.
 
     Returns:
-        float32 scalars. In a batch without any box only `vfl` and `ddf` of ordinary queries are above zero.
+        float32 scalars. In a batch without any box only terms of classes and `ddf` of ordinary queries are above zero.
 
     Raises:
         ValueError: only one of `denoising` and `output.denoising` is given.
@@ -153,7 +153,7 @@ def _gather(output: TrainingOutput) -> _Answers:
 class _Values(NamedTuple):
     """Each kind of term for each query, unweighted."""
 
-    vfl: Float[Array, "P B Q"]
+    classes: Float[Array, "P B Q"]
     bbox: Float[Array, "P B Q"]
     giou: Float[Array, "P B Q"]
     fgl: Float[Array, "L B Q"]
@@ -162,13 +162,13 @@ class _Values(NamedTuple):
 
 
 def _values(answers: _Answers, targets: Targets, own: Assignment, shared: Assignment, classes: ClassLoss) -> _Values:
-    """The vfl terms go by each place's own matching, all others by the one that the places share."""
+    """The classes' terms go by each place's own matching, all others by the one that the places share."""
     places, layers = answers.places, answers.layers
     own_pairs, pairs = jax.vmap(pair, in_axes=(None, 0))(targets, own), pair(targets, shared)
     project = weighting_function(answers.up, answers.reg_scale, layers.corners.shape[-1] // 4 - 1)
     wanted = losses.distance_targets(answers.initial_boxes, pairs, project, answers.reg_scale)
     return _Values(
-        vfl=classes(places.logits, places.boxes, own_pairs),
+        classes=classes(places.logits, places.boxes, own_pairs),
         bbox=losses.l1_loss(places.boxes, pairs),
         giou=losses.giou_loss(places.boxes, pairs),
         fgl=losses.fine_grained_localization_loss(layers.corners, layers.boxes, pairs, wanted),
@@ -205,14 +205,14 @@ def _terms(
         return jnp.sum(jnp.where(where, value, 0.0), axis=(1, 2)) / jnp.maximum(jnp.sum(where), 1)
 
     by_kind = {
-        "vfl": sum_of(values.vfl) / group.num_own,
+        weights.kind: sum_of(values.classes) / group.num_own,
         "bbox": sum_of(values.bbox) / group.num_shared,
         "giou": sum_of(values.giou) / group.num_shared,
         "fgl": sum_of(values.fgl) / group.num_shared,
         "ddf": matched_share * mean_of(values.ddf, group.matched)
         + (1.0 - matched_share) * mean_of(values.ddf, group.used & ~group.matched),
     }
-    weight = asdict(weights)
+    weight = asdict(weights) | {weights.kind: weights.vfl}
     return {
         f"loss_{kind}{name}": term
         for kind, terms in by_kind.items()

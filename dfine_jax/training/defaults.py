@@ -77,6 +77,8 @@ class Facts:
     """The side of the pictures that the model was made for."""
     trained: bool
     """Whether it has learned something; False for new weights."""
+    knows_photographs: bool
+    """Whether its backbone has learned from photographs: neither a new one has, nor that of drawn shapes."""
     devices: int
     memory: int | None
     """Bytes that are free on each; None if nobody knows."""
@@ -204,6 +206,12 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
     reasons["learning_rate"] = (
         f"the published ones times {scale:.2g}: the root of {batch} / {published.batch_size}, more as this is shorter"
     )
+    if not facts.knows_photographs:  # which slow rates and what is frozen would keep
+        rate = optimization.learning_rate
+        optimization = replace(
+            optimization, backbone_learning_rate=rate, freeze_stem=False, freeze_backbone_norms=False
+        )
+        reasons["learning_rate"] += "; the backbone's as all others': it has not learned from photographs"
     reasons["loss"] = "of DEIM; found better than the paper's vfl on few pictures"
     zoom = published.augmentation.zoom_out_most
     if needed is not None:  # what is shown smaller still stays half as wide as it should be

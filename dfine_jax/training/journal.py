@@ -15,12 +15,14 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.summary import scalar
 
 from dfine_jax.display import printable
+from dfine_jax.training.criterion import CLASS_LOSSES
 from dfine_jax.training.folder import require_ours, writing
 from dfine_jax.training.log import append_line, forget_after
 
 QUIET_SECONDS = 15.0
 """Where there is no terminal, a line is printed this often instead of a moving one."""
-SHOWN = ("vfl", "bbox", "giou", "fgl", "ddf")
+SHOWN = (*CLASS_LOSSES, "bbox", "giou", "fgl", "ddf")
+"""Kinds of terms that a line on the screen sums up, where there are any."""
 
 
 class Journal:
@@ -35,6 +37,7 @@ class Journal:
         self._writes = writes
         self._steps: list[Mapping[str, Any]] = []
         self._pictures, self._since, self._printed = 0, time.monotonic(), 0.0
+        self._compiling = True
         self._board: Board | None = None
         if writes:
             with writing("to", path):
@@ -65,16 +68,20 @@ class Journal:
         """Takes the numbers of one step: ``loss``, ``gradient_norm``, ``terms``, all finite or left out by the mean."""
         self._steps.append(numbers)
         self._pictures += pictures
+        compiled, self._compiling = self._compiling, False
         if step % self.every and step != self.total_steps:
             self._bar.update(self._task, completed=step)
+            if compiled:  # which doesn't count for the speed either
+                self.restart_clock()
             return
         means = _means(self._steps)
         now = time.monotonic()
         speed = self._pictures / max(now - self._since, 1e-9)
         self._steps, self._pictures, self._since = [], 0, now
         self.write({"step": step, "epoch": epoch, **means, "pictures_per_second": round(speed, 2)})
-        kinds = {kind: sum(v for name, v in means["terms"].items() if name.split("_")[1] == kind) for kind in SHOWN}
-        text = f"loss {means['loss']:.2f} ({' '.join(f'{k} {v:.2f}' for k, v in kinds.items())}) {speed:.1f} pictures/s"
+        kinds = {kind: [v for name, v in means["terms"].items() if name.split("_")[1] == kind] for kind in SHOWN}
+        shown = " ".join(f"{kind} {sum(values):.2f}" for kind, values in kinds.items() if values)
+        text = f"loss {means['loss']:.2f} ({shown}) {speed:.1f} pictures/s"
         self._bar.update(self._task, completed=step, epoch=epoch, numbers=text)
         if self._writes and not self.console.is_terminal and now - self._printed > QUIET_SECONDS:
             self._printed = now

@@ -11,9 +11,10 @@ import pytest
 import tyro
 from rich.console import Console
 
+from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.cli import train
 from dfine_jax.cli.main import main
-from dfine_jax.cli.train import Command, _defaults, open_datasets
+from dfine_jax.cli.train import Command, _defaults, _knows_photographs, open_datasets
 from dfine_jax.cli.train_recipe import early_options, wishes_of
 from dfine_jax.data.write import write_shapes
 from dfine_jax.errors import InputError
@@ -118,6 +119,21 @@ def test_a_training_opens_its_model_once(one_piece, tmp_path, monkeypatch, capsy
         assert captured.err == "dfine train: far enough\n"
         assert opened == ["shapes"]
         assert ("\n                  about " in captured.out) == (preset == "auto")
+
+
+@pytest.mark.parametrize(
+    ("start", "known"),
+    [
+        ({}, False),
+        ({"backbone": Path("hgnetv2.pth")}, True),
+        ({"model": "shapes"}, False),
+        ({"model": str(SHAPES_MODEL)}, False),
+        ({"model": "nano-coco"}, True),
+        ({"model": "runs/cells/model"}, True),
+    ],
+)
+def test_only_what_begins_with_trained_weights_of_others_knows_photographs(start, known):
+    assert _knows_photographs(Configuration("cells", Path("run"), **start)) == known
 
 
 @pytest.fixture

@@ -24,6 +24,7 @@ CELLS = Facts(
     config=DFineConfig.nano().with_queries(60),
     own_size=192,
     trained=True,
+    knows_photographs=True,
     devices=1,
     memory=20 * GIB,
     speed=87e9,
@@ -103,6 +104,20 @@ def test_learning_rates_are_never_above_the_published_ones():
     published = Recipe.for_size("s", fine_tune=True)
     rates = choose(published, CELLS, Wishes(batch_size=32, steps=100)).recipe.optimization
     assert (rates.learning_rate, rates.backbone_learning_rate) == (2e-4, 1e-4)
+
+
+@pytest.mark.parametrize("size", ["n", "l", "x"])
+def test_a_backbone_that_knows_no_photographs_learns_like_all_else(size):
+    published = Recipe.for_size(size)
+    facts = replace(CELLS, knows_photographs=False)
+    with_backbone, without = (choose(published, given, Wishes(batch_size=8, steps=1000)) for given in (CELLS, facts))
+    rates, frozen = without.recipe.optimization, published.optimization.freeze_stem
+    assert rates.backbone_learning_rate == rates.learning_rate == with_backbone.recipe.optimization.learning_rate
+    assert not rates.freeze_stem
+    assert not rates.freeze_backbone_norms
+    assert frozen == (size in "lx") == with_backbone.recipe.optimization.freeze_stem
+    assert "it has not learned from photographs" in without.reasons["learning_rate"]
+    assert "photographs" not in with_backbone.reasons["learning_rate"]
 
 
 def test_steps_grow_with_the_data():
