@@ -1,6 +1,7 @@
 """A detector as ONNX, by jax2onnx: without PyTorch, from the forms of operations that every platform has."""
 
 import logging
+import warnings
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -70,6 +71,8 @@ def run_onnx_runtime(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, n
 
 def run_openvino(folder: Path, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What OpenVINO computes of these inputs, on the CPU, in float32 as the file says."""
+    # A thread of OpenVINO's starts a process that counts its uses, at some time; JAX warns of that.
+    warnings.filterwarnings("ignore", message=r"os\.fork", category=RuntimeWarning)
     import openvino
 
     compiled = openvino.compile_model(folder / PROGRAM, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
