@@ -209,7 +209,7 @@ def convolved(x, kernel, stride, padding):
 
 def rows_of_halves(kernel, widths, dtype=TYPE, form="implicit GEMM, 16 bits"):
     *halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), widths, dtype)
-    return [*(jnp.asarray(part, dtype) for part in halved), jnp.asarray(factors, jnp.float32)]
+    return [*(jnp.asarray(np.asarray(part, dtype)) for part in halved), jnp.asarray(np.float32(factors))]
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
@@ -294,7 +294,7 @@ def test_rows_that_there_is_no_code_for_are_refused(width, columns):
 def of_tiles(kernel):
     form = "Winograd F(4,3), int16" if WHOLE else "Winograd F(4,3), 16 bits"
     halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), (kernel.shape[2],), TYPE)
-    return jnp.asarray(halved, TYPE), jnp.asarray(factors, jnp.float32)
+    return jnp.asarray(np.asarray(halved, TYPE)), jnp.asarray(np.float32(factors))
 
 
 @with_tiles

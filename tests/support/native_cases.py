@@ -37,9 +37,14 @@ def plainly(sums: jax.Array, epilogue: Epilogue) -> jax.Array:
     return x if epilogue.residual is None else x + epilogue.residual
 
 
+def scaled(kernel: jax.Array, count: int) -> np.ndarray:
+    """Such that sums of so many products are about as large as their factors; in NumPy, which compiles nothing."""
+    return np.asarray(kernel) / np.float32(np.sqrt(count))
+
+
 def cells(rows: int, widths: tuple[int, ...], outputs: int, epilogue: Epilogue):
     """Both functions of maps, and maps; likewise below."""
-    kernels = [normal(1, width, outputs) / np.sqrt(sum(widths)) for width in widths]
+    kernels = [scaled(normal(1, width, outputs), sum(widths)) for width in widths]
     panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
 
     def plain(maps):
@@ -53,7 +58,7 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
     pictures, height, width = shape
     coarse = normal(pictures, height // 2, width // 2, outputs)
     epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, residual=normal(*shape, outputs))
-    kernels = [normal(1, each, outputs) / np.sqrt(sum(inputs)) for each in inputs]
+    kernels = [scaled(normal(1, each, outputs), sum(inputs)) for each in inputs]
     panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
     rows, columns = (np.arange(size) // 2 for size in (height, width))
 
@@ -66,8 +71,7 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
 
 def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, epilogue: Epilogue):
     size, stride, padding = window
-    scale = np.sqrt(size**2 * sum(widths))
-    kernels = [normal(size, size, width, outputs) / scale for width in widths]
+    kernels = [scaled(normal(size, size, width, outputs), size**2 * sum(widths)) for width in widths]
     panels = [jnp.asarray(pack(np.asarray(kernel.reshape(size, -1, outputs)))) for kernel in kernels]
 
     def plain(maps):
@@ -85,7 +89,7 @@ def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: 
 
 def channels(shape: tuple[int, ...], window: tuple, epilogue: Epilogue):
     size, stride, padding = window
-    kernel = normal(size, size, 1, shape[-1]) / size
+    kernel = scaled(normal(size, size, 1, shape[-1]), size**2)
 
     def plain(maps):
         names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
@@ -102,8 +106,8 @@ def channels(shape: tuple[int, ...], window: tuple, epilogue: Epilogue):
 
 
 def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], epilogue: Epilogue):
-    kernel = normal(3, 3, inputs, outputs) / np.sqrt(9 * inputs)
-    panels = jnp.asarray(pack(f4_kernel(np.asarray(kernel, np.float64))), jnp.float32)
+    kernel = scaled(normal(3, 3, inputs, outputs), 9 * inputs)
+    panels = jnp.asarray(np.float32(pack(f4_kernel(np.asarray(kernel, np.float64)))))
 
     def plain(maps):
         names = ("NHWC", "HWIO", "NHWC")
@@ -123,26 +127,27 @@ def largest(shape: tuple[int, ...]):
 
 
 def normalised(shape: tuple[int, ...]):
-    scale, bias = normal(2, shape[-1])
+    scale, bias = np.asarray(normal(2, shape[-1]))
 
     def plain(maps):
         (x,) = maps
         mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
         return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
 
-    return lambda maps: layer_norm(*maps, scale, bias, 1e-5), plain, [3 + normal(*shape)]
+    return lambda maps: layer_norm(*maps, scale, bias, 1e-5), plain, [3 + np.asarray(normal(*shape))]
 
 
 def heads(shape: tuple[int, int, int], count: int):
     """Queries are large, for weights that differ, and keys have one that no query likes."""
-    query, key, value = normal(3, *shape)
+    query, key, value = np.array(normal(3, *shape))
+    key[:, 0] -= 20
 
     def plain(maps):
         query, key, value = (x.reshape(*x.shape[:2], count, -1) for x in maps)
         scores = jnp.einsum("bqhc,bkhc->bhqk", query, key) / np.sqrt(query.shape[-1])
         return jnp.einsum("bhqk,bkhc->bqhc", jax.nn.softmax(scores), value).reshape(maps[0].shape)
 
-    return lambda maps: attend_heads(*maps, count), plain, [2 * query, key.at[:, 0].add(-20), value]
+    return lambda maps: attend_heads(*maps, count), plain, [2 * query, key, value]
 
 
 def points(batch: int, queries: int, levels: tuple[int, ...], channels: int):
@@ -177,7 +182,7 @@ def points(batch: int, queries: int, levels: tuple[int, ...], channels: int):
 
 
 def check(ours, plain, maps, tolerance=4e-6):
-    result, expected = jax.jit(ours)(maps), plain(maps)
+    result, expected = jax.jit(ours)(maps), jax.jit(plain)(maps)
     assert result.shape == expected.shape
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
@@ -191,7 +196,7 @@ def matrices(form: str, rows: int, depth: int, columns: int) -> tuple[jax.Array,
 def packed16(kernels, dtype) -> list[jax.Array]:
     """Kernels (T, I, O) packed together in a type of 16 bits, as a fused model has them."""
     *halved, factors = pack16([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
-    return [*(jnp.asarray(kernel, dtype) for kernel in halved), jnp.asarray(factors, jnp.float32)]
+    return [*(jnp.asarray(np.asarray(kernel, dtype)) for kernel in halved), jnp.asarray(np.float32(factors))]
 
 
 def error(result, expected) -> float:

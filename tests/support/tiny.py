@@ -41,12 +41,13 @@ def tiny_model(config: DFineConfig = TINY, seed: int = 0) -> DFine:
     params, batch_stats = variables(model)
     values = {}
     for name, x in {**params, **batch_stats}.items():
+        x = np.asarray(x)  # NumPy compiles nothing
         if x.ndim == 4:  # a spread that keeps what a picture says alive through all layers
             value = rng.standard_normal(x.shape) * np.sqrt(2 / np.prod(x.shape[:3]))
         else:
             spread = 0.1 if name.endswith(("bias", "scale", "mean", "var")) else 0.5 * max(x.shape) ** -0.5
-            value = x if name.endswith((".up", ".reg_scale")) else x + spread * rng.standard_normal(x.shape)
-        values[name] = jnp.asarray(value, jnp.float32)
+            value = x if name.endswith((".up", ".reg_scale")) else x + np.float32(spread * rng.standard_normal(x.shape))
+        values[name] = jnp.asarray(np.float32(value))
     load(model, values)
     return model
 
@@ -58,4 +59,4 @@ def tiny_pictures(batch: int = 2, height: int = HEIGHT, width: int = WIDTH, seed
 
 def normal(*shape: int) -> jnp.ndarray:
     """Normally distributed values that depend on the shape alone."""
-    return jnp.asarray(np.random.default_rng(sum(shape)).standard_normal(shape), jnp.float32)
+    return jnp.asarray(np.float32(np.random.default_rng(sum(shape)).standard_normal(shape)))
