@@ -11,19 +11,16 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.start import write_model
 from dfine_jax.bundled import SHAPES_PICTURE
 from dfine_jax.export.artefact import export_model
 from dfine_jax.export.verification import Differences, verify
 from dfine_jax.inference.detector import Detector
 from dfine_jax.inference.pictures import load_picture
-from dfine_jax.model.dfine import variables
-from dfine_jax.preprocessing import Preprocessing
 from dfine_jax.pretrained import open_pretrained
-from dfine_jax.weights.folder import save_folder
 
 ALTERNATIVES = ((1, False), (None, False), (None, True))
 """Pictures at a time (None: any number), and whether it is exported from pixels to detections."""
@@ -51,7 +48,7 @@ def compared(size: str, kind: str, picture: Path) -> Iterator[tuple[int | None, 
     """Each alternative of a size, in each runtime."""
     with tempfile.TemporaryDirectory() as scratch:
         model = Path(scratch) / "model"
-        save_model(size, model)
+        write_model(size, model)
         stored, pixels = open_pretrained(str(model)), load_picture(picture)
         detector = Detector.from_stored(stored)
         for count, end_to_end in ALTERNATIVES:
@@ -61,17 +58,6 @@ def compared(size: str, kind: str, picture: Path) -> Iterator[tuple[int | None, 
             )
             for found in verify(target, manifest, detector, pixels):
                 yield count, end_to_end, found
-
-
-def save_model(size: str, folder: Path) -> None:
-    """A model with weights made by a rule, as ``dfine convert`` would leave it."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
-    from reference import reference_model
-
-    model = reference_model(size)
-    params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_folder(folder, model.config, Preprocessing(640, 640), arrays)
 
 
 if __name__ == "__main__":

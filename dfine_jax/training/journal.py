@@ -37,7 +37,7 @@ class Journal:
         self._writes = writes
         self._steps: list[Mapping[str, Any]] = []
         self._pictures, self._since, self._printed = 0, time.monotonic(), 0.0
-        self._compiling = True
+        self._first = first_step + 1
         self._board: Board | None = None
         if writes:
             with writing("to", path):
@@ -68,10 +68,9 @@ class Journal:
         """Takes the numbers of one step: ``loss``, ``gradient_norm``, ``terms``, all finite or left out by the mean."""
         self._steps.append(numbers)
         self._pictures += pictures
-        compiled, self._compiling = self._compiling, False
         if step % self.every and step != self.total_steps:
             self._bar.update(self._task, completed=step)
-            if compiled:  # which doesn't count for the speed either
+            if step == self._first:  # what compiling took doesn't count for the speed either
                 self.restart_clock()
             return
         means = _means(self._steps)

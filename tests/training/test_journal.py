@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -22,17 +21,12 @@ def said(tmp_path, monkeypatch) -> tuple[list[str], list[dict]]:
         for step in range(1, 21):
             seconds += 60.0 if step == 1 else 1.0
             journal.step(step, 1, 8, {"loss": 3.0, "gradient_norm": 1.0, "terms": terms(step)})
-    return screen.getvalue().splitlines(), read(path)
+    return screen.getvalue().splitlines(), [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def terms(step: int) -> dict[str, float]:
     """Of one training that learns classes by MAL."""
     return {"loss_mal": 1.0 * step, "loss_mal_aux_0": 0.5, "loss_bbox": 1.5}
-
-
-def read(path: Path) -> list[dict]:
-    """The lines of a log."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def test_compiling_counts_neither_for_the_speed_nor_for_the_time_that_is_left(said):
