@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 from dfine_jax.bundled import SHAPES_MODEL
 from dfine_jax.config import DFineConfig
 from dfine_jax.ops.compute import Compute
@@ -68,12 +70,13 @@ def load_pretrained(
 
 def read_stored(stored: StoredModel, compute: Compute = Compute()) -> Pretrained:
     """Reads the weights of a model that ``open_pretrained`` found."""
-    import jax.numpy as jnp
+    import jax
 
     from dfine_jax.model.dfine import DFine, load  # a Detector that starts with a kept program needs no Flax
 
     model = DFine(stored.config, compute=compute)
-    load(model, {name: jnp.asarray(value) for name, value in stored.arrays()})
+    # Each is copied, as a file that lies behind it may change; jnp.asarray would compile a program for every shape.
+    load(model, {name: jax.device_put(np.array(value)) for name, value in stored.arrays()})
     return Pretrained(model, stored.config, stored.preprocessing, stored.source, stored.remarks)
 
 

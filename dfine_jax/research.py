@@ -6,6 +6,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
@@ -53,8 +54,8 @@ def labelled_images(
     lacking = sorted({dataset.class_names[k] for k in batch.labels[batch.mask] if labels[k] == UNKNOWN})
     if lacking:
         raise InputError(f"the model doesn't know {', '.join(lacking)}: train it on them, or leave their pictures out")
-    targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(labels[batch.labels] * batch.mask), jnp.asarray(batch.mask))
-    return normalise(jnp.asarray(batch.images), loaded.preprocessing), targets
+    targets = Targets(batch.boxes, labels[batch.labels] * batch.mask, batch.mask)
+    return normalise(jax.device_put(batch.images), loaded.preprocessing), jax.device_put(targets)
 
 
 def training_loss(model: DFine, recipe: Recipe | None = None, criterion: Criterion = criterion) -> Callable[..., Array]:

@@ -27,7 +27,7 @@ def _value(
 ) -> jax.Array | jax.ShapeDtypeStruct:
     if rng is None:
         return jax.ShapeDtypeStruct(shape, jnp.float32)
-    return jnp.asarray(initial(rng, shape).astype(np.float32))
+    return jax.device_put(initial(rng, shape).astype(np.float32))  # jnp.asarray compiles a program for every shape
 
 
 def constant(value: float) -> Initial:

@@ -42,16 +42,17 @@ def rounded(kernels, dtype=TYPE):
 
 def check(result, plain, maps, kernels):
     """The error is below bfloat16's, or in bfloat16 that of rounding these operands and nothing else."""
-    exact, most = plain(maps, kernels), BFLOAT16
+    plain, most = jax.jit(plain), BFLOAT16
+    exact = plain(maps, kernels)
     if jnp.bfloat16 == TYPE:
-        narrow = [[x.astype(TYPE).astype(jnp.float32) for x in arrays] for arrays in (maps, kernels)]
+        narrow = [[np.asarray(x).astype(TYPE).astype(np.float32) for x in arrays] for arrays in (maps, kernels)]
         most = 1.01 * error(plain(*narrow), exact)
     assert result.shape == exact.shape
     assert 0 < error(result, exact) < most
 
 
 def bare_epilogue(outputs):
-    return Epilogue(jnp.zeros(outputs), None)
+    return Epilogue(np.zeros(outputs, np.float32), None)
 
 
 def a_product(rows, widths, outputs):
@@ -60,7 +61,7 @@ def a_product(rows, widths, outputs):
 
 def together(kernels):
     """One kernel of all maps, as a fused model has it."""
-    return rounded([jnp.concatenate(kernels, axis=1)])
+    return rounded([np.concatenate(kernels, axis=1)])
 
 
 def summed(maps, kernels):
@@ -209,7 +210,7 @@ def convolved(x, kernel, stride, padding):
 
 def rows_of_halves(kernel, widths, dtype=TYPE, form="implicit GEMM, 16 bits"):
     *halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), widths, dtype)
-    return [*(jnp.asarray(np.asarray(part, dtype)) for part in halved), jnp.asarray(np.float32(factors))]
+    return jax.device_put([*(np.asarray(part, dtype) for part in halved), np.float32(factors)])
 
 
 @pytest.mark.parametrize("shape", [(1, 20, 20), (2, 39, 37), (1, 2, 16)])
@@ -247,7 +248,7 @@ def test_convolutions_row_by_row(shape, size, stride, padding, widths, outputs):
 def test_two_cells_at_once(shape, size, padding, widths, outputs):
     maps = [normal(*shape, width) for width in widths]
     kernel = normal(size, size, sum(widths), outputs)
-    shape = convolved(jnp.concatenate(maps, -1), kernel, 1, padding).shape
+    shape = jax.eval_shape(partial(convolved, stride=1, padding=padding), np.concatenate(maps, -1), kernel).shape
     epilogue = replace(an_epilogue(outputs, "silu"), residual=normal(*shape))
     kernels = rows_of_halves(kernel, widths, form="two columns, 16 bits")
     result = jax.jit(convolve_two_columns16, static_argnums=2)(maps, kernels, padding, epilogue)
@@ -294,7 +295,7 @@ def test_rows_that_there_is_no_code_for_are_refused(width, columns):
 def of_tiles(kernel):
     form = "Winograd F(4,3), int16" if WHOLE else "Winograd F(4,3), 16 bits"
     halved, factors = KERNELS[form].packed(np.asarray(kernel, np.float64), (kernel.shape[2],), TYPE)
-    return jnp.asarray(np.asarray(halved, TYPE)), jnp.asarray(np.float32(factors))
+    return jax.device_put((np.asarray(halved, TYPE), np.float32(factors)))
 
 
 @with_tiles

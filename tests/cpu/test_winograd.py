@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from plain_convolution import PADDINGS, SHAPES, check_with_derivatives, plain, rounded
-from tiny import normal
+from tiny import drawn, normal
 
 from dfine_jax.cpu.codegen.transforms import transforms
 from dfine_jax.cpu.kernels.winograd import (
@@ -17,12 +17,12 @@ from dfine_jax.ops.compute import Compute
 
 
 def small(x, kernel, padding, compute=Compute()):
-    kernels = [jnp.asarray(entry, compute.dtype) for entry in f2_kernels(np.asarray(kernel, np.float64))]
+    kernels = [np.asarray(entry, compute.dtype) for entry in f2_kernels(np.asarray(kernel, np.float64))]
     return winograd_f2(x, kernels, padding, compute)
 
 
 def large(x, kernel, padding):
-    return winograd_f4(x, jnp.asarray(f4_kernel(np.asarray(kernel, np.float64)), jnp.float32), padding)
+    return winograd_f4(x, np.float32(f4_kernel(np.asarray(kernel, np.float64))), padding)
 
 
 @pytest.mark.parametrize("points", [(0, 1, -1), (0, 0.75, -0.75, 1.5, -1.5), (0, 1, -1, 2)])
@@ -36,7 +36,7 @@ def test_transforms_give_a_convolution(points):
 @PADDINGS
 @SHAPES
 def test_tiles_of_any_size_of_map(shape, padding, form):
-    x, kernel = normal(2, *shape, 16), normal(3, 3, 16, 19) / 16
+    x, kernel = normal(2, *shape, 16), drawn(3, 3, 16, 19) / 16
     tolerance = 2e-6 if form is small else 6e-6
     check_with_derivatives(
         partial(form, kernel=kernel, padding=padding), partial(plain, kernel=kernel, padding=padding), x, tolerance
@@ -46,7 +46,7 @@ def test_tiles_of_any_size_of_map(shape, padding, form):
 @pytest.mark.parametrize(("form", "most"), [(small, 5e-7), (large, 1.5e-6)])
 def test_errors_are_those_of_good_points(form, most):
     """Half as much again as was measured; with the usual points large tiles are off by 2.1e-6."""
-    x, kernel = normal(1, 24, 24, 128), normal(3, 3, 128, 128) / np.sqrt(9 * 128)
+    x, kernel = normal(1, 24, 24, 128), drawn(3, 3, 128, 128) / np.float32(np.sqrt(9 * 128))
     windows = np.lib.stride_tricks.sliding_window_view(np.asarray(x[0], np.float64), (3, 3), (0, 1))
     exact = np.einsum("hwcij,ijco->hwo", windows, np.asarray(kernel, np.float64), optimize=True)
     off = np.asarray(form(x, kernel, (0, 0))[0]) - exact
@@ -64,7 +64,7 @@ def test_small_tiles_in_bfloat16():
 
 
 def test_large_tiles_of_rounded_maps_give_float32():
-    x, kernel = normal(2, 6, 8, 16).astype(jnp.bfloat16), normal(3, 3, 16, 11) / 16
+    x, kernel = normal(2, 6, 8, 16).astype(jnp.bfloat16), drawn(3, 3, 16, 11) / 16
     result = large(x, kernel, (1, 1))
     assert result.dtype == jnp.float32
     np.testing.assert_allclose(result, plain(x.astype(jnp.float32), kernel, (1, 1)), atol=6e-6)

@@ -69,9 +69,9 @@ def test_equal_scores_come_in_the_order_of_queries():
 
 def test_pictures_do_not_mix():
     logits, boxes, sizes = random_outputs(3, 10, 4)
-    together = postprocess(logits, boxes, sizes)
+    together = jax.device_get(postprocess(logits, boxes, sizes))
     for i in range(3):
-        alone = postprocess(logits[i : i + 1], boxes[i : i + 1], sizes[i : i + 1])
+        alone = jax.device_get(postprocess(logits[i : i + 1], boxes[i : i + 1], sizes[i : i + 1]))
         for a, b in zip(alone, together, strict=True):
             np.testing.assert_array_equal(a[0], b[i])
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from tiny import TINY, tiny_pictures
+from tiny import TINY, drawn, tiny_pictures
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.model.dfine import load, variables
@@ -27,10 +27,13 @@ def test_maximum_of_four():
 def test_block_joins_its_input_and_every_output(residual):
     stage = replace(TINY.backbone.stages[1], in_channels=16, layers=2)
     block = Block(16, stage, TINY.backbone, residual=residual, **COMMON)
-    x = jnp.asarray(np.random.default_rng(1).standard_normal((1, 4, 6, 16)), jnp.float32)
-    first = block.layers[0](x)
-    expected = block.excite(block.squeeze(x, first, block.layers[1](first))) + (x if residual else 0)
-    np.testing.assert_allclose(block(x), expected, atol=1e-7)
+
+    @nnx.jit
+    def both(block, x):
+        first = block.layers[0](x)
+        return block(x), block.excite(block.squeeze(x, first, block.layers[1](first))) + (x if residual else 0)
+
+    np.testing.assert_allclose(*both(block, drawn(1, 4, 6, 16)), atol=1e-7)
 
 
 def test_only_later_blocks_of_a_stage_are_residual():
@@ -59,8 +62,8 @@ def test_stages_that_no_map_needs_are_left_out():
     config = replace(TINY.backbone, out_stages=(1,))
     whole, early = (HGNetV2(c, compute=Compute(), rng=np.random.default_rng(0)) for c in (TINY.backbone, config))
     x = tiny_pictures(1, 32, 32)
-    (only,) = jax.jit(lambda x: early(x))(x)
-    np.testing.assert_allclose(only, whole.stages[0](whole.stem(x)), atol=1e-5)
+    (only,), expected = jax.jit(lambda x: (early(x), whole.stages[0](whole.stem(x))))(x)
+    np.testing.assert_allclose(only, expected, atol=1e-5)
 
 
 def test_frozen_norms_keep_their_statistics_in_training():

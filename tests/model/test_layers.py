@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax import lax
 from tiny import normal
 
@@ -89,7 +90,8 @@ def test_conv_norm_affine_comes_after_the_activation():
     ("kernel_size", "stride", "out"), [(1, 1, (6, 10)), (3, 1, (6, 10)), (3, 2, (3, 5)), (5, 1, (6, 10))]
 )
 def test_conv_norm_keeps_or_halves_the_size(kernel_size, stride, out):
-    assert ConvNorm(2, 3, kernel_size, stride, **COMMON)(normal(1, 6, 10, 2)).shape == (1, *out, 3)
+    layer = ConvNorm(2, 3, kernel_size, stride, **COMMON)
+    assert nnx.eval_shape(lambda layer, x: layer(x), layer, normal(1, 6, 10, 2)).shape == (1, *out, 3)
 
 
 def test_mlp():

@@ -4,8 +4,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from derivatives import with_gradients
 from jax import lax
-from tiny import normal
+from tiny import drawn, normal
 
 from dfine_jax.ops.compute import Compute
 from dfine_jax.ops.convolution import SMALL
@@ -18,7 +19,7 @@ def convolve(x, kernel, stride, padding, compute):
 BFLOAT16 = Compute.named("bfloat16")
 
 
-def direct(x, kernel, stride, padding, groups):
+def direct(x, kernel, stride, padding, groups=1):
     numbers = ("NHWC", "HWIO", "NHWC")
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), (padding, padding), dimension_numbers=numbers, feature_group_count=groups
@@ -30,15 +31,7 @@ def direct(x, kernel, stride, padding, groups):
 @pytest.mark.parametrize("shape", [(8, 12), (7, 10)])
 def test_depthwise_convolution_and_its_gradients(size, stride, shape):
     x, kernel, padding = normal(2, *shape, 6), normal(size, size, 1, 6), (size // 2,) * 2
-    ours = partial(convolve, stride=stride, padding=padding, compute=Compute())
-    reference = partial(direct, stride=stride, padding=padding, groups=6)
-
-    y, pull_back = jax.vjp(jax.jit(ours), x, kernel)
-    expected, pull_back_reference = jax.vjp(jax.jit(reference), x, kernel)
-    assert y.shape == expected.shape
-    np.testing.assert_allclose(y, expected, atol=2e-5)
-    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+    check_with_gradients(x, kernel, stride, padding, groups=6)
 
 
 @pytest.mark.parametrize(
@@ -46,8 +39,7 @@ def test_depthwise_convolution_and_its_gradients(size, stride, shape):
 )
 def test_dense_convolution(size, stride, padding):
     x, kernel = normal(2, 6, 10, 4), normal(size, size, 4, 5)
-    expected = direct(x, kernel, stride, padding, 1)
-    np.testing.assert_allclose(convolve(x, kernel, stride, padding, Compute()), expected, atol=1e-5)
+    check_with_gradients(x, kernel, stride, padding, atol=1e-5)
 
 
 @pytest.mark.parametrize(("size", "stride"), [(2, 1), (3, 1), (3, 2), (2, 2), (5, 2), (5, 3)])
@@ -69,15 +61,14 @@ def test_large_convolutions_with_a_stride_and_their_gradients(shape, size):
     check_with_gradients(normal(2, *shape, 3), normal(size, size, 3, SMALL // 8), 2, (1, 1))
 
 
-def check_with_gradients(x, kernel, stride, padding):
-    ours = jax.jit(partial(convolve, stride=stride, padding=padding, compute=Compute()))
-    y, pull_back = jax.vjp(ours, x, kernel)
-    reference = partial(direct, stride=stride, padding=padding, groups=1)
-    expected, pull_back_reference = jax.vjp(reference, x, kernel)
+def check_with_gradients(x, kernel, stride, padding, groups=1, atol=2e-5):
+    window = dict(stride=stride, padding=padding)
+    y, *ours = with_gradients(partial(convolve, **window, compute=Compute()), jnp.sin, x, kernel)
+    expected, *wanted = with_gradients(partial(direct, **window, groups=groups), jnp.sin, x, kernel)
     assert y.shape == expected.shape
-    np.testing.assert_allclose(y, expected, atol=2e-5)
-    for gradient, wanted in zip(pull_back(jnp.sin(y)), pull_back_reference(jnp.sin(expected)), strict=True):
-        np.testing.assert_allclose(gradient, wanted, atol=1e-4)
+    np.testing.assert_allclose(y, expected, atol=atol)
+    for gradient, plain in zip(ours, wanted, strict=True):
+        np.testing.assert_allclose(gradient, plain, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -85,27 +76,27 @@ def check_with_gradients(x, kernel, stride, padding):
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_several_maps_are_as_if_put_together(widths, size, stride, dtype):
-    padding = (size // 2,) * 2
-    maps = [rounded(normal(2, 6, 7, width)) for width in widths]
-    kernel = rounded(normal(size, size, sum(widths), 9))
-    ours = jax.jit(partial(Compute.named(dtype).convolve, stride=stride, padding=padding))
-    reference = partial(direct, stride=stride, padding=padding, groups=1)
-    y, pull_back = jax.vjp(lambda kernel, *maps: ours(maps, kernel), kernel, *maps)
-    together = jnp.concatenate(maps, axis=-1)
-    expected, pull_back_reference = jax.vjp(lambda kernel, x: reference(x, kernel), kernel, together)
+    window = dict(stride=stride, padding=(size // 2,) * 2)
+    maps = [narrow(2, 6, 7, width) for width in widths]
+    kernel = narrow(size, size, sum(widths), 9)
+    together = np.concatenate(maps, axis=-1)
+    expected, *wanted = with_gradients(partial(direct, **window), lambda y: rounded(jnp.sin(y)), together, kernel)
+
+    def apart(kernel, *maps):
+        return Compute.named(dtype).convolve(maps, kernel, **window)
+
+    y, for_kernel, *for_maps = with_gradients(apart, lambda _: rounded(np.sin(expected)), kernel, *maps)
     np.testing.assert_allclose(y, expected, atol=2e-5)
-    for_kernel, *for_maps = pull_back(rounded(jnp.sin(expected)))
-    gradients = (for_kernel, jnp.concatenate(for_maps, axis=-1))
-    for ours, wanted in zip(gradients, pull_back_reference(rounded(jnp.sin(expected))), strict=True):
+    for ours, plain in zip((np.concatenate(for_maps, axis=-1), for_kernel), wanted, strict=True):
         if dtype == "float32":
-            np.testing.assert_allclose(ours, wanted, atol=1e-4)
+            np.testing.assert_allclose(ours, plain, atol=1e-4)
         else:
-            assert_near(ours, wanted)
+            assert_near(ours, plain)
 
 
 def test_one_channel_is_dense_and_depthwise_alike():
     x, kernel = normal(1, 5, 6, 1), normal(3, 3, 1, 1)
-    np.testing.assert_allclose(convolve(x, kernel, 1, (1, 1), Compute()), direct(x, kernel, 1, (1, 1), 1), atol=1e-5)
+    check_with_gradients(x, kernel, 1, (1, 1), atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -113,21 +104,26 @@ def test_one_channel_is_dense_and_depthwise_alike():
 )
 def test_bfloat16_convolution_and_its_gradients(size, stride, padding):
     """Of rounded operands: the result is the exact one, rounded, and gradients are as near."""
-    x, kernel = (rounded(values) for values in (normal(2, 6, 9, 6), normal(size, size, 6, 5)))
-    low, pull_back = jax.vjp(partial(convolve, stride=stride, padding=padding, compute=BFLOAT16), x, kernel)
-    exact, pull_back_exact = jax.vjp(partial(direct, stride=stride, padding=padding, groups=1), x, kernel)
+    x, kernel = narrow(2, 6, 9, 6), narrow(size, size, 6, 5)
+    window = dict(stride=stride, padding=padding)
+    exact, *wanted = with_gradients(partial(direct, **window), lambda y: rounded(jnp.sin(y)), x, kernel)
+    above = rounded(np.sin(exact)).astype(jnp.bfloat16)
+    low, *ours = with_gradients(partial(convolve, **window, compute=BFLOAT16), lambda _: above, x, kernel)
     assert low.dtype == jnp.bfloat16
-    assert_near(low, exact)
-    gradient = rounded(jnp.sin(exact))
-    for ours, wanted in zip(pull_back(gradient.astype(jnp.bfloat16)), pull_back_exact(gradient), strict=True):
-        assert_near(ours, wanted)
+    for rough, fine in zip((low, *ours), (exact, *wanted), strict=True):
+        assert_near(rough, fine)
 
 
 @pytest.mark.parametrize("kernel", [(3, 3, 1, 6), (1, 1, 6, 4)])
 def test_bfloat16_depthwise_and_pointwise(kernel):
-    x, kernel = rounded(normal(1, 8, 8, 6)), rounded(normal(*kernel))
+    x, kernel = narrow(1, 8, 8, 6), narrow(*kernel)
     padding, groups = ((1, 1), 6) if len(kernel) == 3 else ((0, 0), 1)
     assert_near(convolve(x, kernel, 1, padding, BFLOAT16), direct(x, kernel, 1, padding, groups))
+
+
+def narrow(*shape: int) -> np.ndarray:
+    """Numbers that bfloat16 has, too."""
+    return rounded(drawn(*shape))
 
 
 def rounded(values: jax.Array) -> jax.Array:
@@ -136,4 +132,4 @@ def rounded(values: jax.Array) -> jax.Array:
 
 def assert_near(ours: jax.Array, wanted: jax.Array) -> None:
     """Half of a bfloat16's last place of the largest value, and a little for another order of sums."""
-    np.testing.assert_allclose(ours.astype(jnp.float32), wanted, atol=0.0041 * float(jnp.abs(wanted).max()))
+    np.testing.assert_allclose(np.asarray(ours, np.float32), wanted, atol=0.0041 * np.abs(wanted).max())

@@ -43,6 +43,16 @@ TRANSFORMS: dict[str, Callable] = {
 }
 
 
+def with_gradients(function: Callable, above: Callable, *arguments) -> tuple:
+    """A function's value, and the gradients of all its arguments for what ``above`` makes of the value; one program."""
+
+    def program(*arguments):
+        y, pull_back = jax.vjp(function, *arguments)
+        return y, *pull_back(above(y))
+
+    return jax.jit(program)(*arguments)
+
+
 def direction(x: jax.Array) -> jax.Array:
     return jnp.asarray(np.random.default_rng(1).normal(size=x.shape), x.dtype)
 

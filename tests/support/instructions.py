@@ -4,6 +4,7 @@ Each takes a register of sums, and two of operands as pairs ``(..., 2)``: ``gemm
 ``dfine_jax.cpu.codegen.halves`` does, in its order.
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -12,6 +13,8 @@ from dfine_jax.cpu.codegen.rounding import GUESS, LARGEST
 from dfine_jax.cpu.codegen.wholes import WHOLE
 from dfine_jax.cpu.codegen.work import PAIRS
 from dfine_jax.cpu.kernels.packing16 import out_of_pairs
+
+UNPACK = jax.jit(out_of_pairs, static_argnums=1)
 
 
 def vfmaddph(sums, a, b):
@@ -40,7 +43,7 @@ def vpdpwssd(sums, a, b):
 def gemm(kind, x, packed, factor, outputs):
     """``gemm16`` of one map (rows, I) that one thread takes at a time, by what ``pack16`` made of its kernel."""
     operands = x.shape[1] // 2
-    kernel = np.asarray(out_of_pairs(jnp.asarray(packed).astype(jnp.float32), whole_columns(outputs)))[0]
+    kernel = np.asarray(UNPACK(np.asarray(packed).astype(np.float32), whole_columns(outputs)))[0]
     pairs = kernel.reshape(operands, 2, -1).transpose(0, 2, 1)[:, :outputs]
     rounded, scales = ROUNDED[kind](np.asarray(x, np.float32), np.float32(factor[0]))
     total = np.zeros((len(x), outputs), np.float32)

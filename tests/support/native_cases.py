@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from tiny import normal
+from tiny import drawn, normal
 
 from dfine_jax.config import DFineConfig
 from dfine_jax.cpu.epilogue import Epilogue
@@ -28,7 +28,7 @@ ACTIVATIONS = {
 
 
 def an_epilogue(outputs: int, activation: str | None = "relu", affine: bool = True) -> Epilogue:
-    return Epilogue(normal(outputs), activation, jnp.array([1.5, -0.25]) if affine else None)
+    return Epilogue(normal(outputs), activation, np.float32([1.5, -0.25]) if affine else None)
 
 
 def plainly(sums: jax.Array, epilogue: Epilogue) -> jax.Array:
@@ -45,7 +45,7 @@ def scaled(kernel: jax.Array, count: int) -> np.ndarray:
 def cells(rows: int, widths: tuple[int, ...], outputs: int, epilogue: Epilogue):
     """Both functions of maps, and maps; likewise below."""
     kernels = [scaled(normal(1, width, outputs), sum(widths)) for width in widths]
-    panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
+    panels = [pack(np.asarray(kernel)) for kernel in kernels]
 
     def plain(maps):
         return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), epilogue)
@@ -59,7 +59,7 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
     coarse = normal(pictures, height // 2, width // 2, outputs)
     epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, residual=normal(*shape, outputs))
     kernels = [scaled(normal(1, each, outputs), sum(inputs)) for each in inputs]
-    panels = [jnp.asarray(pack(np.asarray(kernel))) for kernel in kernels]
+    panels = [pack(np.asarray(kernel)) for kernel in kernels]
     rows, columns = (np.arange(size) // 2 for size in (height, width))
 
     def plain(maps):
@@ -155,7 +155,7 @@ def points(batch: int, queries: int, levels: tuple[int, ...], channels: int):
     config = replace(DFineConfig.from_size("n").decoder, heads=3, points=levels)
     shapes = ((5, 7), (3, 4), (1, 2))[: len(levels)]
     count, cells = 3 * sum(levels), sum(height * width for height, width in shapes)
-    offsets, scores, boxes = normal(batch, queries, 2 * count), normal(batch, queries, count), normal(batch, queries, 4)
+    offsets, scores, boxes = (drawn(batch, queries, numbers) for numbers in (2 * count, count, 4))
 
     def plain(maps):
         offsets, scores, boxes, memory = maps
@@ -178,29 +178,30 @@ def points(batch: int, queries: int, levels: tuple[int, ...], channels: int):
     def ours(maps):
         return attend_to_points(*maps, shapes, config)
 
-    return ours, plain, [offsets, 2 * scores, jax.nn.sigmoid(boxes), normal(batch, cells, 3 * channels)]
+    return ours, plain, [offsets, 2 * scores, 1 / (1 + np.exp(-boxes)), drawn(batch, cells, 3 * channels)]
 
 
 def check(ours, plain, maps, tolerance=4e-6):
-    result, expected = jax.jit(ours)(maps), jax.jit(plain)(maps)
+    result, expected = jax.jit(lambda maps: (ours(maps), plain(maps)))(maps)
     assert result.shape == expected.shape
     np.testing.assert_allclose(result, expected, atol=tolerance)
 
 
-def matrices(form: str, rows: int, depth: int, columns: int) -> tuple[jax.Array, jax.Array]:
+def matrices(form: str, rows: int, depth: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     """Those whose product in this form has so many rows and columns."""
-    first, second = normal(rows, depth), normal(depth, columns)
+    first, second = drawn(rows, depth), drawn(depth, columns)
     return first.T if form == OF_TRANSPOSED else first, second.T if form == BY_TRANSPOSED else second
 
 
 def packed16(kernels, dtype) -> list[jax.Array]:
     """Kernels (T, I, O) packed together in a type of 16 bits, as a fused model has them."""
     *halved, factors = pack16([np.asarray(kernel, np.float64) for kernel in kernels], dtype)
-    return [*(jnp.asarray(np.asarray(kernel, dtype)) for kernel in halved), jnp.asarray(np.float32(factors))]
+    return jax.device_put([*(np.asarray(kernel, dtype) for kernel in halved), np.float32(factors)])
 
 
 def error(result, expected) -> float:
     """The root of the mean square of what is wrong, by that of what is right."""
+    result, expected = np.asarray(result), np.asarray(expected)  # NumPy compiles nothing
     return float(np.sqrt(np.square(result - expected).mean() / np.square(expected).mean()))
 
 
@@ -220,9 +221,13 @@ def check_kernel_gradient(shape: tuple[int, ...], outputs: int, window: tuple) -
         names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
         return lax.conv_general_dilated(x, kernel, strides, around, dimension_numbers=names)
 
-    result, vjp = jax.vjp(convolved, kernel)
-    gradient = normal(*result.shape)
-    ours, (expected,) = gradient_for_kernel(x, gradient, size, stride, padding), vjp(gradient)
+    gradient = normal(*jax.eval_shape(convolved, kernel).shape)
+
+    @jax.jit
+    def both(x, gradient, kernel):
+        return gradient_for_kernel(x, gradient, size, stride, padding), jax.vjp(convolved, kernel)[1](gradient)
+
+    ours, (expected,) = both(x, gradient, kernel)
     np.testing.assert_allclose(ours, expected, atol=4e-6 * np.abs(expected).max())
 
 

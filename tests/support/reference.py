@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from dfine_jax.config import DFineConfig
@@ -101,7 +101,7 @@ def fill_model(model: DFine, dialect: Dialect, source: MadeWeights) -> None:
     params, batch_stats = variables(model)
     needed = plan(dialect, source.shapes, {name: x.shape for name, x in {**params, **batch_stats}.items()})
     needed.check("the reference")
-    load(model, {name: jnp.asarray(array) for name, array in fill(needed, source)})
+    load(model, {name: jax.device_put(array) for name, array in fill(needed, source)})
 
 
 def with_compute(model: DFine, dtype: str) -> DFine:

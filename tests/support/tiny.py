@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -47,16 +48,21 @@ def tiny_model(config: DFineConfig = TINY, seed: int = 0) -> DFine:
         else:
             spread = 0.1 if name.endswith(("bias", "scale", "mean", "var")) else 0.5 * max(x.shape) ** -0.5
             value = x if name.endswith((".up", ".reg_scale")) else x + np.float32(spread * rng.standard_normal(x.shape))
-        values[name] = jnp.asarray(np.float32(value))
+        values[name] = jax.device_put(np.float32(value))
     load(model, values)
     return model
 
 
 def tiny_pictures(batch: int = 2, height: int = HEIGHT, width: int = WIDTH, seed: int = 0) -> jnp.ndarray:
     """Random pictures, (batch, height, width, 3) in 0..1."""
-    return jnp.asarray(np.random.default_rng(seed).random((batch, height, width, 3), np.float32))
+    return jax.device_put(np.random.default_rng(seed).random((batch, height, width, 3), np.float32))
 
 
 def normal(*shape: int) -> jnp.ndarray:
     """Normally distributed values that depend on the shape alone."""
-    return jnp.asarray(np.float32(np.random.default_rng(sum(shape)).standard_normal(shape)))
+    return jax.device_put(drawn(*shape))  # jnp.asarray compiles a program for every shape
+
+
+def drawn(*shape: int) -> np.ndarray:
+    """The same in NumPy, which compiles nothing, and works where JAX would trace."""
+    return np.float32(np.random.default_rng(sum(shape)).standard_normal(shape))

@@ -1,6 +1,7 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -27,7 +28,7 @@ def pad_targets() -> Callable[..., Targets]:
         classes = np.ones((len(counts), places), np.int32)
         mask = np.arange(places) < np.asarray(counts)[:, None]
         padded[mask], classes[mask] = boxes, labels
-        return Targets(jnp.asarray(padded), jnp.asarray(classes), jnp.asarray(mask))
+        return jax.device_put(Targets(padded, classes, mask))
 
     return pad
 
@@ -52,7 +53,7 @@ class Reference:
         )
 
     def tensor(self, place: str, name: str) -> jnp.ndarray:
-        return jnp.asarray(self.numbers[f"output.{place}.pred_{name}"])
+        return jax.device_put(self.numbers[f"output.{place}.pred_{name}"])
 
     def predictions(self, prefix: str) -> QueryPredictions:
         names = [f"{prefix}layer_{i}" for i in range(self.layers)]
@@ -60,11 +61,13 @@ class Reference:
             LayerPrediction(self.tensor(n, "logits"), self.tensor(n, "boxes"), self.tensor(n, "corners")) for n in names
         )
         pre = PlainPrediction(self.tensor(f"{prefix}pre", "logits"), self.tensor(f"{prefix}pre", "boxes"))
-        return QueryPredictions(layers, pre, jnp.asarray(self.numbers[f"output.{names[0]}.ref_points"]))
+        return QueryPredictions(layers, pre, jax.device_put(self.numbers[f"output.{names[0]}.ref_points"]))
 
     def denoising(self, key) -> DenoisingQueries:
         noise = draw_noise(key, len(self.counts), denoising_slots(5, self.copies), self.classes)
-        return apply_noise(noise, self.targets, self.classes, self.queries, self.copies)
+        return jax.jit(apply_noise, static_argnums=(2, 3, 4))(
+            noise, self.targets, self.classes, self.queries, self.copies
+        )
 
 
 @pytest.fixture(scope="session")

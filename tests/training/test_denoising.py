@@ -47,7 +47,7 @@ def test_queries_of_the_original(pad_targets, file, classes, queries, copies):
     counts = numbers["target_counts"]
     targets = pad_targets(counts, numbers["target_boxes"], numbers["target_labels"], 5)
     apply = jax.jit(apply_noise, static_argnums=(2, 3, 4))
-    made = apply(noise_behind(numbers, targets), targets, classes, queries, copies)
+    made = jax.device_get(apply(noise_behind(numbers, targets), targets, classes, queries, copies))
     np.testing.assert_array_equal(made.blocked, numbers["dn_attention_blocked"])
     np.testing.assert_array_equal(made.labels, numbers["dn_labels"])
     np.testing.assert_allclose(made.boxes_unact, numbers["dn_boxes_unact"], rtol=2e-4, atol=2e-4)
@@ -74,7 +74,7 @@ def targets_with(counts: list[int], places: int) -> Targets:
 )
 def test_groups_slots_and_masks_for_any_number_of_boxes(counts, groups):
     targets, most = targets_with(counts, 130), max(counts)
-    made = make(jax.random.key(0), targets, CLASSES, QUERIES)
+    made = jax.device_get(make(jax.random.key(0), targets, CLASSES, QUERIES))
     slots = made.used.shape[0]
     assert slots == denoising_slots(130) == 260
     assert made.groups == groups
