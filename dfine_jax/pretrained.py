@@ -93,8 +93,8 @@ def save_pretrained(
     from dfine_jax.model.dfine import variables
 
     params, batch_stats = variables(model)
-    arrays = {**params, **batch_stats}
-    save_folder(Path(folder), model.config, preprocessing, arrays.items(), replace=replace)
+    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
+    save_folder(Path(folder), model.config, preprocessing, arrays, replace=replace)
 
 
 def open_pretrained(

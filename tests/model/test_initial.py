@@ -121,5 +121,5 @@ def test_without_a_generator_there_are_only_shapes_until_loaded(fresh):
     params, batch_stats = variables(model)
     assert all(isinstance(x, jax.ShapeDtypeStruct) for x in {**params, **batch_stats}.values())
     assert {name: x.shape for name, x in {**params, **batch_stats}.items()} == {n: x.shape for n, x in fresh.items()}
-    load(model, {name: jax.numpy.asarray(x) for name, x in fresh.items()})
+    load(model, {name: jax.device_put(x) for name, x in fresh.items()})
     assert all(np.array_equal(x, fresh[name]) for name, x in variables(model)[0].items())
