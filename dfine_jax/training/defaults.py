@@ -25,8 +25,11 @@ LARGEST_SIDE = 1280
 """... and no further than this."""
 LEAST_SHRUNK = 0.6
 """Where time is short they may shrink to this share of it, as far as boxes stay wide enough."""
-MOST_BATCH, SMALL_BATCH = 32, 8
-"""Pictures a step; below the second number batch norms see too few, so that sides shrink first."""
+MOST_BATCH, SMALL_BATCH, LEAST_BATCH = 32, 8, 4
+"""Pictures a step. For the steps that a training should have it is halved, down to the second number. For those that it
+needs sides shrink, to ``COARSE``; then it is halved once more; then sides shrink further."""
+COARSE = 2 / 3
+"""Of the width that smaller boxes should have: half of it costs more than half of a batch does."""
 MEMORY_SHARE = 0.8
 """Of what is free, as the guess may take it."""
 ENOUGH, WANTED = 500, 1000
@@ -176,13 +179,16 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
         return Shape(side, queries, copies, facts.most_boxes)
 
     most = wishes.batch_size or _most_batch(facts, wishes.accumulate or 1)
-    small = min(most, max(SMALL_BATCH, facts.devices))
+    small, fewest = (min(most, max(count, facts.devices)) for count in (SMALL_BATCH, LEAST_BATCH))
     least = wishes.image_size or _least_side(facts, needed)
+    coarse = min(wanted, max(least, _multiple(COARSE * (needed or 0), math.ceil)))
+    tried = [(side, small) for side in range(wanted, coarse - 1, -STEP)]
+    tried += [(side, fewest) for side in range(coarse, least, -STEP)]
     side = next(
         (
             side
-            for side in range(wanted, least, -STEP)
-            if _fits(facts, shape(side), 1) and lengths.fitting(shape(side), small) >= ENOUGH
+            for side, count in tried
+            if _fits(facts, shape(side), 1) and lengths.fitting(shape(side), count) >= ENOUGH
         ),
         least,
     )
@@ -190,7 +196,7 @@ def choose(published: Recipe, facts: Facts, wishes: Wishes = Wishes()) -> Chosen
 
     batch = most
     if wishes.batch_size is None and wishes.accumulate is None:
-        while batch // 2 >= small and lengths.fitting(shape(side), batch) < WANTED:
+        while batch // 2 >= fewest and lengths.fitting(shape(side), batch) < (WANTED if batch > small else ENOUGH):
             batch //= 2
     parts = wishes.accumulate or _parts(facts, shape(side), batch)
     reasons["batch_size"] = _why_batch(parts, lengths, asked=wishes.batch_size is not None)

@@ -87,14 +87,12 @@ class Journal:
             left = (self.total_steps - step) * pictures / max(speed, 1e-9)
             self.say(f"epoch {epoch} step {step}/{self.total_steps} {text}, {duration(left)} left")
 
-    def lay(self, total_steps: int, falls_after: int) -> None:
-        """From now on there are so many steps in all, and learning rates fall after that one."""
+    def lay(self, step: int, total_steps: int, falls_after: int) -> None:
+        """From ``step`` on there are so many steps in all, and learning rates fall after that one."""
         self.total_steps = total_steps
         self._bar.update(self._task, total=total_steps)
-        self.say(
-            f"{total_steps:,} steps in all, by the time that those so far took; "
-            f"learning rates fall after step {falls_after:,}"
-        )
+        falls = f"fall after step {falls_after:,}" if falls_after > step else "are falling"
+        self.say(f"{total_steps:,} steps in all, by the time that those so far took; learning rates {falls}")
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Adds a line to the file."""

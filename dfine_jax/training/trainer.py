@@ -208,7 +208,7 @@ def train(
                     report(in_flight, journal, skipped, epoch_steps)
                 in_flight = InFlight(step, batch, metrics)
                 if length.is_open and length.laid_after(step, metrics):
-                    journal.lay(length.total, length.recipe.flat_steps)
+                    journal.lay(step, length.total, length.recipe.flat_steps)
                     loader.batches = length.batches(batches)
                     loader.restore(Position(*divmod(step, epoch_steps)))
                 if left := length.left_after(step, metrics):

@@ -77,11 +77,20 @@ def test_a_batch_that_does_not_fit_goes_through_in_parts():
 
 def test_too_little_time_shrinks_pictures_that_can_afford_it():
     assert chosen(NANO, minutes=600).recipe.image_size == 640
-    short = chosen(replace(NANO, small_side=0.2), minutes=10).recipe
-    assert 384 <= short.image_size < 640
+    short = chosen(replace(NANO, small_side=0.2), minutes=15).recipe
+    assert 384 < short.image_size < 640
     assert short.batch_size == 8
-    assert chosen(replace(NANO, small_side=0.03), minutes=10).recipe.image_size == 640  # boxes of 19 pixels as it is
-    assert chosen(CELLS, minutes=2).recipe.image_size == 192
+
+
+def test_where_pictures_can_not_shrink_so_far_there_are_fewer_a_step():
+    def side_and_batch(facts, minutes):
+        recipe = chosen(facts, minutes=minutes).recipe
+        return recipe.image_size, recipe.batch_size
+
+    assert side_and_batch(replace(NANO, small_side=0.2), 7) == (384, 4)
+    assert side_and_batch(replace(NANO, small_side=0.03), 10) == (640, 4)  # boxes of 19 pixels as it is
+    sides = [side_and_batch(CELLS, minutes) for minutes in (10, 5, 3, 2)]
+    assert sides == [(384, 8), (256, 8), (256, 4), (192, 4)]  # 256 is two thirds
 
 
 @pytest.mark.parametrize(
