@@ -123,14 +123,12 @@ def prepare_model(size: str, folder: Path, pictures: int) -> float:
     from reference import reference_model
 
     from dfine_jax.inference.compiled import count_operations
-    from dfine_jax.model.dfine import variables
     from dfine_jax.preprocessing import Preprocessing
+    from dfine_jax.pretrained import arrays_of
     from dfine_jax.weights.hub_layout import save_hub_folder
 
     model = reference_model(size)
-    params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_hub_folder(folder / peers.MODEL, model.config, Preprocessing(), arrays)
+    save_hub_folder(folder / peers.MODEL, model.config, Preprocessing(), arrays_of(model))
     np.save(folder / PICTURES, np.stack(list(islice(clear_pictures(model), pictures))))
     return count_operations(model, Preprocessing(SIDE, SIDE)) / 1e9
 

@@ -213,15 +213,13 @@ def write_model(size: str, folder: Path) -> None:
     sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "support"))
     from reference import reference_model
 
-    from dfine_jax.model.dfine import variables
     from dfine_jax.preprocessing import Preprocessing
+    from dfine_jax.pretrained import arrays_of
     from dfine_jax.weights.hub_layout import save_hub_folder
     from dfine_jax.weights.rules import HUB
 
     model = reference_model(size, HUB, seed=SEED)
-    params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_hub_folder(folder, model.config, Preprocessing(), arrays)
+    save_hub_folder(folder, model.config, Preprocessing(), arrays_of(model))
 
 
 def report(runs: dict[str, dict[str, list[Run]]], busy: str, output: Path | None) -> None:

@@ -4,7 +4,7 @@ import difflib
 import os
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -90,11 +90,15 @@ def save_pretrained(
     folder: str | os.PathLike, model: "DFine", preprocessing: Preprocessing = Preprocessing(), *, replace: bool = False
 ) -> None:
     """Writes a model as a folder that ``load_pretrained`` reads; ``replace`` allows it to take another one's place."""
+    save_folder(Path(folder), model.config, preprocessing, arrays_of(model), replace=replace)
+
+
+def arrays_of(model: "DFine") -> Iterator[tuple[str, np.ndarray]]:
+    """Gives a model's variables one by one, by dotted name, from the device: what folders of weights are written of."""
     from dfine_jax.model.dfine import variables
 
     params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_folder(Path(folder), model.config, preprocessing, arrays, replace=replace)
+    return ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
 
 
 def open_pretrained(

@@ -2,13 +2,11 @@
 
 from pathlib import Path
 
-import numpy as np
-
 from benchmarks import peers
 from benchmarks.accelerator.programs import model_of
 from benchmarks.accelerator.scale import Task
-from dfine_jax.model.dfine import variables
 from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.pretrained import arrays_of
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 
@@ -17,8 +15,6 @@ def hub_folder(task: Task, size: str) -> Path:
     folder = task.scratch / f"weights-{size}"
     if not (folder / peers.MODEL).exists():
         model = model_of(size, "float32")
-        params, batch_stats = variables(model)
-        arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
         settings = Preprocessing(task.scale.side, task.scale.side)
-        save_hub_folder(folder / peers.MODEL, model.config, settings, arrays)
+        save_hub_folder(folder / peers.MODEL, model.config, settings, arrays_of(model))
     return folder

@@ -11,8 +11,8 @@ from PIL import Image
 from tiny import HEIGHT, WIDTH, tiny_model
 
 from dfine_jax.cpu.codegen.registers import registers
-from dfine_jax.model.dfine import variables
 from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.pretrained import arrays_of
 from dfine_jax.weights.hub_layout import save_hub_folder
 
 LOADED = """
@@ -31,9 +31,7 @@ sys.exit(code)
 def folder(tmp_path):
     """A model in the Hub's layout and two pictures."""
     model = tiny_model()
-    params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_hub_folder(tmp_path / "tiny", model.config, Preprocessing(HEIGHT, WIDTH), arrays)
+    save_hub_folder(tmp_path / "tiny", model.config, Preprocessing(HEIGHT, WIDTH), arrays_of(model))
     for name in ("a.png", "b.png"):
         Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 50, 3), np.uint8)).save(tmp_path / name)
     return tmp_path

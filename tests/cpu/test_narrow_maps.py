@@ -129,12 +129,11 @@ def narrow(*shape):
 def test_narrow_maps_are_computed_with_as_wide_ones(convolve, residual):
     """To the bit; what is rounded to float16 is nothing else."""
     maps, epilogue, expected = a_case(convolve, residual)
-    result, stored = jax.jit(lambda maps: [convolve(maps, replace(epilogue, dtype=d)) for d in ("float32", "float16")])(
-        maps
-    )
-    np.testing.assert_array_equal(result, expected)
-    assert stored.dtype == jnp.float16
-    np.testing.assert_array_equal(stored, expected.astype(np.float16))
+    epilogues = [replace(epilogue, dtype=dtype) for dtype in ("float32", "float16")]
+    wide, rounded = jax.jit(lambda maps: [convolve(maps, each) for each in epilogues])(maps)
+    np.testing.assert_array_equal(wide, expected)
+    assert rounded.dtype == jnp.float16
+    np.testing.assert_array_equal(rounded, expected.astype(np.float16))
 
 
 @in_wholes

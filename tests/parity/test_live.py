@@ -6,9 +6,8 @@ import pytest
 from flax import nnx
 from reference import SIZES, query_errors, reference_model
 
-from dfine_jax.model.dfine import variables
 from dfine_jax.preprocessing import Preprocessing
-from dfine_jax.pretrained import load_pretrained
+from dfine_jax.pretrained import arrays_of, load_pretrained
 from dfine_jax.weights.hub_layout import save_hub_folder
 from dfine_jax.weights.rules import HUB
 
@@ -20,9 +19,7 @@ transformers = pytest.importorskip("transformers")
 def both(size, folder):
     """The same random weights in transformers' model and, by what transformers itself saved, in ours."""
     model = reference_model(size, HUB, seed=1)
-    params, batch_stats = variables(model)
-    arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-    save_hub_folder(folder / "written", model.config, Preprocessing(), arrays)
+    save_hub_folder(folder / "written", model.config, Preprocessing(), arrays_of(model))
     theirs, report = transformers.DFineForObjectDetection.from_pretrained(folder / "written", output_loading_info=True)
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]

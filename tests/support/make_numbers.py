@@ -15,8 +15,8 @@ sys.path.insert(0, str(Path(__file__).parents[2]))  # the repository; this file'
 
 from reference import DATA, SIZES, reference_model, sampled, synthetic_picture
 
-from dfine_jax.model.dfine import variables
 from dfine_jax.preprocessing import Preprocessing
+from dfine_jax.pretrained import arrays_of
 from dfine_jax.weights.hub_layout import save_hub_folder
 from dfine_jax.weights.rules import HUB
 
@@ -42,10 +42,8 @@ def run_transformers(size: str, seed: int) -> dict[str, np.ndarray] | None:
     from transformers import DFineForObjectDetection
 
     model = reference_model(size, HUB, seed)
-    params, batch_stats = variables(model)
     with tempfile.TemporaryDirectory() as folder:
-        arrays = ((name, np.asarray(value)) for name, value in {**params, **batch_stats}.items())
-        save_hub_folder(Path(folder) / size, model.config, Preprocessing(), arrays)
+        save_hub_folder(Path(folder) / size, model.config, Preprocessing(), arrays_of(model))
         theirs = DFineForObjectDetection.from_pretrained(Path(folder) / size).eval()
     pixels = torch.from_numpy(synthetic_picture().transpose(2, 0, 1).copy())[None]
     maps = {}

@@ -37,15 +37,15 @@ def plainly(sums: jax.Array, epilogue: Epilogue) -> jax.Array:
     return x if epilogue.residual is None else x + epilogue.residual
 
 
-def scaled(kernel: jax.Array, count: int) -> np.ndarray:
-    """Such that sums of so many products are about as large as their factors; in NumPy, which compiles nothing."""
-    return np.asarray(kernel) / np.float32(np.sqrt(count))
+def scaled(kernel: np.ndarray, count: int) -> np.ndarray:
+    """Such that sums of so many products are about as large as their factors."""
+    return kernel / np.float32(np.sqrt(count))
 
 
 def cells(rows: int, widths: tuple[int, ...], outputs: int, epilogue: Epilogue):
     """Both functions of maps, and maps; likewise below."""
-    kernels = [scaled(normal(1, width, outputs), sum(widths)) for width in widths]
-    panels = [pack(np.asarray(kernel)) for kernel in kernels]
+    kernels = [scaled(drawn(1, width, outputs), sum(widths)) for width in widths]
+    panels = [pack(kernel) for kernel in kernels]
 
     def plain(maps):
         return plainly(sum(x @ kernel[0] for x, kernel in zip(maps, kernels, strict=True)), epilogue)
@@ -58,8 +58,8 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
     pictures, height, width = shape
     coarse = normal(pictures, height // 2, width // 2, outputs)
     epilogue = replace(an_epilogue(outputs, "silu"), coarse=coarse, residual=normal(*shape, outputs))
-    kernels = [scaled(normal(1, each, outputs), sum(inputs)) for each in inputs]
-    panels = [pack(np.asarray(kernel)) for kernel in kernels]
+    kernels = [scaled(drawn(1, each, outputs), sum(inputs)) for each in inputs]
+    panels = [pack(kernel) for kernel in kernels]
     rows, columns = (np.arange(size) // 2 for size in (height, width))
 
     def plain(maps):
@@ -71,8 +71,8 @@ def last_channels(shape: tuple[int, int, int], widths: tuple[int, ...], inputs: 
 
 def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: tuple, epilogue: Epilogue):
     size, stride, padding = window
-    kernels = [scaled(normal(size, size, width, outputs), size**2 * sum(widths)) for width in widths]
-    panels = [jnp.asarray(pack(np.asarray(kernel.reshape(size, -1, outputs)))) for kernel in kernels]
+    kernels = [scaled(drawn(size, size, width, outputs), size**2 * sum(widths)) for width in widths]
+    panels = [pack(kernel.reshape(size, -1, outputs)) for kernel in kernels]
 
     def plain(maps):
         names = ("NHWC", "HWIO", "NHWC")
@@ -89,7 +89,7 @@ def rows(shape: tuple[int, ...], widths: tuple[int, ...], outputs: int, window: 
 
 def channels(shape: tuple[int, ...], window: tuple, epilogue: Epilogue):
     size, stride, padding = window
-    kernel = scaled(normal(size, size, 1, shape[-1]), size**2)
+    kernel = scaled(drawn(size, size, 1, shape[-1]), size**2)
 
     def plain(maps):
         names, strides, around = ("NHWC", "HWIO", "NHWC"), (stride, stride), (padding, padding)
@@ -106,8 +106,8 @@ def channels(shape: tuple[int, ...], window: tuple, epilogue: Epilogue):
 
 
 def tiles(shape: tuple[int, ...], inputs: int, outputs: int, padding: tuple[int, int], epilogue: Epilogue):
-    kernel = scaled(normal(3, 3, inputs, outputs), 9 * inputs)
-    panels = jnp.asarray(np.float32(pack(f4_kernel(np.asarray(kernel, np.float64)))))
+    kernel = scaled(drawn(3, 3, inputs, outputs), 9 * inputs)
+    panels = np.float32(pack(f4_kernel(np.float64(kernel))))
 
     def plain(maps):
         names = ("NHWC", "HWIO", "NHWC")
@@ -127,19 +127,19 @@ def largest(shape: tuple[int, ...]):
 
 
 def normalised(shape: tuple[int, ...]):
-    scale, bias = np.asarray(normal(2, shape[-1]))
+    scale, bias = drawn(2, shape[-1])
 
     def plain(maps):
         (x,) = maps
         mean, variance = x.mean(-1, keepdims=True), x.var(-1, keepdims=True)
         return (x - mean) / jnp.sqrt(variance + 1e-5) * scale + bias
 
-    return lambda maps: layer_norm(*maps, scale, bias, 1e-5), plain, [3 + np.asarray(normal(*shape))]
+    return lambda maps: layer_norm(*maps, scale, bias, 1e-5), plain, [3 + drawn(*shape)]
 
 
 def heads(shape: tuple[int, int, int], count: int):
     """Queries are large, for weights that differ, and keys have one that no query likes."""
-    query, key, value = np.array(normal(3, *shape))
+    query, key, value = drawn(3, *shape)
     key[:, 0] -= 20
 
     def plain(maps):
